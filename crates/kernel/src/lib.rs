@@ -13,6 +13,7 @@
 //! Nothing here waits, opens a socket or a file, or knows of a runtime.
 
 mod clock;
+mod crash;
 mod cursor;
 mod digest;
 mod fault;
@@ -23,6 +24,7 @@ mod reference;
 mod secret;
 
 pub use clock::{Clock, Monotonic, SystemClock, TestClock};
+pub use crash::{arm_crash_point, crash_point};
 pub use cursor::{Cursor, CursorError};
 pub use digest::{Digest, DigestError};
 pub use fault::{Code, Fault, Kind, chain};

@@ -1,0 +1,3 @@
+//! Signs and verifies container images.
+
+pub mod ports;
