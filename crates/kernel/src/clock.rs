@@ -39,15 +39,26 @@ pub struct SystemClock {
 
 impl SystemClock {
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clock")]
-    #[expect(clippy::new_without_default, reason = "a clock is made on purpose, in main, once")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the machine's clock"
+    )]
+    #[expect(
+        clippy::new_without_default,
+        reason = "a clock is made on purpose, in main, once"
+    )]
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+        }
     }
 }
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the machine's clock"
+    )]
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }
@@ -69,7 +80,10 @@ impl TestClock {
     #[must_use]
     pub fn at(now: Timestamp) -> Self {
         let now_us = now.as_microsecond();
-        Self { now_us: AtomicI64::new(now_us), start_us: now_us }
+        Self {
+            now_us: AtomicI64::new(now_us),
+            start_us: now_us,
+        }
     }
 
     /// Moves the clock forward.

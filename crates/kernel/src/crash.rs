@@ -8,7 +8,9 @@ static ARMED: OnceLock<(String, AtomicU32)> = OnceLock::new();
 /// Arms one point: `name` or `name:N` dies when the point is passed for the N-th time (from 1). Called
 /// once, by `main`, from a variable that only tests set. A second call changes nothing.
 pub fn arm_crash_point(spec: &str) {
-    let (name, nth) = spec.rsplit_once(':').map_or((spec, 1), |(name, nth)| (name, nth.parse().unwrap_or(1)));
+    let (name, nth) = spec
+        .rsplit_once(':')
+        .map_or((spec, 1), |(name, nth)| (name, nth.parse().unwrap_or(1)));
     let _ = ARMED.set((name.to_owned(), AtomicU32::new(nth)));
 }
 

@@ -109,9 +109,21 @@ mod tests {
     fn only_lower_case_sha256_is_a_digest() {
         let hex = "a".repeat(64);
         assert_eq!(hex.parse::<Digest>(), Err(DigestError::NoAlgorithm));
-        assert_eq!(format!("sha512:{hex}").parse::<Digest>(), Err(DigestError::Algorithm));
-        assert_eq!(format!("sha256:{}", "A".repeat(64)).parse::<Digest>(), Err(DigestError::Hex));
-        assert_eq!(format!("sha256:{}", "a".repeat(63)).parse::<Digest>(), Err(DigestError::Hex));
-        assert_eq!(format!("sha256:{}", "g".repeat(64)).parse::<Digest>(), Err(DigestError::Hex));
+        assert_eq!(
+            format!("sha512:{hex}").parse::<Digest>(),
+            Err(DigestError::Algorithm)
+        );
+        assert_eq!(
+            format!("sha256:{}", "A".repeat(64)).parse::<Digest>(),
+            Err(DigestError::Hex)
+        );
+        assert_eq!(
+            format!("sha256:{}", "a".repeat(63)).parse::<Digest>(),
+            Err(DigestError::Hex)
+        );
+        assert_eq!(
+            format!("sha256:{}", "g".repeat(64)).parse::<Digest>(),
+            Err(DigestError::Hex)
+        );
     }
 }

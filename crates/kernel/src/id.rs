@@ -46,7 +46,11 @@ impl FromStr for Id {
         let (prefix, digits) = text.split_once('_').ok_or(IdError)?;
         let prefix_ok = (2..=4).contains(&prefix.len()) && prefix.bytes().all(|b| b.is_ascii_lowercase());
         let digits_ok = digits.len() == 32 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if prefix_ok && digits_ok { Ok(Self(text.to_owned())) } else { Err(IdError) }
+        if prefix_ok && digits_ok {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(IdError)
+        }
     }
 }
 

@@ -58,7 +58,9 @@ mod tests {
         assert!(!too_deep("[".repeat(64).as_bytes()));
         assert!(too_deep("[".repeat(65).as_bytes()));
         assert!(too_deep("[".repeat(10_000).as_bytes()));
-        assert!(!too_deep(format!("\"{}\\\"{}\"", "[".repeat(60), "[".repeat(60)).as_bytes()));
+        assert!(!too_deep(
+            format!("\"{}\\\"{}\"", "[".repeat(60), "[".repeat(60)).as_bytes()
+        ));
         assert!(!too_deep("[[]]".repeat(1_000).as_bytes()));
     }
 }

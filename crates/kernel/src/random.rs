@@ -19,7 +19,10 @@ impl Random for SystemRandom {
     fn fill(&self, out: &mut [u8]) {
         // The kernel's generator does not fail once the machine is up; without it no key or token may be
         // made, so stopping is the only safe answer.
-        assert!(aws_lc_rs::rand::SystemRandom::new().fill(out).is_ok(), "the system's random generator failed");
+        assert!(
+            aws_lc_rs::rand::SystemRandom::new().fill(out).is_ok(),
+            "the system's random generator failed"
+        );
     }
 }
 
@@ -33,13 +36,18 @@ impl SeededRandom {
     /// Starts the sequence of `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { state: Mutex::new((seed, 0)) }
+        Self {
+            state: Mutex::new((seed, 0)),
+        }
     }
 }
 
 impl Random for SeededRandom {
     fn fill(&self, out: &mut [u8]) {
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self
+            .state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         for chunk in out.chunks_mut(32) {
             let mut input = [0; 16];
             input[..8].copy_from_slice(&state.0.to_be_bytes());

@@ -70,13 +70,21 @@ impl Repository {
     /// This repository at a digest.
     #[must_use]
     pub fn at(&self, digest: Digest) -> Reference {
-        Reference { repository: self.clone(), tag: None, digest: Some(digest) }
+        Reference {
+            repository: self.clone(),
+            tag: None,
+            digest: Some(digest),
+        }
     }
 
     /// This repository at a tag, which must be a valid one.
     #[must_use]
     pub fn tagged(&self, tag: &str) -> Reference {
-        Reference { repository: self.clone(), tag: Some(tag.to_owned()), digest: None }
+        Reference {
+            repository: self.clone(),
+            tag: Some(tag.to_owned()),
+            digest: None,
+        }
     }
 }
 
@@ -118,7 +126,10 @@ impl FromStr for Repository {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        parse_repository(text).map_err(|why| ReferenceError { text: shorten(text), why })
+        parse_repository(text).map_err(|why| ReferenceError {
+            text: shorten(text),
+            why,
+        })
     }
 }
 
@@ -126,7 +137,10 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        parse_reference(text).map_err(|why| ReferenceError { text: shorten(text), why })
+        parse_reference(text).map_err(|why| ReferenceError {
+            text: shorten(text),
+            why,
+        })
     }
 }
 
@@ -138,7 +152,9 @@ fn shorten(text: &str) -> String {
 fn parse_reference(text: &str) -> Result<Reference, &'static str> {
     let (name, digest) = match text.split_once('@') {
         Some((name, digest)) => {
-            let digest = digest.parse().map_err(|_| "after @ comes sha256: and 64 lower-case hex digits")?;
+            let digest = digest
+                .parse()
+                .map_err(|_| "after @ comes sha256: and 64 lower-case hex digits")?;
             (name, Some(digest))
         }
         None => (text, None),
@@ -156,7 +172,11 @@ fn parse_reference(text: &str) -> Result<Reference, &'static str> {
         (None, Some(_)) => None,
         (None, None) => Some("latest".to_owned()),
     };
-    Ok(Reference { repository: parse_repository(name)?, tag, digest })
+    Ok(Reference {
+        repository: parse_repository(name)?,
+        tag,
+        digest,
+    })
 }
 
 fn parse_repository(name: &str) -> Result<Repository, &'static str> {
@@ -171,19 +191,28 @@ fn parse_repository(name: &str) -> Result<Repository, &'static str> {
         Some(_) => ("index.docker.io", name.to_owned()),
         None => ("index.docker.io", format!("library/{name}")),
     };
-    let registry = if registry == "docker.io" { "index.docker.io" } else { registry };
+    let registry = if registry == "docker.io" {
+        "index.docker.io"
+    } else {
+        registry
+    };
     if !is_host(registry) {
         return Err("the registry is not a host name with an optional port");
     }
     if !path.split('/').all(is_path_component) {
         return Err("a repository is lower-case letters and digits, joined by . _ - and /");
     }
-    Ok(Repository { registry: registry.to_owned(), path })
+    Ok(Repository {
+        registry: registry.to_owned(),
+        path,
+    })
 }
 
 fn is_tag(tag: &str) -> bool {
     let mut bytes = tag.bytes();
-    let first = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let first = bytes
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
     first && tag.len() <= 128 && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
@@ -194,7 +223,9 @@ fn is_host(text: &str) -> bool {
             Some(port) if v6.parse::<std::net::Ipv6Addr>().is_ok() => return port.parse::<u16>().is_ok(),
             _ => return false,
         },
-        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+        None => text
+            .split_once(':')
+            .map_or((text, None), |(host, port)| (host, Some(port))),
     };
     let label = |label: &str| {
         !label.is_empty()
@@ -209,7 +240,9 @@ fn is_host(text: &str) -> bool {
 fn is_path_component(text: &str) -> bool {
     let bytes = text.as_bytes();
     let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let (Some(&first), Some(&last)) = (bytes.first(), bytes.last()) else { return false };
+    let (Some(&first), Some(&last)) = (bytes.first(), bytes.last()) else {
+        return false;
+    };
     if !letter(first) || !letter(last) {
         return false;
     }
@@ -243,10 +276,19 @@ mod tests {
             ("team/app:1.2", "index.docker.io/team/app:1.2".to_owned()),
             ("docker.io/team/app", "index.docker.io/team/app:latest".to_owned()),
             ("localhost/app", "localhost/app:latest".to_owned()),
-            ("127.0.0.1:5000/a/b__c-d.e:v1", "127.0.0.1:5000/a/b__c-d.e:v1".to_owned()),
+            (
+                "127.0.0.1:5000/a/b__c-d.e:v1",
+                "127.0.0.1:5000/a/b__c-d.e:v1".to_owned(),
+            ),
             ("[::1]:5000/app:x", "[::1]:5000/app:x".to_owned()),
-            (&format!("r.example/app@{digest}"), format!("r.example/app@{digest}")),
-            (&format!("r.example/app:t@{digest}"), format!("r.example/app:t@{digest}")),
+            (
+                &format!("r.example/app@{digest}"),
+                format!("r.example/app@{digest}"),
+            ),
+            (
+                &format!("r.example/app:t@{digest}"),
+                format!("r.example/app:t@{digest}"),
+            ),
         ];
         for (text, want) in table {
             assert_eq!(text.parse::<Reference>().unwrap().to_string(), want, "{text}");
@@ -256,9 +298,24 @@ mod tests {
     #[test]
     fn what_is_not_a_reference_is_refused_with_the_reason() {
         for text in [
-            "", "/app", "r.example/", "r.example/App", "r.example/app:", "r.example/app:-x", "r.example/app@sha256:12",
-            "r.example/app@md5:00", "r.example/a//b", "r.example/a..b", "r.example/a___b", "-r.example/app",
-            "r.example:99999/app", "r.example:0/app", "r.example/app:t@", "a b", "r.example/é", "[::g]:1/app",
+            "",
+            "/app",
+            "r.example/",
+            "r.example/App",
+            "r.example/app:",
+            "r.example/app:-x",
+            "r.example/app@sha256:12",
+            "r.example/app@md5:00",
+            "r.example/a//b",
+            "r.example/a..b",
+            "r.example/a___b",
+            "-r.example/app",
+            "r.example:99999/app",
+            "r.example:0/app",
+            "r.example/app:t@",
+            "a b",
+            "r.example/é",
+            "[::g]:1/app",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text:?} was accepted");
         }

@@ -30,7 +30,8 @@ pub struct Manifest {
 }
 
 /// What a tag should hold next, given what it holds now; see [`Registry::update_tag`].
-pub type Merge<'a> = dyn Fn(Option<&Manifest>) -> Result<Option<NewManifest>, RegistryError> + Send + Sync + 'a;
+pub type Merge<'a> =
+    dyn Fn(Option<&Manifest>) -> Result<Option<NewManifest>, RegistryError> + Send + Sync + 'a;
 
 /// A manifest to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,17 +48,31 @@ pub trait Registry: Send + Sync + 'static {
     async fn manifest(&self, project: &str, image: &Reference) -> Result<Manifest, RegistryError>;
 
     /// A blob of at most `bytes_max` bytes; the bytes must hash to `digest`.
-    async fn blob(&self, project: &str, repository: &Repository, digest: Digest, bytes_max: usize)
-    -> Result<Bytes, RegistryError>;
+    async fn blob(
+        &self,
+        project: &str,
+        repository: &Repository,
+        digest: Digest,
+        bytes_max: usize,
+    ) -> Result<Bytes, RegistryError>;
 
     /// Every referrer of `subject`: from the referrers API where the registry has it, else from the
     /// fallback tag (distribution specification 1.1, "Listing Referrers"). Unfiltered. No referrers is an
     /// empty list; a failure to ask is an error.
-    async fn referrers(&self, project: &str, repository: &Repository, subject: Digest)
-    -> Result<Vec<Descriptor>, RegistryError>;
+    async fn referrers(
+        &self,
+        project: &str,
+        repository: &Repository,
+        subject: Digest,
+    ) -> Result<Vec<Descriptor>, RegistryError>;
 
     /// Stores a blob, unless it is there already.
-    async fn push_blob(&self, project: &str, repository: &Repository, bytes: Bytes) -> Result<(), RegistryError>;
+    async fn push_blob(
+        &self,
+        project: &str,
+        repository: &Repository,
+        bytes: Bytes,
+    ) -> Result<(), RegistryError>;
 
     /// Stores a manifest whose `subject` is `subject` under its digest and makes it a referrer of it, in
     /// the fallback tag too where the registry did not confirm the subject (`OCI-Subject`). Returns when
@@ -74,8 +89,13 @@ pub trait Registry: Send + Sync + 'static {
     /// Read, merge, write, read back, until `merge` has nothing left to change in what the registry holds.
     /// Other processes may write the same tag at the same time, and registries have no compare-and-swap:
     /// the tag is read again after a while, and a lost update is repaired.
-    async fn update_tag(&self, project: &str, repository: &Repository, tag: &str, merge: &Merge<'_>)
-    -> Result<(), RegistryError>;
+    async fn update_tag(
+        &self,
+        project: &str,
+        repository: &Repository,
+        tag: &str,
+        merge: &Merge<'_>,
+    ) -> Result<(), RegistryError>;
 }
 
 /// A call to a registry that failed.
@@ -126,13 +146,13 @@ impl Fault for RegistryError {
             RegistryReason::NotFound => Kind::NotFound,
             RegistryReason::Unauthenticated(_) | RegistryReason::Denied(_) => Kind::Denied,
             RegistryReason::TooLarge { .. } | RegistryReason::TooManyReferrers => Kind::TooLarge,
-            RegistryReason::DigestMismatch { .. } | RegistryReason::Malformed(_) | RegistryReason::Redirect(_) => {
-                Kind::Unavailable
-            }
+            RegistryReason::DigestMismatch { .. }
+            | RegistryReason::Malformed(_)
+            | RegistryReason::Redirect(_) => Kind::Unavailable,
             RegistryReason::Refused(_) | RegistryReason::PlainHttp => Kind::Invalid,
-            RegistryReason::Throttled { .. } | RegistryReason::Contended { .. } | RegistryReason::Unavailable(_) => {
-                Kind::Unavailable
-            }
+            RegistryReason::Throttled { .. }
+            | RegistryReason::Contended { .. }
+            | RegistryReason::Unavailable(_) => Kind::Unavailable,
         }
     }
 
@@ -259,7 +279,16 @@ Nothing is known about the image: this is not the same as unsigned.",
         hint: "check the registry, then try again",
     };
     pub const ALL: &[&Code] = &[
-        &NOT_FOUND, &CREDENTIALS, &TOO_LARGE, &DIGEST_MISMATCH, &MALFORMED, &REFUSED, &THROTTLED, &CONTENDED,
-        &PLAIN_HTTP, &REDIRECT, &UNAVAILABLE,
+        &NOT_FOUND,
+        &CREDENTIALS,
+        &TOO_LARGE,
+        &DIGEST_MISMATCH,
+        &MALFORMED,
+        &REFUSED,
+        &THROTTLED,
+        &CONTENDED,
+        &PLAIN_HTTP,
+        &REDIRECT,
+        &UNAVAILABLE,
     ];
 }

@@ -1,1 +1,34 @@
-//! being written
+//! Where everything durable lives: one database, leases on it, and blobs beside it.
+//!
+//! The database is SQLite (one process, a file) or PostgreSQL (any number of processes). Each query is
+//! written once, in the dialect that both share (`$1` placeholders, `ON CONFLICT`, `RETURNING`), and the
+//! conformance suite in `tests/it` proves every statement of this crate on both. What differs lies in
+//! [`Db::open`] (how to connect), in migrations (`{blob}` is `BLOB` or `BYTEA`) and in the lease's clock.
+//!
+//! ```text
+//!   domain ── read ──▶ Db ──▶ read pool          SQLite: WAL, one writer, BEGIN IMMEDIATE, FULL sync
+//!      │                                         PostgreSQL: one pool, READ COMMITTED
+//!      ├──── begin ──▶ Tx ──▶ commit = durable
+//!      ├──── Lease: one holder, a fencing number that its every write checks
+//!      └──── Blobs: immutable objects in a folder (fsync) or S3
+//! ```
+//!
+//! The store knows no domain: tables belong to the crates that use them, which bring their migrations.
+
+mod blobs;
+mod db;
+mod error;
+pub mod lease;
+mod lock;
+mod migrate;
+mod postgres;
+mod sqlite;
+mod value;
+
+pub use blobs::Blobs;
+pub use db::{Db, Tx};
+pub use error::{StoreError, codes};
+pub use lease::Lease;
+pub use lock::FolderLock;
+pub use migrate::Migration;
+pub use value::{Row, Value};

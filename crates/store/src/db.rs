@@ -1,0 +1,151 @@
+//! One handle over two databases.
+
+use crate::{Row, StoreError, Value, postgres, sqlite};
+
+/// A database. Cheap to clone.
+#[derive(Clone)]
+pub struct Db(Inner);
+
+#[derive(Clone)]
+enum Inner {
+    Sqlite(sqlite::Sqlite),
+    Postgres(postgres::Postgres),
+}
+
+/// A write transaction. Dropped without [`Tx::commit`], it never happened.
+pub struct Tx(TxInner);
+
+enum TxInner {
+    Sqlite(sqlite::SqliteTx),
+    Postgres(postgres::PostgresTx),
+}
+
+impl Db {
+    /// Opens `sqlite:PATH` (made if it is not there) or `postgres://…`.
+    ///
+    /// # Errors
+    /// If the address is not one, the database does not answer, or its file is damaged.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        if let Some(path) = url.strip_prefix("sqlite:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return Ok(Self(Inner::Sqlite(
+                sqlite::Sqlite::open(std::path::Path::new(path)).await?,
+            )));
+        }
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(Self(Inner::Postgres(postgres::Postgres::open(url).await?)));
+        }
+        // The address may hold a password, so only its scheme is shown.
+        let scheme = url
+            .split(':')
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take(20)
+            .collect();
+        Err(StoreError::Address {
+            url: scheme,
+            why: "it starts with neither sqlite: nor postgres:",
+        })
+    }
+
+    /// All rows of a query.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn read(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(db) => db.read(sql, args).await,
+            Inner::Postgres(db) => db.read(sql, args).await,
+        }
+    }
+
+    /// The first row of a query.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn read_one(&self, sql: &'static str, args: Vec<Value>) -> Result<Option<Row>, StoreError> {
+        Ok(self.read(sql, args).await?.into_iter().next())
+    }
+
+    /// Begins a write transaction. On SQLite it waits for the one writer.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn begin(&self) -> Result<Tx, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(db) => Ok(Tx(TxInner::Sqlite(db.begin().await?))),
+            Inner::Postgres(db) => Ok(Tx(TxInner::Postgres(db.begin().await?))),
+        }
+    }
+
+    /// Whether this is PostgreSQL, which several servers may share.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.0, Inner::Postgres(_))
+    }
+
+    /// Ends all connections, after what runs has finished.
+    pub async fn close(&self) {
+        match &self.0 {
+            Inner::Sqlite(db) => db.close().await,
+            Inner::Postgres(db) => db.close().await,
+        }
+    }
+}
+
+impl Tx {
+    /// Runs a statement; the answer is the number of rows that it changed.
+    ///
+    /// # Errors
+    /// If the statement fails; the transaction is then of no further use.
+    pub async fn execute(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64, StoreError> {
+        match &mut self.0 {
+            TxInner::Sqlite(tx) => tx.execute(sql, args).await,
+            TxInner::Postgres(tx) => tx.execute(sql, args).await,
+        }
+    }
+
+    /// Runs a text of several statements without arguments (DDL).
+    pub(crate) async fn script(&mut self, sql: String) -> Result<(), StoreError> {
+        match &mut self.0 {
+            TxInner::Sqlite(tx) => tx.script(sql).await,
+            TxInner::Postgres(tx) => tx.script(sql).await,
+        }
+    }
+
+    /// All rows of a query, as this transaction sees them.
+    ///
+    /// # Errors
+    /// If the statement fails.
+    pub async fn read(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        match &mut self.0 {
+            TxInner::Sqlite(tx) => tx.read(sql, args).await,
+            TxInner::Postgres(tx) => tx.read(sql, args).await,
+        }
+    }
+
+    /// The first row of a query, as this transaction sees it.
+    ///
+    /// # Errors
+    /// If the statement fails.
+    pub async fn read_one(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Option<Row>, StoreError> {
+        Ok(self.read(sql, args).await?.into_iter().next())
+    }
+
+    /// Makes everything durable. An error leaves the outcome unknown: read back.
+    ///
+    /// # Errors
+    /// If the database does not confirm.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        match self.0 {
+            TxInner::Sqlite(tx) => tx.commit().await,
+            TxInner::Postgres(tx) => tx.commit().await,
+        }
+    }
+
+    /// Whether this runs on PostgreSQL.
+    pub(crate) fn is_postgres(&self) -> bool {
+        matches!(self.0, TxInner::Postgres(_))
+    }
+}

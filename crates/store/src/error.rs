@@ -1,0 +1,164 @@
+//! What can go wrong with the store.
+
+use std::path::PathBuf;
+
+use kernel::{Code, Fault, Kind};
+
+/// A failure of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("opening the database {what}")]
+    Open { what: String, source: sqlx::Error },
+    #[error("the database address {url:?} is not one: {why}")]
+    Address { url: String, why: &'static str },
+    #[error("the database file {} is damaged: {found}", .path.display())]
+    Damaged { path: PathBuf, found: String },
+    #[error("{operation} in the database")]
+    Query {
+        operation: &'static str,
+        source: sqlx::Error,
+    },
+    #[error("reading column {column}: {why}")]
+    Column { column: String, why: &'static str },
+    #[error("the schema of {domain} in the database is version {found}, newer than this program's {known}")]
+    Newer {
+        domain: &'static str,
+        found: i64,
+        known: i64,
+    },
+    #[error("the data folder {} is in use by another server", .path.display())]
+    Locked { path: PathBuf },
+    #[error("using the data folder {}", .path.display())]
+    Folder { path: PathBuf, source: std::io::Error },
+    #[error("{operation} the blob {path}")]
+    Blob {
+        operation: &'static str,
+        path: String,
+        source: object_store::Error,
+    },
+    #[error("the blob {path} would be overwritten with other content")]
+    BlobDiffers { path: String },
+}
+
+impl StoreError {
+    pub(crate) fn column(column: &str, why: &'static str) -> Self {
+        Self::Column {
+            column: column.to_owned(),
+            why,
+        }
+    }
+
+    /// Whether the cause is a disk without room.
+    fn is_full(&self) -> bool {
+        match self {
+            Self::Query { source, .. } | Self::Open { source, .. } => {
+                let code = source.as_database_error().and_then(|error| error.code());
+                // SQLITE_FULL is 13; PostgreSQL's disk_full is 53100.
+                matches!(code.as_deref(), Some("13" | "53100"))
+            }
+            Self::Folder { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            Self::Blob { source, .. } => {
+                let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source);
+                while let Some(error) = cause {
+                    if let Some(io) = error.downcast_ref::<std::io::Error>()
+                        && io.kind() == std::io::ErrorKind::StorageFull
+                    {
+                        return true;
+                    }
+                    cause = error.source();
+                }
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the cause is a row that is there already (a unique constraint).
+    #[must_use]
+    pub fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Query { source, .. }
+            if source.as_database_error().is_some_and(|error| error.is_unique_violation()))
+    }
+}
+
+impl Fault for StoreError {
+    fn kind(&self) -> Kind {
+        match self {
+            _ if self.is_full() => Kind::Full,
+            Self::Column { .. } | Self::BlobDiffers { .. } => Kind::Bug,
+            Self::Address { .. } => Kind::Invalid,
+            Self::Locked { .. } | Self::Newer { .. } => Kind::Conflict,
+            Self::Open { .. }
+            | Self::Damaged { .. }
+            | Self::Query { .. }
+            | Self::Folder { .. }
+            | Self::Blob { .. } => Kind::Unavailable,
+        }
+    }
+
+    fn code(&self) -> &'static Code {
+        match self {
+            _ if self.is_full() => &codes::FULL,
+            Self::Address { .. } => &codes::ADDRESS,
+            Self::Damaged { .. } => &codes::DAMAGED,
+            Self::Newer { .. } => &codes::NEWER,
+            Self::Locked { .. } => &codes::LOCKED,
+            Self::Open { .. } | Self::Query { .. } | Self::Column { .. } => &codes::DATABASE,
+            Self::Folder { .. } | Self::Blob { .. } | Self::BlobDiffers { .. } => &codes::BLOBS,
+        }
+    }
+}
+
+/// The codes of store failures.
+pub mod codes {
+    use kernel::Code;
+
+    pub const DATABASE: Code = Code {
+        id: "PC1101",
+        title: "the database does not answer usefully",
+        explanation: "A statement failed or the connection broke. Nothing was half done: every change is one \
+transaction.",
+        hint: "check that the database runs and that `database.url` names it",
+    };
+    pub const ADDRESS: Code = Code {
+        id: "PC1102",
+        title: "the database address is not one",
+        explanation: "`database.url` is `sqlite:PATH` or `postgres://USER:PASSWORD@HOST:PORT/NAME`.",
+        hint: "correct `database.url` in portcullis.toml, or leave it out to use SQLite in the data folder",
+    };
+    pub const DAMAGED: Code = Code {
+        id: "PC1103",
+        title: "the database file is damaged",
+        explanation: "The check at the start found pages that contradict each other. The server does not start, \
+so that it cannot make it worse. Images already signed stay verifiable: their signatures are in the registry.",
+        hint: "stop here, keep a copy of the file, and put back the last backup of the data folder",
+    };
+    pub const NEWER: Code = Code {
+        id: "PC1104",
+        title: "the database was written by a newer program",
+        explanation: "Its schema has a version that this program does not know. An older program could misread it.",
+        hint: "start the newer version of portcullis",
+    };
+    pub const LOCKED: Code = Code {
+        id: "PC1105",
+        title: "another server uses the data folder",
+        explanation: "SQLite and the log in a folder belong to one process. A second server on the same folder \
+is refused before it can write.",
+        hint: "stop the other server, or give this one its own --data folder, or use PostgreSQL for several servers",
+    };
+    pub const BLOBS: Code = Code {
+        id: "PC1106",
+        title: "a blob could not be read or written",
+        explanation: "Tiles and other immutable objects lie in a folder or in S3. The store did not answer, or \
+answered with an error.",
+        hint: "check the folder's permissions or the bucket's address and credentials",
+    };
+    pub const FULL: Code = Code {
+        id: "PC1107",
+        title: "there is no room to write",
+        explanation: "The disk or the quota is full. What changes something is refused at once; reading and \
+verifying go on. Nothing that was answered with success is lost.",
+        hint: "make room on the volume of the data folder; writes go on by themselves",
+    };
+    pub const ALL: &[&Code] = &[&DATABASE, &ADDRESS, &DAMAGED, &NEWER, &LOCKED, &BLOBS, &FULL];
+}

@@ -1,0 +1,60 @@
+//! Tables come with the domains that own them.
+
+use crate::{Db, StoreError, args};
+
+/// One step of a domain's schema. Steps run in order, each once, all in one transaction.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    /// Whose tables: `signing`, `tlog`, …
+    pub domain: &'static str,
+    /// Counted from 1 within the domain.
+    pub version: i64,
+    /// Statements in the shared dialect; `{blob}` stands for `BLOB` or `BYTEA`.
+    pub sql: &'static str,
+}
+
+/// The number of PostgreSQL's advisory lock that keeps two starting servers from migrating at once.
+const MIGRATION_LOCK: i64 = 0x706f_7274;
+
+impl Db {
+    /// Brings every domain's tables to the newest version that this program knows.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] if the database was written by a newer program.
+    pub async fn migrate(&self, migrations: &[Migration]) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        if tx.is_postgres() {
+            tx.read("SELECT pg_advisory_xact_lock($1)", args![MIGRATION_LOCK])
+                .await?;
+        }
+        tx.script(
+            "CREATE TABLE IF NOT EXISTS migration (domain TEXT PRIMARY KEY, version BIGINT NOT NULL)"
+                .to_owned(),
+        )
+        .await?;
+        let mut domains: Vec<&'static str> = migrations.iter().map(|migration| migration.domain).collect();
+        domains.dedup();
+        for domain in domains {
+            let row = tx
+                .read_one("SELECT version FROM migration WHERE domain = $1", args![domain])
+                .await?;
+            let found = row.map_or(Ok(0), |row| row.int("version"))?;
+            let own = || migrations.iter().filter(|migration| migration.domain == domain);
+            let known = own().map(|migration| migration.version).max().unwrap_or(0);
+            if found > known {
+                return Err(StoreError::Newer { domain, found, known });
+            }
+            for migration in own().filter(|migration| migration.version > found) {
+                let blob = if tx.is_postgres() { "BYTEA" } else { "BLOB" };
+                tx.script(migration.sql.replace("{blob}", blob)).await?;
+            }
+            tx.execute(
+                "INSERT INTO migration (domain, version) VALUES ($1, $2) \
+                 ON CONFLICT (domain) DO UPDATE SET version = excluded.version",
+                args![domain, known],
+            )
+            .await?;
+        }
+        tx.commit().await
+    }
+}

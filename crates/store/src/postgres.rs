@@ -1,0 +1,159 @@
+//! PostgreSQL: one pool, for as many servers as are wanted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgPool, PgPoolOptions, PgRow};
+use sqlx::{Column, Postgres as Driver, Row as _, Transaction, TypeInfo, ValueRef};
+
+use crate::{Row, StoreError, Value};
+
+/// Connections of one server: PostgreSQL allows 100 by default, for a handful of servers and a person.
+const CONNECTIONS_MAX: u32 = 16;
+/// How long a caller waits for a connection before the database counts as away, in milliseconds.
+const ACQUIRE_MS: u64 = 3_000;
+
+#[derive(Clone)]
+pub(crate) struct Postgres {
+    pool: PgPool,
+}
+
+pub(crate) struct PostgresTx(Transaction<'static, Driver>);
+
+impl Postgres {
+    pub(crate) async fn open(url: &str) -> Result<Self, StoreError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .acquire_timeout(Duration::from_millis(ACQUIRE_MS))
+            .connect(url)
+            .await
+            .map_err(|source| StoreError::Open {
+                what: without_password(url),
+                source,
+            })?;
+        Ok(Self { pool })
+    }
+
+    pub(crate) async fn read(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        let rows = bind(sql, args)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|source| query("reading", source))?;
+        rows_of(&rows)
+    }
+
+    pub(crate) async fn begin(&self) -> Result<PostgresTx, StoreError> {
+        self.pool
+            .begin()
+            .await
+            .map(PostgresTx)
+            .map_err(|source| query("beginning a transaction", source))
+    }
+
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// The address as it may be shown.
+fn without_password(url: &str) -> String {
+    let host = url.rsplit_once('@').map_or(url, |(_, host)| host);
+    format!(
+        "at {}",
+        host.trim_start_matches("postgres://")
+            .trim_start_matches("postgresql://")
+    )
+}
+
+impl PostgresTx {
+    pub(crate) async fn execute(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64, StoreError> {
+        let done = bind(sql, args)
+            .execute(&mut *self.0)
+            .await
+            .map_err(|source| query("writing", source))?;
+        Ok(done.rows_affected())
+    }
+
+    pub(crate) async fn script(&mut self, sql: String) -> Result<(), StoreError> {
+        let script = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+        script
+            .execute(&mut *self.0)
+            .await
+            .map(|_| ())
+            .map_err(|source| query("migrating", source))
+    }
+
+    pub(crate) async fn read(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        let rows = bind(sql, args)
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(|source| query("reading", source))?;
+        rows_of(&rows)
+    }
+
+    pub(crate) async fn commit(self) -> Result<(), StoreError> {
+        self.0
+            .commit()
+            .await
+            .map_err(|source| query("committing", source))
+    }
+}
+
+fn query(operation: &'static str, source: sqlx::Error) -> StoreError {
+    StoreError::Query { operation, source }
+}
+
+fn bind(sql: &'static str, args: Vec<Value>) -> sqlx::query::Query<'static, Driver, PgArguments> {
+    let mut query = sqlx::query(sql);
+    for value in args {
+        query = match value {
+            Value::Int(value) => query.bind(value),
+            Value::Text(value) => query.bind(value),
+            Value::Blob(value) => query.bind(value),
+        };
+    }
+    query
+}
+
+fn rows_of(rows: &[PgRow]) -> Result<Vec<Row>, StoreError> {
+    let Some(first) = rows.first() else {
+        return Ok(Vec::new());
+    };
+    let columns: Arc<[String]> = first
+        .columns()
+        .iter()
+        .map(|column| column.name().to_owned())
+        .collect();
+    let row_of = |row: &PgRow| {
+        let values = (0..columns.len())
+            .map(|at| value_of(row, at))
+            .collect::<Result<_, _>>();
+        values.map(|values| Row {
+            columns: columns.clone(),
+            values,
+        })
+    };
+    rows.iter()
+        .map(row_of)
+        .collect::<Result<_, _>>()
+        .map_err(|source| query("reading", source))
+}
+
+fn value_of(row: &PgRow, at: usize) -> Result<Value, sqlx::Error> {
+    let raw = row.try_get_raw(at)?;
+    if raw.is_null() {
+        return Ok(Value::Text(None));
+    }
+    let kind = raw.type_info().name().to_owned();
+    match kind.as_str() {
+        "BYTEA" => row.try_get(at).map(Value::Blob),
+        "INT8" => row.try_get(at).map(Value::Int),
+        "INT4" => row
+            .try_get::<i32, _>(at)
+            .map(|value| Value::Int(Some(i64::from(value)))),
+        "BOOL" => row
+            .try_get::<bool, _>(at)
+            .map(|value| Value::Int(Some(i64::from(value)))),
+        _ => row.try_get(at).map(Value::Text),
+    }
+}

@@ -1,0 +1,189 @@
+//! SQLite: write-ahead log, one writer, many readers, every commit synced.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
+};
+use sqlx::{Column, Row as _, Sqlite as Driver, Transaction, TypeInfo, ValueRef};
+
+use crate::{Row, StoreError, Value};
+
+/// Readers that run at once; WAL readers do not block each other or the writer.
+const READERS_MAX: u32 = 8;
+/// How long a statement waits for another process's lock before it fails, in milliseconds.
+const BUSY_MS: u64 = 5_000;
+
+#[derive(Clone)]
+pub(crate) struct Sqlite {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+pub(crate) struct SqliteTx(Transaction<'static, Driver>);
+
+impl Sqlite {
+    pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::Open {
+            what: path.display().to_string(),
+            source,
+        };
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_millis(BUSY_MS))
+            .pragma("cell_size_check", "ON");
+        let damaged = |source: sqlx::Error| {
+            let code = source
+                .as_database_error()
+                .and_then(|error| error.code())
+                .unwrap_or_default()
+                .into_owned();
+            // SQLITE_CORRUPT is 11 (with extensions in the high bytes), SQLITE_NOTADB 26.
+            match code.parse::<i32>().map(|code| code & 0xff) {
+                Ok(11 | 26) => StoreError::Damaged {
+                    path: path.to_owned(),
+                    found: source.to_string(),
+                },
+                _ => failed(source),
+            }
+        };
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone())
+            .await
+            .map_err(damaged)?;
+        let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+            .fetch_one(&writer)
+            .await
+            .map_err(damaged)?;
+        if found != "ok" {
+            return Err(StoreError::Damaged {
+                path: path.to_owned(),
+                found,
+            });
+        }
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(failed)?;
+        Ok(Self { writer, readers })
+    }
+
+    pub(crate) async fn read(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        let rows = bind(sql, args)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|source| query("reading", source))?;
+        rows_of(&rows)
+    }
+
+    pub(crate) async fn begin(&self) -> Result<SqliteTx, StoreError> {
+        // A transaction that begins as a reader and then writes fails at once when another wrote in
+        // between, whatever the busy timeout; IMMEDIATE takes the write lock first.
+        let tx = self.writer.begin_with("BEGIN IMMEDIATE").await;
+        tx.map(SqliteTx)
+            .map_err(|source| query("beginning a transaction", source))
+    }
+
+    pub(crate) async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+impl SqliteTx {
+    pub(crate) async fn execute(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64, StoreError> {
+        let done = bind(sql, args)
+            .execute(&mut *self.0)
+            .await
+            .map_err(|source| query("writing", source))?;
+        Ok(done.rows_affected())
+    }
+
+    pub(crate) async fn script(&mut self, sql: String) -> Result<(), StoreError> {
+        let script = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+        script
+            .execute(&mut *self.0)
+            .await
+            .map(|_| ())
+            .map_err(|source| query("migrating", source))
+    }
+
+    pub(crate) async fn read(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        let rows = bind(sql, args)
+            .fetch_all(&mut *self.0)
+            .await
+            .map_err(|source| query("reading", source))?;
+        rows_of(&rows)
+    }
+
+    pub(crate) async fn commit(self) -> Result<(), StoreError> {
+        self.0
+            .commit()
+            .await
+            .map_err(|source| query("committing", source))
+    }
+}
+
+fn query(operation: &'static str, source: sqlx::Error) -> StoreError {
+    StoreError::Query { operation, source }
+}
+
+fn bind(sql: &'static str, args: Vec<Value>) -> sqlx::query::Query<'static, Driver, SqliteArguments> {
+    let mut query = sqlx::query(sql);
+    for value in args {
+        query = match value {
+            Value::Int(value) => query.bind(value),
+            Value::Text(value) => query.bind(value),
+            Value::Blob(value) => query.bind(value),
+        };
+    }
+    query
+}
+
+fn rows_of(rows: &[SqliteRow]) -> Result<Vec<Row>, StoreError> {
+    let Some(first) = rows.first() else {
+        return Ok(Vec::new());
+    };
+    let columns: Arc<[String]> = first
+        .columns()
+        .iter()
+        .map(|column| column.name().to_owned())
+        .collect();
+    let row_of = |row: &SqliteRow| {
+        let values = (0..columns.len())
+            .map(|at| value_of(row, at))
+            .collect::<Result<_, _>>();
+        values.map(|values| Row {
+            columns: columns.clone(),
+            values,
+        })
+    };
+    rows.iter()
+        .map(row_of)
+        .collect::<Result<_, _>>()
+        .map_err(|source| query("reading", source))
+}
+
+fn value_of(row: &SqliteRow, at: usize) -> Result<Value, sqlx::Error> {
+    let raw = row.try_get_raw(at)?;
+    if raw.is_null() {
+        return Ok(Value::Text(None));
+    }
+    let kind = raw.type_info().name().to_owned();
+    match kind.as_str() {
+        "TEXT" => row.try_get(at).map(Value::Text),
+        "BLOB" => row.try_get(at).map(Value::Blob),
+        _ => row.try_get_unchecked(at).map(Value::Int),
+    }
+}
