@@ -1,0 +1,136 @@
+//! Who asks, with what right, in which request.
+
+use std::fmt;
+
+use axum::extract::{FromRef, FromRequestParts};
+use axum::http::header;
+use axum::http::request::Parts;
+use kernel::Id;
+use web::{Problem, RequestId};
+
+use crate::{Access, AccessError, Action, ProjectName, Role, TokenText};
+
+/// Names the project of a request whose token is good for all of them.
+const PROJECT_HEADER: &str = "x-portcullis-project";
+
+/// Somebody who acts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Actor {
+    /// A token, by its id and name.
+    Token { id: Id, name: String },
+    /// The server itself, at its start or in the background.
+    Server,
+    /// A person at the command line, without a server.
+    Local,
+}
+
+/// The first argument of everything that reads or changes: who, with what right, for which project, in which
+/// request.
+#[derive(Debug, Clone)]
+pub struct Context {
+    pub actor: Actor,
+    pub role: Role,
+    /// The project that the request is about.
+    pub project: ProjectName,
+    /// Whether the actor is bound to that project, or may name any.
+    pub everywhere: bool,
+    pub request_id: String,
+}
+
+impl Context {
+    /// The server's own context, for what it does unasked.
+    #[must_use]
+    pub fn server(project: ProjectName) -> Self {
+        Self {
+            actor: Actor::Server,
+            role: Role::Admin,
+            project,
+            everywhere: true,
+            request_id: String::new(),
+        }
+    }
+
+    /// # Errors
+    /// [`AccessError::Denied`] if the role does not allow `action`.
+    pub fn require(&self, action: Action) -> Result<(), AccessError> {
+        let whole_server = matches!(action, Action::ManageProjects);
+        if self.role.allows(action) && (self.everywhere || !whole_server) {
+            return Ok(());
+        }
+        Err(AccessError::Denied {
+            actor: self.actor.to_string(),
+            action,
+            project: self.project.to_string(),
+        })
+    }
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token { id, name } => write!(f, "token {name} ({id})"),
+            Self::Server => f.write_str("server"),
+            Self::Local => f.write_str("local"),
+        }
+    }
+}
+
+impl<S> FromRequestParts<S> for Context
+where
+    S: Sync,
+    Access: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let access = Access::from_ref(state);
+        let value = parts
+            .headers
+            .get(header::AUTHORIZATION)
+            .ok_or(AccessError::NoToken)?;
+        let value = value
+            .to_str()
+            .map_err(|_| AccessError::BadToken("it is not text"))?;
+        let text = value
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, text)| text.trim())
+            .ok_or(AccessError::BadToken("the scheme is not Bearer"))?;
+        let token = access.authenticate(&TokenText::parse(text)?).await?;
+        let wanted = parts
+            .headers
+            .get(PROJECT_HEADER)
+            .and_then(|value| value.to_str().ok());
+        let wanted: Option<ProjectName> = wanted
+            .filter(|name| !name.is_empty())
+            .map(str::parse)
+            .transpose()?;
+        let RequestId(request_id) = RequestId::from_request_parts(parts, state)
+            .await
+            .unwrap_or(RequestId(String::new()));
+        let everywhere = token.project.is_none();
+        let project = match (token.project, wanted) {
+            (Some(own), Some(wanted)) if own != wanted => {
+                // Whether that project exists is not this token's to know.
+                return Err(AccessError::NotFound {
+                    what: "project",
+                    name: wanted.to_string(),
+                }
+                .into());
+            }
+            (Some(own), _) => own,
+            (None, wanted) => wanted.unwrap_or_else(ProjectName::default_project),
+        };
+        let actor = Actor::Token {
+            id: token.id,
+            name: token.name,
+        };
+        Ok(Self {
+            actor,
+            role: token.role,
+            project,
+            everywhere,
+            request_id,
+        })
+    }
+}

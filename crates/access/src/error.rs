@@ -1,0 +1,125 @@
+//! Why something is not allowed, or was not understood.
+
+use kernel::{Code, Fault, Kind};
+
+use crate::Action;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    #[error("the request has no token")]
+    NoToken,
+    #[error("the token is not valid: {0}")]
+    BadToken(&'static str),
+    #[error("{actor} may not {action} in project {project}")]
+    Denied {
+        actor: String,
+        action: Action,
+        project: String,
+    },
+    #[error("project {project} may not sign {image}: its patterns are {patterns}")]
+    Image {
+        project: String,
+        image: String,
+        patterns: String,
+    },
+    #[error("there is no {what} {name}")]
+    NotFound { what: &'static str, name: String },
+    #[error("there is a {what} {name} already")]
+    Exists { what: &'static str, name: String },
+    #[error("{text:?} is not a {what}; known are: {known}")]
+    Word {
+        what: &'static str,
+        text: String,
+        known: String,
+    },
+    #[error("{what} {text:?} is not valid: {why}")]
+    Invalid {
+        what: &'static str,
+        text: String,
+        why: &'static str,
+    },
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+}
+
+impl Fault for AccessError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NoToken | Self::BadToken(_) => Kind::Unauthenticated,
+            Self::Denied { .. } | Self::Image { .. } => Kind::Denied,
+            Self::NotFound { .. } => Kind::NotFound,
+            Self::Exists { .. } => Kind::Conflict,
+            Self::Word { .. } | Self::Invalid { .. } => Kind::Invalid,
+            Self::Store(source) => source.kind(),
+        }
+    }
+
+    fn code(&self) -> &'static Code {
+        match self {
+            Self::NoToken | Self::BadToken(_) => &codes::TOKEN,
+            Self::Denied { .. } => &codes::DENIED,
+            Self::Image { .. } => &codes::IMAGE,
+            Self::NotFound { .. } => &codes::NOT_FOUND,
+            Self::Exists { .. } => &codes::EXISTS,
+            Self::Word { .. } | Self::Invalid { .. } => &codes::INVALID,
+            Self::Store(source) => source.code(),
+        }
+    }
+
+    fn hint(&self) -> String {
+        match self {
+            Self::Denied { action, project, .. } => {
+                format!(
+                    "ask for a token that may: portcullis token create --project {project} --role ROLE (needs {action})"
+                )
+            }
+            _ => self.code().hint.to_owned(),
+        }
+    }
+}
+
+/// The codes of refusals.
+pub mod codes {
+    use kernel::Code;
+
+    pub const TOKEN: Code = Code {
+        id: "PC1601",
+        title: "the request has no valid token",
+        explanation: "A call carries `Authorization: Bearer pcl_…`. The token is missing, mistyped (it has a \
+checksum), expired, revoked, or of another server.",
+        hint: "set PORTCULLIS_TOKEN, or ask an administrator for `portcullis token create`",
+    };
+    pub const DENIED: Code = Code {
+        id: "PC1602",
+        title: "the token's role does not allow this",
+        explanation: "A token has one role in one project. `portcullis auth whoami` shows both, \
+`portcullis auth can-i ACTION` asks for one action.",
+        hint: "portcullis auth whoami",
+    };
+    pub const IMAGE: Code = Code {
+        id: "PC1603",
+        title: "the project may not sign this image",
+        explanation: "A project has patterns of repositories that it may sign, so that one team's token cannot \
+vouch for another team's images. `*` stands for anything but a slash, `**` for anything.",
+        hint: "portcullis project get NAME shows the patterns; an administrator sets them",
+    };
+    pub const NOT_FOUND: Code = Code {
+        id: "PC1604",
+        title: "there is no such thing",
+        explanation: "It does not exist, or it belongs to another project.",
+        hint: "list what there is: portcullis project list, portcullis token list",
+    };
+    pub const EXISTS: Code = Code {
+        id: "PC1605",
+        title: "it exists already",
+        explanation: "Names are unique; the existing one was left as it is.",
+        hint: "choose another name",
+    };
+    pub const INVALID: Code = Code {
+        id: "PC1606",
+        title: "a value is not valid",
+        explanation: "The message names the value and what it has to look like.",
+        hint: "correct the value",
+    };
+    pub const ALL: &[&Code] = &[&TOKEN, &DENIED, &IMAGE, &NOT_FOUND, &EXISTS, &INVALID];
+}

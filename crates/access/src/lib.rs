@@ -1,0 +1,33 @@
+//! Who may do what.
+//!
+//! A [`Project`] is the unit of separation: its tokens, keys and signatures are its own, and it says which
+//! images it may sign. A token belongs to one project (or to all of them, for the administrator) and has a
+//! [`Role`]; a role is a set of [`Action`]s. Every handler takes a [`Context`], which says who asks and with
+//! what request, and calls [`Context::require`] before it does anything. A change and its audit record are
+//! one transaction: [`audit::record`] takes the transaction, not the database.
+//!
+//! ```text
+//!   Authorization: Bearer pcl_… ─▶ SHA-256 ─▶ token row ─▶ Context{actor, role, project, request}
+//!                                                             │ require(Action)   │ audit::record(tx, …)
+//! ```
+//!
+//! Only SHA-256 of tokens is stored. A token that is unknown, expired or revoked gets the same 401; a thing of
+//! another project gets the same 404 as a thing that does not exist.
+
+pub mod api;
+pub mod audit;
+mod context;
+mod error;
+mod pattern;
+mod project;
+mod role;
+mod tables;
+mod token;
+
+pub use context::{Actor, Context};
+pub use error::{AccessError, codes};
+pub use pattern::Pattern;
+pub use project::{Project, ProjectName};
+pub use role::{Action, Role};
+pub use tables::{Access, MIGRATIONS};
+pub use token::{NewToken, Token, TokenText};
