@@ -1,3 +1,5 @@
 //! Signs and verifies container images.
 
+pub mod format;
+pub mod key;
 pub mod ports;

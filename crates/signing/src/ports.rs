@@ -38,6 +38,8 @@ pub type Merge<'a> =
 pub struct NewManifest {
     pub media_type: String,
     pub bytes: Vec<u8>,
+    /// Blobs that it names and that must be stored before it (its config changes with its layers).
+    pub blobs: Vec<Bytes>,
 }
 
 /// An OCI registry. `project` chooses the credentials: those of one project are never used for another;
