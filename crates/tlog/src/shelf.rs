@@ -1,0 +1,147 @@
+//! The running log's tiles: full ones from blobs, the rest from the tail of the database, and the ones
+//! used last in memory.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use lru::LruCache;
+use store::{Blobs, StoreError};
+
+use crate::error::TlogError;
+use crate::merkle::Hash;
+use crate::source::{Source, hashes_of};
+use crate::tables::Tables;
+use crate::tile::{TILE_WIDTH, Tile, TilePath, leaf_hashes, parse_bundle};
+
+/// Tiles kept in memory, 16 KiB each, so 8 MiB: the right edge, and what the last thousands of proofs used.
+/// It does not grow with the log.
+pub const CACHED_TILES_MAX: usize = 512;
+
+pub(crate) struct Shelf {
+    pub tables: Tables,
+    pub blobs: Blobs,
+    /// Entries that lie in durable tiles, as last heard.
+    pub tiled: AtomicU64,
+    /// Hashes are never changed once committed, only added: a cached tile may be too narrow, never wrong.
+    cache: Mutex<LruCache<(u8, u64), Arc<Tile>>>,
+}
+
+/// The name of an object of the log among the blobs.
+pub(crate) fn blob_name(path: TilePath) -> String {
+    format!("tlog/{path}")
+}
+
+impl Shelf {
+    pub(crate) fn new(tables: Tables, blobs: Blobs) -> Self {
+        let cap = NonZeroUsize::new(CACHED_TILES_MAX).unwrap_or(NonZeroUsize::MIN);
+        Self { tables, blobs, tiled: AtomicU64::new(0), cache: Mutex::new(LruCache::new(cap)) }
+    }
+
+    fn cached(&self, level: u8, index: u64, width: u16) -> Option<Arc<Tile>> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.get(&(level, index)).filter(|tile| tile.width() >= width).cloned()
+    }
+
+    /// Remembers a tile whose hashes are committed.
+    pub(crate) fn remember(&self, level: u8, index: u64, tile: Arc<Tile>) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.peek(&(level, index)).is_none_or(|known| known.width() < tile.width()) {
+            cache.put((level, index), tile);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn cached_tiles(&self) -> usize {
+        self.cache.lock().unwrap().len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn forget(&self) {
+        self.cache.lock().unwrap().clear();
+    }
+
+    async fn blob(&self, path: TilePath) -> Result<Option<Bytes>, TlogError> {
+        self.blobs.get(&blob_name(path)).await.map_err(TlogError::store("reading a tile of the log"))
+    }
+
+    /// Makes an object durable.
+    pub(crate) async fn write(&self, path: TilePath, bytes: Vec<u8>) -> Result<(), TlogError> {
+        self.blobs.put(&blob_name(path), bytes.into()).await.map_err(|error| match error {
+            StoreError::BlobDiffers { path } => TlogError::Damaged {
+                what: path,
+                found: "it is stored already and has other bytes than the entries of the database".to_owned(),
+            },
+            source => TlogError::store("writing a tile of the log")(source),
+        })
+    }
+
+    /// A tile from storage, `width` hashes wide.
+    async fn load(&self, level: u8, index: u64, size: u64, width: u16) -> Result<Arc<Tile>, TlogError> {
+        if let Some(tile) = self.cached(level, index, width) {
+            return Ok(tile);
+        }
+        let path = TilePath::full(level, index);
+        if u64::from(width) == TILE_WIDTH
+            && let Some(bytes) = self.blob(path).await?
+        {
+            return Ok(Arc::new(Tile::of(&hashes_of(path, &bytes)?)));
+        }
+        if level == 0 {
+            let entries = self.bundle(index, size).await?;
+            return Ok(Arc::new(Tile::of(&leaf_hashes(&entries))));
+        }
+        let mut tile = Tile::default();
+        for child in 0..u64::from(width) {
+            let child_index = index * TILE_WIDTH + child;
+            let child = Box::pin(self.load(level - 1, child_index, size, TILE_WIDTH as u16)).await?;
+            let missing = || TlogError::Missing { what: TilePath::full(level - 1, child_index).to_string() };
+            tile.push(child.root().ok_or_else(missing)?);
+        }
+        Ok(Arc::new(tile))
+    }
+}
+
+impl Source for Shelf {
+    async fn tile(&self, level: u8, index: u64, size: u64) -> Result<Arc<Tile>, TlogError> {
+        let width = TilePath::width_at(Some(level), index, size);
+        let tile = self.load(level, index, size, width).await?;
+        self.remember(level, index, tile.clone());
+        Ok(tile)
+    }
+
+    async fn bundle(&self, index: u64, size: u64) -> Result<Vec<Vec<u8>>, TlogError> {
+        let width = TilePath::width_at(None, index, size);
+        let (from, path) = (index * TILE_WIDTH, TilePath::bundle(index));
+        // Rows leave the tail only when the blob is durable, so whoever finds neither looks once more.
+        for _ in 0..2 {
+            if let Some(entries) = self.tables.tail(from, from + u64::from(width)).await? {
+                return Ok(entries);
+            }
+            if let Some(bytes) = self.blob(path).await? {
+                let entries = parse_bundle(&bytes, TILE_WIDTH as u16);
+                let mut entries = entries.map_err(|source| TlogError::Tile { what: path.to_string(), source })?;
+                entries.truncate(usize::from(width));
+                return Ok(entries);
+            }
+        }
+        let rows = format!("rows {from} to {} of table tlog_tail", from + u64::from(width) - 1);
+        Err(TlogError::Missing { what: format!("{path} and {rows}") })
+    }
+
+    async fn stored(&self, path: TilePath) -> Result<Option<Bytes>, TlogError> {
+        if u64::from(path.width) == TILE_WIDTH { self.blob(path).await } else { Ok(None) }
+    }
+
+    fn expects(&self, path: TilePath) -> bool {
+        let each = u32::from(path.level.unwrap_or(0)) + 1;
+        let end = TILE_WIDTH.checked_pow(each).and_then(|span| span.checked_mul(path.index + 1));
+        u64::from(path.width) == TILE_WIDTH && end.is_some_and(|end| end <= self.tiled.load(Ordering::Acquire))
+    }
+
+    async fn known(&self, leaves: &[Hash]) -> Result<Option<Vec<Option<u64>>>, TlogError> {
+        let found = self.tables.find(leaves).await?;
+        Ok(Some(leaves.iter().map(|leaf| found.get(leaf).copied()).collect()))
+    }
+}

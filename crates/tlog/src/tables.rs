@@ -1,0 +1,245 @@
+//! The log's tables: the checkpoint, the entries that are not yet in full tiles, and which hash has which
+//! index. All writes of the log's state are here.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use store::{Db, Migration, Tx, Value, args, lease};
+
+use crate::checkpoint::Checkpoint;
+use crate::entry::Accepted;
+use crate::error::TlogError;
+use crate::faults::{COMMITTED, Faults, PRUNE_STAGED, PRUNED, STAGED};
+use crate::merkle::Hash;
+
+/// The tables of the log.
+///
+/// `tlog_checkpoint` has one row and decides what the log is. `tlog_tiles` has one row: how many entries
+/// lie in durable tiles. `tlog_tail` holds the entries after those. `tlog_leaf` finds duplicates.
+pub const MIGRATIONS: &[Migration] = &[Migration {
+    domain: "tlog",
+    version: 1,
+    sql: "CREATE TABLE tlog_checkpoint (id BIGINT PRIMARY KEY, size BIGINT NOT NULL, note TEXT NOT NULL);
+          CREATE TABLE tlog_tiles (id BIGINT PRIMARY KEY, entries BIGINT NOT NULL);
+          CREATE TABLE tlog_tail (entry_index BIGINT PRIMARY KEY, body {blob} NOT NULL);
+          CREATE TABLE tlog_leaf (leaf {blob} PRIMARY KEY, entry_index BIGINT NOT NULL);",
+}];
+
+/// The name of the lease that the sequencer holds.
+pub(crate) const LEASE: &str = "tlog";
+/// Rows of one statement at most: 512 arguments, far below the limit of either database.
+const ROWS_MAX: usize = 256;
+
+/// Statements for 1, 2, 4 … 256 rows, so that a batch of any size uses few texts and each is prepared once.
+type Statements = LazyLock<Vec<&'static str>>;
+
+static FIND: Statements = LazyLock::new(|| {
+    each_size(|rows| {
+        let list: Vec<String> = (1..=rows).map(|i| format!("${i}")).collect();
+        format!("SELECT leaf, entry_index FROM tlog_leaf WHERE leaf IN ({})", list.join(", "))
+    })
+});
+static INSERT_TAIL: Statements = LazyLock::new(|| each_size(|rows| insert("tlog_tail (entry_index, body)", rows)));
+static INSERT_LEAF: Statements = LazyLock::new(|| each_size(|rows| insert("tlog_leaf (leaf, entry_index)", rows)));
+
+fn each_size(text: impl Fn(usize) -> String) -> Vec<&'static str> {
+    // Leaked once for the life of the process: statements are static text.
+    (0..=ROWS_MAX.ilog2()).map(|power| &*text(1 << power).leak()).collect()
+}
+
+fn insert(target: &str, rows: usize) -> String {
+    let rows: Vec<String> = (0..rows).map(|row| format!("(${}, ${})", 2 * row + 1, 2 * row + 2)).collect();
+    format!("INSERT INTO {target} VALUES {}", rows.join(", "))
+}
+
+/// The largest power of two rows that is not above `left`, as the index of its statement.
+fn power(left: usize) -> usize {
+    left.clamp(1, ROWS_MAX).ilog2() as usize
+}
+
+/// What became of a batch that was to be committed.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Moved,
+    /// Somebody newer holds the lease; nothing was written.
+    StaleFence,
+    /// The checkpoint is not the one that the batch builds on; nothing was written.
+    Lost,
+    /// It failed before the commit; nothing was written.
+    Failed(TlogError),
+    /// The commit itself failed; only the database knows.
+    Unknown(TlogError),
+}
+
+/// A batch that is ready to be committed.
+pub(crate) struct Batch<'a> {
+    pub fence: i64,
+    pub old: &'a Checkpoint,
+    pub new: &'a Checkpoint,
+    /// From index `old.size` on.
+    pub entries: &'a [Accepted],
+}
+
+#[derive(Clone)]
+pub(crate) struct Tables {
+    pub db: Db,
+    pub faults: Faults,
+}
+
+pub(crate) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> Result<u64, TlogError> {
+    let found = || TlogError::Damaged { what: "a row of the tables tlog_*".to_owned(), found: format!("it has {number}") };
+    u64::try_from(number).map_err(|_| found())
+}
+
+const CHECKPOINT: &str = "SELECT size, note FROM tlog_checkpoint WHERE id = 1";
+
+impl Tables {
+    /// The size and the note of the checkpoint row; unverified.
+    pub(crate) async fn checkpoint(&self) -> Result<Option<(u64, String)>, TlogError> {
+        let read = TlogError::store("reading the log's checkpoint");
+        let Some(row) = self.db.read_one(CHECKPOINT, args![]).await.map_err(&read)? else { return Ok(None) };
+        Ok(Some((unsigned(row.int("size").map_err(&read)?)?, row.text("note").map_err(&read)?)))
+    }
+
+    /// The same, after everything that is being committed: taking the write lock waits for it. Also the
+    /// highest index in the tail, as of the same moment.
+    pub(crate) async fn settled(&self) -> Result<Option<(u64, String, Option<u64>)>, TlogError> {
+        let read = TlogError::store("reading the log's checkpoint back");
+        let mut tx = self.db.begin().await.map_err(&read)?;
+        tx.execute("UPDATE tlog_checkpoint SET size = size WHERE id = 1", args![]).await.map_err(&read)?;
+        let row = tx.read_one(CHECKPOINT, args![]).await.map_err(&read)?;
+        let last = tx.read_one("SELECT MAX(entry_index) AS last FROM tlog_tail", args![]).await.map_err(&read)?;
+        tx.commit().await.map_err(&read)?;
+        let last = last.map(|row| row.opt_int("last")).transpose().map_err(&read)?.flatten();
+        let last = last.map(unsigned).transpose()?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some((unsigned(row.int("size").map_err(&read)?)?, row.text("note").map_err(&read)?, last)))
+    }
+
+    /// Whether there are entries without a checkpoint, which no order of writes leaves behind.
+    pub(crate) async fn has_rows(&self) -> Result<bool, TlogError> {
+        let sql = "SELECT entry_index FROM tlog_leaf LIMIT 1";
+        Ok(self.db.read_one(sql, args![]).await.map_err(TlogError::store("looking for entries of the log"))?.is_some())
+    }
+
+    /// Writes the checkpoint of the empty log, unless there is one already.
+    pub(crate) async fn create(&self, checkpoint: &Checkpoint) -> Result<(), TlogError> {
+        let write = TlogError::store("creating the log");
+        let mut tx = self.db.begin().await.map_err(&write)?;
+        let sql = "INSERT INTO tlog_checkpoint (id, size, note) VALUES (1, 0, $1) ON CONFLICT (id) DO NOTHING";
+        tx.execute(sql, args![&checkpoint.note]).await.map_err(&write)?;
+        let sql = "INSERT INTO tlog_tiles (id, entries) VALUES (1, 0) ON CONFLICT (id) DO NOTHING";
+        tx.execute(sql, args![]).await.map_err(&write)?;
+        tx.commit().await.map_err(&write)
+    }
+
+    /// How many entries lie in durable tiles.
+    pub(crate) async fn tiled(&self) -> Result<u64, TlogError> {
+        let read = TlogError::store("reading how far the log's tiles reach");
+        let row = self.db.read_one("SELECT entries FROM tlog_tiles WHERE id = 1", args![]).await.map_err(&read)?;
+        let row = row.ok_or_else(|| TlogError::Missing { what: "the row of table tlog_tiles".to_owned() })?;
+        unsigned(row.int("entries").map_err(&read)?)
+    }
+
+    /// The indexes of those leaf hashes that the log has.
+    pub(crate) async fn find(&self, leaves: &[Hash]) -> Result<HashMap<Hash, u64>, TlogError> {
+        let read = TlogError::store("looking for the same entry in the log");
+        let mut found = HashMap::new();
+        for chunk in leaves.chunks(ROWS_MAX) {
+            let rows = chunk.len().next_power_of_two();
+            // Filled up with the last one, so that the statement has one of nine sizes.
+            let padded = chunk.iter().chain(std::iter::repeat(&chunk[chunk.len() - 1])).take(rows);
+            let args = padded.map(Value::from).collect();
+            for row in self.db.read(FIND[power(rows)], args).await.map_err(&read)? {
+                if let Ok(leaf) = Hash::try_from(row.blob("leaf").map_err(&read)?) {
+                    found.insert(leaf, unsigned(row.int("entry_index").map_err(&read)?)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The bodies of the entries `from..to`, if all of them are in the tail.
+    pub(crate) async fn tail(&self, from: u64, to: u64) -> Result<Option<Vec<Vec<u8>>>, TlogError> {
+        let read = TlogError::store("reading the tail of the log");
+        let sql = "SELECT entry_index, body FROM tlog_tail WHERE entry_index >= $1 AND entry_index < $2 \
+                   ORDER BY entry_index";
+        let rows = self.db.read(sql, args![signed(from), signed(to)]).await.map_err(&read)?;
+        if rows.len() as u64 != to - from {
+            return Ok(None);
+        }
+        rows.iter().map(|row| row.blob("body").map_err(&read)).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Makes a batch durable: fence, rows and checkpoint in one transaction.
+    pub(crate) async fn commit(&self, batch: &Batch<'_>) -> Outcome {
+        let mut tx = match self.db.begin().await {
+            Ok(tx) => tx,
+            Err(source) => return Outcome::Failed(TlogError::store("beginning to append to the log")(source)),
+        };
+        match stage(&mut tx, batch).await {
+            Ok(Outcome::Moved) => {}
+            Ok(other) | Err(other) => return other,
+        }
+        if let Err(error) = self.faults.pass(STAGED) {
+            return Outcome::Unknown(error);
+        }
+        if let Err(source) = tx.commit().await {
+            return Outcome::Unknown(TlogError::store("committing to the log")(source));
+        }
+        self.faults.pass(COMMITTED).map_or_else(Outcome::Unknown, |()| Outcome::Moved)
+    }
+
+    /// Records that the first `new` entries lie in durable tiles and drops their rows. `false`: somebody
+    /// newer holds the lease, or did it already.
+    pub(crate) async fn prune(&self, fence: i64, old: u64, new: u64) -> Result<bool, TlogError> {
+        let write = TlogError::store("pruning the tail of the log");
+        let mut tx = self.db.begin().await.map_err(&write)?;
+        if !lease::check(&mut tx, LEASE, fence).await.map_err(&write)? {
+            return Ok(false);
+        }
+        let sql = "UPDATE tlog_tiles SET entries = $1 WHERE id = 1 AND entries = $2";
+        if tx.execute(sql, args![signed(new), signed(old)]).await.map_err(&write)? != 1 {
+            return Ok(false);
+        }
+        tx.execute("DELETE FROM tlog_tail WHERE entry_index < $1", args![signed(new)]).await.map_err(&write)?;
+        self.faults.pass(PRUNE_STAGED)?;
+        tx.commit().await.map_err(&write)?;
+        self.faults.pass(PRUNED)?;
+        Ok(true)
+    }
+}
+
+/// The statements of a batch. Both sides of the result are outcomes; `Err` only shortens the way out.
+async fn stage(tx: &mut Tx, batch: &Batch<'_>) -> Result<Outcome, Outcome> {
+    let failed = |source| Outcome::Failed(TlogError::store("appending to the log")(source));
+    if !lease::check(tx, LEASE, batch.fence).await.map_err(failed)? {
+        return Ok(Outcome::StaleFence);
+    }
+    // The compare-and-swap comes first: whoever loses it has not touched the rows of the winner.
+    let sql = "UPDATE tlog_checkpoint SET size = $1, note = $2 WHERE id = 1 AND size = $3";
+    let moved = args![signed(batch.new.size), &batch.new.note, signed(batch.old.size)];
+    if tx.execute(sql, moved).await.map_err(failed)? != 1 {
+        return Ok(Outcome::Lost);
+    }
+    let mut rest = batch.entries;
+    let mut index = signed(batch.old.size);
+    while !rest.is_empty() {
+        let power = power(rest.len());
+        let (rows, after) = rest.split_at(1 << power);
+        let (mut tail, mut leaf) = (Vec::with_capacity(2 * rows.len()), Vec::with_capacity(2 * rows.len()));
+        for entry in rows {
+            tail.extend([Value::from(index), Value::from(entry.body.as_slice())]);
+            leaf.extend([Value::from(&entry.leaf), Value::from(index)]);
+            index += 1;
+        }
+        tx.execute(INSERT_TAIL[power], tail).await.map_err(failed)?;
+        tx.execute(INSERT_LEAF[power], leaf).await.map_err(failed)?;
+        rest = after;
+    }
+    Ok(Outcome::Moved)
+}
