@@ -136,6 +136,8 @@ pub enum RegistryReason {
     Contended { attempts: u32 },
     #[error("plain HTTP is only for loopback addresses unless the configuration allows it")]
     PlainHttp,
+    #[error("the registry's address is not allowed: {0}")]
+    Address(String),
     #[error("the registry redirected to a place that the configuration does not allow: {0}")]
     Redirect(String),
     #[error("no useful answer: {0}")]
@@ -151,7 +153,7 @@ impl Fault for RegistryError {
             RegistryReason::DigestMismatch { .. }
             | RegistryReason::Malformed(_)
             | RegistryReason::Redirect(_) => Kind::Unavailable,
-            RegistryReason::Refused(_) | RegistryReason::PlainHttp => Kind::Invalid,
+            RegistryReason::Refused(_) | RegistryReason::PlainHttp | RegistryReason::Address(_) => Kind::Invalid,
             RegistryReason::Throttled { .. }
             | RegistryReason::Contended { .. }
             | RegistryReason::Unavailable(_) => Kind::Unavailable,
@@ -169,6 +171,7 @@ impl Fault for RegistryError {
             RegistryReason::Throttled { .. } => &codes::THROTTLED,
             RegistryReason::Contended { .. } => &codes::CONTENDED,
             RegistryReason::PlainHttp => &codes::PLAIN_HTTP,
+            RegistryReason::Address(_) => &codes::ADDRESS,
             RegistryReason::Redirect(_) => &codes::REDIRECT,
             RegistryReason::Unavailable(_) => &codes::UNAVAILABLE,
         }
@@ -280,6 +283,13 @@ addresses unless the registry itself is there.",
 Nothing is known about the image: this is not the same as unsigned.",
         hint: "check the registry, then try again",
     };
+    pub const ADDRESS: Code = Code {
+        id: "PC1512",
+        title: "the registry's address is not allowed",
+        explanation: "The reference names, or its host name resolves to, a link-local, metadata or multicast \
+address. No registry is there, but services that give out credentials of the machine are.",
+        hint: "check the registry's name in the reference",
+    };
     pub const ALL: &[&Code] = &[
         &NOT_FOUND,
         &CREDENTIALS,
@@ -292,5 +302,6 @@ Nothing is known about the image: this is not the same as unsigned.",
         &PLAIN_HTTP,
         &REDIRECT,
         &UNAVAILABLE,
+        &ADDRESS,
     ];
 }
