@@ -114,15 +114,15 @@ impl Source for Shelf {
     async fn bundle(&self, index: u64, size: u64) -> Result<Vec<Vec<u8>>, TlogError> {
         let width = TilePath::width_at(None, index, size);
         let (from, path) = (index * TILE_WIDTH, TilePath::bundle(index));
-        // Rows leave the tail only when the blob is durable, so whoever finds neither looks once more.
-        for _ in 0..2 {
-            if let Some(entries) = self.tables.tail(from, from + u64::from(width)).await? {
-                return Ok(entries);
-            }
-            if let Some(bytes) = self.blob(path).await? {
+        // Rows leave the tail only when the blob is durable, so whoever finds neither looks for the blob again.
+        for (blob, tail) in [(self.expects(path), true), (true, false)] {
+            if blob && let Some(bytes) = self.blob(path).await? {
                 let entries = parse_bundle(&bytes, TILE_WIDTH as u16);
                 let mut entries = entries.map_err(|source| TlogError::Tile { what: path.to_string(), source })?;
                 entries.truncate(usize::from(width));
+                return Ok(entries);
+            }
+            if tail && let Some(entries) = self.tables.tail(from, from + u64::from(width)).await? {
                 return Ok(entries);
             }
         }
