@@ -84,7 +84,7 @@ pub struct Info {
 pub struct Tlog {
     pub(crate) core: Arc<Core>,
     waiting: mpsc::Sender<Waiting>,
-    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    pub(crate) tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 /// What the handle and the two tasks share.
