@@ -61,15 +61,22 @@ pub fn transparency_log_entry(
 ) -> Result<Box<RawValue>, serde_json::Error> {
     serde_json::value::to_raw_value(&TransparencyLogEntry {
         log_index: index.to_string(),
-        log_id: LogId { key_id: STANDARD.encode(log_id) },
-        kind_version: KindVersion { kind: "hashedrekord", version: "0.0.2" },
+        log_id: LogId {
+            key_id: STANDARD.encode(log_id),
+        },
+        kind_version: KindVersion {
+            kind: "hashedrekord",
+            version: "0.0.2",
+        },
         integrated_time: "0",
         inclusion_proof: InclusionProof {
             log_index: index.to_string(),
             root_hash: STANDARD.encode(checkpoint.root),
             tree_size: checkpoint.size.to_string(),
             hashes: proof.iter().map(|hash| STANDARD.encode(hash)).collect(),
-            checkpoint: Envelope { envelope: &checkpoint.note },
+            checkpoint: Envelope {
+                envelope: &checkpoint.note,
+            },
         },
         canonicalized_body: STANDARD.encode(body),
     })

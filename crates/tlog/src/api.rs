@@ -38,7 +38,8 @@ pub fn router(tlog: Tlog) -> Router {
 
 async fn create_entry(State(tlog): State<Tlog>, request: Request) -> Response {
     let Ok(body) = to_bytes(request.into_body(), REQUEST_BYTES_MAX).await else {
-        let message = format!("the request body is over the cap REQUEST_BYTES_MAX of {REQUEST_BYTES_MAX} bytes");
+        let message =
+            format!("the request body is over the cap REQUEST_BYTES_MAX of {REQUEST_BYTES_MAX} bytes");
         return status(StatusCode::PAYLOAD_TOO_LARGE, RESOURCE_EXHAUSTED, &message);
     };
     let entry = match parse_request(&body).map_err(TlogError::from) {
@@ -70,7 +71,11 @@ async fn tile(State(tlog): State<Tlog>, Path((level, rest)): Path<(String, Strin
         Err(error) => return status(StatusCode::BAD_REQUEST, INVALID_ARGUMENT, &error.to_string()),
     };
     match tlog.tile(path).await {
-        Ok(bytes) => ([(header::CONTENT_TYPE, "application/octet-stream"), IMMUTABLE], bytes).into_response(),
+        Ok(bytes) => (
+            [(header::CONTENT_TYPE, "application/octet-stream"), IMMUTABLE],
+            bytes,
+        )
+            .into_response(),
         Err(error) => refuse(&error),
     }
 }
@@ -105,7 +110,11 @@ fn refuse(error: &TlogError) -> Response {
     let message = match kind {
         Kind::Invalid | Kind::TooLarge | Kind::NotFound => format!("{} [{}]", kernel::chain(error), code.id),
         _ => {
-            tracing::error!(error = kernel::chain(error), code = code.id, "a request to the log failed");
+            tracing::error!(
+                error = kernel::chain(error),
+                code = code.id,
+                "a request to the log failed"
+            );
             format!("{} [{}]", code.title, code.id)
         }
     };

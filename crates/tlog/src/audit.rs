@@ -55,7 +55,13 @@ pub(crate) async fn audit<S: Source>(
     progress: &mut (dyn FnMut(u64) + Send),
 ) -> Result<(Edge, Audit), TlogError> {
     let size = checkpoint.size;
-    let report = Audit { size, root: hex::encode(checkpoint.root), entries_checked: 0, tiles_checked: 0, damage: vec![] };
+    let report = Audit {
+        size,
+        root: hex::encode(checkpoint.root),
+        entries_checked: 0,
+        tiles_checked: 0,
+        damage: vec![],
+    };
     let mut auditor = Auditor { source, size, report };
     let mut edge = source::edge(source, from * TILE_WIDTH, size).await?;
     for index in from..size.div_ceil(TILE_WIDTH) {
@@ -72,7 +78,9 @@ pub(crate) async fn audit<S: Source>(
         }
     }
     for (level, index, tile) in edge.tiles().filter(|(level, ..)| *level > 0) {
-        auditor.tile(TilePath::full(level, index).with_width(tile.width()), tile).await?;
+        auditor
+            .tile(TilePath::full(level, index).with_width(tile.width()), tile)
+            .await?;
     }
     if edge.root() != checkpoint.root && auditor.report.damage.is_empty() {
         auditor.damage("the checkpoint", "the entries lead to another root hash");
@@ -83,7 +91,10 @@ pub(crate) async fn audit<S: Source>(
 impl<S: Source> Auditor<'_, S> {
     fn damage(&mut self, what: impl fmt::Display, found: impl fmt::Display) {
         if self.report.damage.len() < DAMAGE_MAX {
-            self.report.damage.push(Damage { what: what.to_string(), found: found.to_string() });
+            self.report.damage.push(Damage {
+                what: what.to_string(),
+                found: found.to_string(),
+            });
         }
     }
 
@@ -123,36 +134,60 @@ impl<S: Source> Auditor<'_, S> {
         let leaves = match self.source.bundle(index, self.size).await {
             Ok(entries) => leaf_hashes(&entries),
             Err(error @ (TlogError::Tile { .. } | TlogError::Missing { .. })) => {
-                let cause = std::error::Error::source(&error).map_or("it is missing".to_owned(), ToString::to_string);
+                let cause =
+                    std::error::Error::source(&error).map_or("it is missing".to_owned(), ToString::to_string);
                 self.damage(TilePath::bundle(index).with_width(width), cause);
                 return tile.ok_or(error);
             }
             Err(error) => return Err(error),
         };
         let differs = tile.as_ref().is_some_and(|tile| *tile != leaves);
-        let known = if every_leaf || differs || tile.is_none() { self.source.known(&leaves).await? } else { None };
+        let known = if every_leaf || differs || tile.is_none() {
+            self.source.known(&leaves).await?
+        } else {
+            None
+        };
         let Some(known) = known else {
             if differs {
-                let found = format!("the hashes of the entries in {} are others", TilePath::bundle(index).with_width(width));
+                let found = format!(
+                    "the hashes of the entries in {} are others",
+                    TilePath::bundle(index).with_width(width)
+                );
                 self.damage(path, found);
             }
             return Ok(leaves);
         };
-        let unknown: Vec<u64> =
-            (first..).zip(&known).filter(|(index, known)| **known != Some(*index)).map(|(index, _)| index).collect();
+        let unknown: Vec<u64> = (first..)
+            .zip(&known)
+            .filter(|(index, known)| **known != Some(*index))
+            .map(|(index, _)| index)
+            .collect();
         match (unknown.first(), differs) {
             (None, true) => self.damage(path, "its hashes are not those of the entries"),
             (None, false) => {}
             (Some(entry), true) => {
-                self.damage(TilePath::bundle(index), format!("entry {entry} is not the one that was logged"));
+                self.damage(
+                    TilePath::bundle(index),
+                    format!("entry {entry} is not the one that was logged"),
+                );
             }
             (Some(entry), false) if tile.is_some() => {
-                self.damage(format!("entry {entry} in table tlog_leaf"), "its hash is missing or has another index");
+                self.damage(
+                    format!("entry {entry} in table tlog_leaf"),
+                    "its hash is missing or has another index",
+                );
             }
             (Some(entry), false) => {
-                self.damage(format!("row {entry} of table tlog_tail"), "its hash is not the one that was logged");
+                self.damage(
+                    format!("row {entry} of table tlog_tail"),
+                    "its hash is not the one that was logged",
+                );
             }
         }
-        Ok(if unknown.is_empty() { leaves } else { tile.unwrap_or(leaves) })
+        Ok(if unknown.is_empty() {
+            leaves
+        } else {
+            tile.unwrap_or(leaves)
+        })
     }
 }

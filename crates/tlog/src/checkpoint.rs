@@ -17,7 +17,9 @@ pub const ORIGIN_BYTES_MAX: usize = 255;
 /// The signature type of Ed25519 (C2SP signed-note, "Signature types").
 const ED25519_TYPE: u8 = 1;
 /// SubjectPublicKeyInfo of an Ed25519 key without its last 32 bytes (RFC 8410, section 4).
-const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const SPKI_PREFIX: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
 
 /// Why a note is not a checkpoint of this log, or a key not a log key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,13 +84,19 @@ fn split_note(note: &str) -> Option<(&str, Vec<SignatureLine<'_>>)> {
         if !is_origin(name) || signature.is_empty() || signatures.len() >= NOTE_SIGNATURES_MAX {
             return None;
         }
-        signatures.push(SignatureLine { name, key_id: *key_id, signature: signature.to_vec() });
+        signatures.push(SignatureLine {
+            name,
+            key_id: *key_id,
+            signature: signature.to_vec(),
+        });
     }
     (!signatures.is_empty()).then_some((text, signatures))
 }
 
 fn is_origin(text: &str) -> bool {
-    !text.is_empty() && text.len() <= ORIGIN_BYTES_MAX && !text.contains(|c: char| c.is_whitespace() || c == '+')
+    !text.is_empty()
+        && text.len() <= ORIGIN_BYTES_MAX
+        && !text.contains(|c: char| c.is_whitespace() || c == '+')
 }
 
 impl Checkpoint {
@@ -102,12 +110,20 @@ impl Checkpoint {
         let mut line = || lines.next().ok_or(CheckpointError::Malformed);
         let (origin, digits, root) = (line()?, line()?, line()?);
         let size: u64 = digits.parse().map_err(|_| CheckpointError::Malformed)?;
-        let root = STANDARD.decode(root).ok().and_then(|root| Hash::try_from(root).ok());
+        let root = STANDARD
+            .decode(root)
+            .ok()
+            .and_then(|root| Hash::try_from(root).ok());
         let root = root.ok_or(CheckpointError::Malformed)?;
         if origin.is_empty() || size.to_string() != digits {
             return Err(CheckpointError::Malformed);
         }
-        Ok(Self { origin: origin.to_owned(), size, root, note: note.to_owned() })
+        Ok(Self {
+            origin: origin.to_owned(),
+            size,
+            root,
+            note: note.to_owned(),
+        })
     }
 }
 
@@ -116,9 +132,14 @@ impl LogVerifier {
     /// If the origin is not one.
     pub fn new(origin: &str, public_key: [u8; 32]) -> Result<Self, CheckpointError> {
         if !is_origin(origin) {
-            return Err(CheckpointError::BadOrigin(origin.chars().take(ORIGIN_BYTES_MAX).collect()));
+            return Err(CheckpointError::BadOrigin(
+                origin.chars().take(ORIGIN_BYTES_MAX).collect(),
+            ));
         }
-        Ok(Self { origin: origin.to_owned(), public_key })
+        Ok(Self {
+            origin: origin.to_owned(),
+            public_key,
+        })
     }
 
     /// From the key's SubjectPublicKeyInfo, DER.
@@ -126,7 +147,9 @@ impl LogVerifier {
     /// # Errors
     /// If it is not one of an Ed25519 key, or the origin is not one.
     pub fn from_spki(origin: &str, spki: &[u8]) -> Result<Self, CheckpointError> {
-        let key = spki.strip_prefix(&SPKI_PREFIX).and_then(|key| <[u8; 32]>::try_from(key).ok());
+        let key = spki
+            .strip_prefix(&SPKI_PREFIX)
+            .and_then(|key| <[u8; 32]>::try_from(key).ok());
         Self::new(origin, key.ok_or(CheckpointError::Key)?)
     }
 
@@ -144,7 +167,10 @@ impl LogVerifier {
     /// The public key as a `PUBLIC KEY` block (RFC 7468, section 13).
     #[must_use]
     pub fn pem(&self) -> String {
-        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(self.spki()))
+        format!(
+            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+            STANDARD.encode(self.spki())
+        )
     }
 
     /// The log's id: SHA-256 over origin, newline, signature type and key. Its first four bytes are the key
@@ -173,13 +199,21 @@ impl LogVerifier {
         let checkpoint = Checkpoint::parse(note)?;
         let (text, signatures) = split_note(note).ok_or(CheckpointError::Malformed)?;
         if checkpoint.origin != self.origin {
-            return Err(CheckpointError::Origin { expected: self.origin.clone(), found: checkpoint.origin });
+            return Err(CheckpointError::Origin {
+                expected: self.origin.clone(),
+                found: checkpoint.origin,
+            });
         }
         let key_id = self.key_id();
-        let own = signatures.iter().find(|line| line.name == self.origin && line.key_id == key_id);
-        let own = own.ok_or_else(|| CheckpointError::NotSigned { key_id: hex::encode(key_id) })?;
+        let own = signatures
+            .iter()
+            .find(|line| line.name == self.origin && line.key_id == key_id);
+        let own = own.ok_or_else(|| CheckpointError::NotSigned {
+            key_id: hex::encode(key_id),
+        })?;
         let key = UnparsedPublicKey::new(&ED25519, &self.public_key);
-        key.verify(text.as_bytes(), &own.signature).map_err(|_| CheckpointError::Signature)?;
+        key.verify(text.as_bytes(), &own.signature)
+            .map_err(|_| CheckpointError::Signature)?;
         Ok(checkpoint)
     }
 }
@@ -203,8 +237,12 @@ impl LogKey {
     /// If `pkcs8` is not an Ed25519 key or `origin` is not a name.
     pub fn new(origin: &str, pkcs8: &[u8]) -> Result<Self, CheckpointError> {
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(pkcs8).map_err(|_| CheckpointError::Key)?;
-        let public_key = <[u8; 32]>::try_from(pair.public_key().as_ref()).map_err(|_| CheckpointError::Key)?;
-        Ok(Self { verifier: LogVerifier::new(origin, public_key)?, pair })
+        let public_key =
+            <[u8; 32]>::try_from(pair.public_key().as_ref()).map_err(|_| CheckpointError::Key)?;
+        Ok(Self {
+            verifier: LogVerifier::new(origin, public_key)?,
+            pair,
+        })
     }
 
     #[must_use]
@@ -217,9 +255,18 @@ impl LogKey {
     pub fn sign(&self, size: u64, root: Hash) -> Checkpoint {
         let origin = &self.verifier.origin;
         let text = format!("{origin}\n{size}\n{}\n", STANDARD.encode(root));
-        let signature = [&self.verifier.key_id()[..], self.pair.sign(text.as_bytes()).as_ref()].concat();
+        let signature = [
+            &self.verifier.key_id()[..],
+            self.pair.sign(text.as_bytes()).as_ref(),
+        ]
+        .concat();
         let note = format!("{text}\n— {origin} {}\n", STANDARD.encode(signature));
-        Checkpoint { origin: origin.clone(), size, root, note }
+        Checkpoint {
+            origin: origin.clone(),
+            size,
+            root,
+            note,
+        }
     }
 }
 
@@ -237,7 +284,9 @@ mod tests {
     #[test]
     fn the_example_of_the_go_checksum_database_verifies() {
         // golang.org/x/mod/sumdb/note, example: verifier key PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW
-        let key = STANDARD.decode("ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW").unwrap();
+        let key = STANDARD
+            .decode("ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW")
+            .unwrap();
         let verifier = LogVerifier::new("PeterNeumann", key[1..].try_into().unwrap()).unwrap();
         assert_eq!(hex::encode(verifier.key_id()), "c74f20a3");
         let text = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n";
@@ -256,12 +305,21 @@ mod tests {
         let checkpoint = log.sign(42, [7; 32]);
         assert_eq!(log.verifier().verify(&checkpoint.note), Ok(checkpoint.clone()));
         let other = key(2, "a.log.example");
-        assert!(matches!(other.verifier().verify(&checkpoint.note), Err(CheckpointError::NotSigned { .. })));
+        assert!(matches!(
+            other.verifier().verify(&checkpoint.note),
+            Err(CheckpointError::NotSigned { .. })
+        ));
         let renamed = LogVerifier::new("b.log.example", log.verifier().public_key).unwrap();
-        assert!(matches!(renamed.verify(&checkpoint.note), Err(CheckpointError::Origin { .. })));
+        assert!(matches!(
+            renamed.verify(&checkpoint.note),
+            Err(CheckpointError::Origin { .. })
+        ));
         let grown = checkpoint.note.replacen("42", "43", 1);
         assert_eq!(log.verifier().verify(&grown), Err(CheckpointError::Signature));
-        assert_eq!(LogVerifier::from_spki("a.log.example", &log.verifier().spki()).as_ref(), Ok(log.verifier()));
+        assert_eq!(
+            LogVerifier::from_spki("a.log.example", &log.verifier().spki()).as_ref(),
+            Ok(log.verifier())
+        );
     }
 
     #[test]
@@ -280,12 +338,19 @@ mod tests {
             note.replace('=', "\r="),
             format!("{note}{}", "— x AAAAAAA=\n".repeat(NOTE_SIGNATURES_MAX)),
         ] {
-            assert_eq!(log.verifier().verify(&broken), Err(CheckpointError::Malformed), "{broken:?}");
+            assert_eq!(
+                log.verifier().verify(&broken),
+                Err(CheckpointError::Malformed),
+                "{broken:?}"
+            );
         }
         for origin in ["", "a b", "a+b", "a\nb", &"a".repeat(256)] {
             assert!(LogVerifier::new(origin, [0; 32]).is_err(), "{origin:?}");
         }
-        assert!(matches!(LogKey::new("a", b"not a key"), Err(CheckpointError::Key)));
+        assert!(matches!(
+            LogKey::new("a", b"not a key"),
+            Err(CheckpointError::Key)
+        ));
     }
 
     proptest! {

@@ -32,7 +32,9 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         0..=0x7f => (usize::from(first), rest),
         0x81..=0x83 => {
             let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            let length = digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit));
+            let length = digits
+                .iter()
+                .fold(0, |length, digit| length << 8 | usize::from(*digit));
             let minimal = digits[0] != 0 && length >= 0x80;
             (minimal.then_some(length)?, rest)
         }
@@ -43,7 +45,9 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 }
 
 fn expect(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    element(bytes).filter(|(found, ..)| *found == tag).map(|(_, content, rest)| (content, rest))
+    element(bytes)
+        .filter(|(found, ..)| *found == tag)
+        .map(|(_, content, rest)| (content, rest))
 }
 
 /// What kind of key `spki` holds (RFC 5280, section 4.1.2.7). `None` if it is not exactly one
@@ -65,11 +69,15 @@ pub fn key_kind(spki: &[u8]) -> Option<KeyKind> {
             _ => None,
         },
         RSA => {
-            let (&0, key) = key.split_first()? else { return None };
+            let (&0, key) = key.split_first()? else {
+                return None;
+            };
             let (numbers, _) = expect(key, SEQUENCE)?;
             let (modulus, _) = expect(numbers, INTEGER)?;
             let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
-            let bits = modulus.get(zeros).map_or(0, |top| (modulus.len() - zeros) * 8 - top.leading_zeros() as usize);
+            let bits = modulus.get(zeros).map_or(0, |top| {
+                (modulus.len() - zeros) * 8 - top.leading_zeros() as usize
+            });
             Some(KeyKind::Rsa { bits })
         }
         ED25519 => Some(KeyKind::Ed25519),
@@ -108,14 +116,26 @@ mod tests {
 
     fn spki(algorithm: &'static signature::EcdsaSigningAlgorithm) -> Vec<u8> {
         let pair = EcdsaKeyPair::generate(algorithm).unwrap();
-        AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).unwrap().as_ref().to_vec()
+        AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key())
+            .unwrap()
+            .as_ref()
+            .to_vec()
     }
 
     #[test]
     fn each_kind_is_seen() {
-        assert_eq!(key_kind(&spki(&signature::ECDSA_P256_SHA256_ASN1_SIGNING)), Some(KeyKind::P256));
-        assert_eq!(key_kind(&spki(&signature::ECDSA_P384_SHA384_ASN1_SIGNING)), Some(KeyKind::P384));
-        assert_eq!(key_kind(&spki(&signature::ECDSA_P521_SHA512_ASN1_SIGNING)), Some(KeyKind::P521));
+        assert_eq!(
+            key_kind(&spki(&signature::ECDSA_P256_SHA256_ASN1_SIGNING)),
+            Some(KeyKind::P256)
+        );
+        assert_eq!(
+            key_kind(&spki(&signature::ECDSA_P384_SHA384_ASN1_SIGNING)),
+            Some(KeyKind::P384)
+        );
+        assert_eq!(
+            key_kind(&spki(&signature::ECDSA_P521_SHA512_ASN1_SIGNING)),
+            Some(KeyKind::P521)
+        );
         let rsa = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
         let rsa = AsDer::<PublicKeyX509Der<'_>>::as_der(rsa.public_key()).unwrap();
         assert_eq!(key_kind(rsa.as_ref()), Some(KeyKind::Rsa { bits: 2048 }));
@@ -129,12 +149,26 @@ mod tests {
         let key = spki(&signature::ECDSA_P256_SHA256_ASN1_SIGNING);
         let wrap = |tag: u8, content: Vec<u8>| {
             let length = u8::try_from(content.len()).unwrap();
-            let head = if length < 0x80 { vec![tag, length] } else { vec![tag, 0x81, length] };
+            let head = if length < 0x80 {
+                vec![tag, length]
+            } else {
+                vec![tag, 0x81, length]
+            };
             [head, content].concat()
         };
         let empty = || vec![SEQUENCE, 0];
-        let fields = [vec![VERSION, 3, INTEGER, 1, 2, INTEGER, 1, 9], empty(), empty(), empty(), empty(), key.clone()];
-        let certificate = wrap(SEQUENCE, [wrap(SEQUENCE, fields.concat()), empty(), vec![BIT_STRING, 1, 0]].concat());
+        let fields = [
+            vec![VERSION, 3, INTEGER, 1, 2, INTEGER, 1, 9],
+            empty(),
+            empty(),
+            empty(),
+            empty(),
+            key.clone(),
+        ];
+        let certificate = wrap(
+            SEQUENCE,
+            [wrap(SEQUENCE, fields.concat()), empty(), vec![BIT_STRING, 1, 0]].concat(),
+        );
         assert_eq!(certificate_spki(&certificate), Some(key.as_slice()));
         assert_eq!(certificate_spki(&certificate[..certificate.len() - 1]), None);
         assert_eq!(certificate_spki(&key), None);

@@ -148,17 +148,22 @@ impl HashedRekord {
     /// If the key is of no supported kind, the digest is not of its hash, or the signature does not verify.
     pub fn accept(&self) -> Result<Accepted, EntryError> {
         let algorithm = self.verifier.algorithm()?;
-        let digest = Digest::import_less_safe(&self.digest, algorithm.hash).map_err(|_| EntryError::Digest {
-            expected: algorithm.hash.output_len(),
-            found: self.digest.len(),
-        })?;
+        let digest =
+            Digest::import_less_safe(&self.digest, algorithm.hash).map_err(|_| EntryError::Digest {
+                expected: algorithm.hash.output_len(),
+                found: self.digest.len(),
+            })?;
         let body = self.body(&algorithm);
         if body.len() > ENTRY_BYTES_MAX {
             return Err(EntryError::TooLarge(body.len()));
         }
         let key = UnparsedPublicKey::new(algorithm.verification, self.verifier.spki()?);
-        key.verify_digest(&digest, &self.signature).map_err(|_| EntryError::Signature)?;
-        Ok(Accepted { leaf: leaf_hash(&body), body })
+        key.verify_digest(&digest, &self.signature)
+            .map_err(|_| EntryError::Signature)?;
+        Ok(Accepted {
+            leaf: leaf_hash(&body),
+            body,
+        })
     }
 
     /// The canonical JSON (RFC 8785) of the protobuf message `Entry` of rekor-tiles, as its server writes it.
@@ -200,12 +205,22 @@ mod tests {
 
     const MESSAGE: &[u8] = b"what was signed";
 
-    fn ecdsa(algorithm: &'static signature::EcdsaSigningAlgorithm, hash: &'static digest::Algorithm) -> HashedRekord {
+    fn ecdsa(
+        algorithm: &'static signature::EcdsaSigningAlgorithm,
+        hash: &'static digest::Algorithm,
+    ) -> HashedRekord {
         let pair = EcdsaKeyPair::generate(algorithm).unwrap();
-        let key = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).unwrap().as_ref().to_vec();
+        let key = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key())
+            .unwrap()
+            .as_ref()
+            .to_vec();
         HashedRekord {
             digest: digest::digest(hash, MESSAGE).as_ref().to_vec(),
-            signature: pair.sign(&SystemRandom::new(), MESSAGE).unwrap().as_ref().to_vec(),
+            signature: pair
+                .sign(&SystemRandom::new(), MESSAGE)
+                .unwrap()
+                .as_ref()
+                .to_vec(),
             verifier: Verifier::PublicKey(key),
         }
     }
@@ -214,12 +229,21 @@ mod tests {
     fn each_supported_key_is_accepted_and_a_wrong_signature_is_not() {
         let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
         let mut rsa_signature = vec![0; pair.public_modulus_len()];
-        pair.sign(&signature::RSA_PKCS1_SHA256, &SystemRandom::new(), MESSAGE, &mut rsa_signature).unwrap();
+        pair.sign(
+            &signature::RSA_PKCS1_SHA256,
+            &SystemRandom::new(),
+            MESSAGE,
+            &mut rsa_signature,
+        )
+        .unwrap();
         let rsa = HashedRekord {
             digest: digest::digest(&SHA256, MESSAGE).as_ref().to_vec(),
             signature: rsa_signature,
             verifier: Verifier::PublicKey(
-                AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).unwrap().as_ref().to_vec(),
+                AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key())
+                    .unwrap()
+                    .as_ref()
+                    .to_vec(),
             ),
         };
         for mut entry in [
@@ -248,7 +272,10 @@ mod tests {
         assert_eq!(record["data"]["algorithm"], "SHA2_256");
         assert_eq!(record["data"]["digest"], STANDARD.encode(&entry.digest));
         assert_eq!(record["signature"]["content"], STANDARD.encode(&entry.signature));
-        assert_eq!(record["signature"]["verifier"]["keyDetails"], "PKIX_ECDSA_P256_SHA_256");
+        assert_eq!(
+            record["signature"]["verifier"]["keyDetails"],
+            "PKIX_ECDSA_P256_SHA_256"
+        );
         let key = &record["signature"]["verifier"]["publicKey"]["rawBytes"];
         assert_eq!(key, &STANDARD.encode(entry.verifier.spki().unwrap()));
         // serde_json keeps members in order of their names, which for ASCII names is RFC 8785.

@@ -15,7 +15,10 @@ use crate::tile::TileError;
 #[derive(Debug, thiserror::Error)]
 pub enum TlogError {
     #[error("{operation}")]
-    Store { operation: &'static str, source: StoreError },
+    Store {
+        operation: &'static str,
+        source: Box<StoreError>,
+    },
     #[error("reading {what}")]
     Tile { what: String, source: TileError },
     #[error("{what} of the log is missing")]
@@ -56,7 +59,10 @@ pub enum TlogError {
 
 impl TlogError {
     pub(crate) fn store(operation: &'static str) -> impl Fn(StoreError) -> Self {
-        move |source| Self::Store { operation, source }
+        move |source| Self::Store {
+            operation,
+            source: Box::new(source),
+        }
     }
 }
 
@@ -97,9 +103,8 @@ impl Fault for TlogError {
             Self::Unknown(_) => &codes::UNKNOWN,
             Self::Overloaded { .. } => &codes::OVERLOADED,
             Self::Closed => &codes::CLOSED,
-            Self::Entry(EntryError::Signature) | Self::Request(RequestError::Entry(EntryError::Signature)) => {
-                &codes::SIGNATURE
-            }
+            Self::Entry(EntryError::Signature)
+            | Self::Request(RequestError::Entry(EntryError::Signature)) => &codes::SIGNATURE,
             Self::Entry(_) | Self::Request(RequestError::Entry(_)) => &codes::ENTRY,
             Self::Request(_) => &codes::REQUEST,
             Self::NotFound { .. } | Self::Sizes { .. } => &codes::NOT_FOUND,
@@ -221,7 +226,21 @@ signature and one verifier.",
         hint: "report it with the request",
     };
     pub const ALL: &[&Code] = &[
-        &DAMAGED, &CHECKPOINT, &OTHER_LOG, &ROOT, &ROLLED_BACK, &NOT_LEADER, &LOST, &UNKNOWN, &OVERLOADED, &CLOSED,
-        &SIGNATURE, &ENTRY, &REQUEST, &NOT_FOUND, &KEY, &ANSWER,
+        &DAMAGED,
+        &CHECKPOINT,
+        &OTHER_LOG,
+        &ROOT,
+        &ROLLED_BACK,
+        &NOT_LEADER,
+        &LOST,
+        &UNKNOWN,
+        &OVERLOADED,
+        &CLOSED,
+        &SIGNATURE,
+        &ENTRY,
+        &REQUEST,
+        &NOT_FOUND,
+        &KEY,
+        &ANSWER,
     ];
 }

@@ -27,7 +27,12 @@ const CHECKPOINT: &str = "checkpoint";
 const PUBLIC_KEY: &str = "log.pub";
 
 fn failed(path: &Path) -> impl Fn(std::io::Error) -> TlogError {
-    move |source| TlogError::store("using a folder of the log")(StoreError::Folder { path: path.to_owned(), source })
+    move |source| {
+        TlogError::store("using a folder of the log")(StoreError::Folder {
+            path: path.to_owned(),
+            source,
+        })
+    }
 }
 
 /// Writes the log up to `checkpoint`; the checkpoint last, so that a folder never promises what it lacks.
@@ -48,21 +53,33 @@ pub(crate) async fn write<S: Source>(
     for index in 0..size.div_ceil(TILE_WIDTH) {
         let path = TilePath::bundle(index).with_width(TilePath::width_at(None, index, size));
         let entries = log.bundle(index, size).await?;
-        let bytes = encode_bundle(&entries).map_err(|source| TlogError::Tile { what: path.to_string(), source })?;
+        let bytes = encode_bundle(&entries).map_err(|source| TlogError::Tile {
+            what: path.to_string(),
+            source,
+        })?;
         put(path, bytes).await?;
         let mut full = Vec::new();
-        leaf_hashes(&entries).into_iter().for_each(|leaf| edge.push(leaf, &mut full));
+        leaf_hashes(&entries)
+            .into_iter()
+            .for_each(|leaf| edge.push(leaf, &mut full));
         for (level, index, tile) in full {
             put(TilePath::full(level, index), tile.bytes()).await?;
         }
         progress(edge.size());
     }
     for (level, index, tile) in edge.tiles() {
-        put(TilePath::full(level, index).with_width(tile.width()), tile.bytes()).await?;
+        put(
+            TilePath::full(level, index).with_width(tile.width()),
+            tile.bytes(),
+        )
+        .await?;
     }
     if edge.root() != checkpoint.root {
         let suspects = "nothing was published; run `portcullis log fsck`".to_owned();
-        return Err(TlogError::Root { suspects, source: ProofError::Root });
+        return Err(TlogError::Root {
+            suspects,
+            source: ProofError::Root,
+        });
     }
     replace(&folder.join(PUBLIC_KEY), verifier.pem()).await?;
     replace(&folder.join(CHECKPOINT), checkpoint.note.clone()).await
@@ -104,13 +121,19 @@ impl Folder {
                 let origin = Checkpoint::parse(&note).map_err(TlogError::Checkpoint)?.origin;
                 let pem = read(folder.join(PUBLIC_KEY)).await?;
                 let encoded: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-                let spki = STANDARD.decode(encoded).map_err(|_| TlogError::Key(CheckpointError::Key))?;
+                let spki = STANDARD
+                    .decode(encoded)
+                    .map_err(|_| TlogError::Key(CheckpointError::Key))?;
                 LogVerifier::from_spki(&origin, &spki).map_err(TlogError::Key)?
             }
         };
         let checkpoint = verifier.verify(&note).map_err(TlogError::Checkpoint)?;
         let blobs = Blobs::folder(folder).map_err(TlogError::store("reading a folder of the log"))?;
-        Ok(Self { blobs, checkpoint, verifier })
+        Ok(Self {
+            blobs,
+            checkpoint,
+            verifier,
+        })
     }
 
     #[must_use]
@@ -157,7 +180,9 @@ impl Folder {
     }
 
     async fn read(&self, path: TilePath) -> Result<Bytes, TlogError> {
-        self.stored(path).await?.ok_or_else(|| TlogError::Missing { what: path.to_string() })
+        self.stored(path).await?.ok_or_else(|| TlogError::Missing {
+            what: path.to_string(),
+        })
     }
 }
 
@@ -181,13 +206,19 @@ impl Source for Folder {
         let width = TilePath::width_at(None, index, self.checkpoint.size.max(size));
         let path = TilePath::bundle(index).with_width(width);
         let entries = parse_bundle(&self.read(path).await?, width);
-        let mut entries = entries.map_err(|source| TlogError::Tile { what: path.to_string(), source })?;
+        let mut entries = entries.map_err(|source| TlogError::Tile {
+            what: path.to_string(),
+            source,
+        })?;
         entries.truncate(usize::from(TilePath::width_at(None, index, size)));
         Ok(entries)
     }
 
     async fn stored(&self, path: TilePath) -> Result<Option<Bytes>, TlogError> {
-        self.blobs.get(&path.to_string()).await.map_err(TlogError::store("reading a folder of the log"))
+        self.blobs
+            .get(&path.to_string())
+            .await
+            .map_err(TlogError::store("reading a folder of the log"))
     }
 
     fn expects(&self, _: TilePath) -> bool {

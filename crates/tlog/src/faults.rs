@@ -19,8 +19,15 @@ pub(crate) const PRUNE_STAGED: &str = "tlog.prune_staged";
 pub(crate) const PRUNED: &str = "tlog.pruned";
 
 /// Every point at which a test can end the process, in the order in which an entry passes them.
-pub const CRASH_POINTS: &[&str] =
-    &[STAGED, COMMITTED, BUNDLE_WRITTEN, TILE_WRITTEN, UPPER_TILE_WRITTEN, PRUNE_STAGED, PRUNED];
+pub const CRASH_POINTS: &[&str] = &[
+    STAGED,
+    COMMITTED,
+    BUNDLE_WRITTEN,
+    TILE_WRITTEN,
+    UPPER_TILE_WRITTEN,
+    PRUNE_STAGED,
+    PRUNED,
+];
 
 /// Which step fails next. Holds nothing outside of unit tests.
 #[derive(Clone, Default)]
@@ -32,7 +39,6 @@ pub(crate) struct Faults {
 impl Faults {
     /// Passes a step.
     #[cfg(not(test))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "only unit tests make it fail")]
     pub(crate) fn pass(&self, point: &'static str) -> Result<(), TlogError> {
         kernel::crash_point(point);
         Ok(())
@@ -43,7 +49,9 @@ impl Faults {
         let mut armed = self.armed.lock().unwrap();
         if *armed == Some(point) {
             *armed = None;
-            return Err(TlogError::Missing { what: format!("the answer at {point}") });
+            return Err(TlogError::Missing {
+                what: format!("the answer at {point}"),
+            });
         }
         Ok(())
     }

@@ -107,7 +107,9 @@ impl Core {
     /// The committed checkpoint, with its signature checked.
     pub(crate) async fn checkpoint(&self) -> Result<Arc<Checkpoint>, TlogError> {
         let row = self.tables.checkpoint().await?;
-        let (size, note) = row.ok_or_else(|| TlogError::Missing { what: "the row of table tlog_checkpoint".to_owned() })?;
+        let (size, note) = row.ok_or_else(|| TlogError::Missing {
+            what: "the row of table tlog_checkpoint".to_owned(),
+        })?;
         self.verified(size, &note).map(Arc::new)
     }
 
@@ -115,7 +117,10 @@ impl Core {
         let checkpoint = self.key.verifier().verify(note).map_err(TlogError::Checkpoint)?;
         if checkpoint.size != size {
             let found = format!("its column size is {size}, its note says {}", checkpoint.size);
-            return Err(TlogError::Damaged { what: "the row of table tlog_checkpoint".to_owned(), found });
+            return Err(TlogError::Damaged {
+                what: "the row of table tlog_checkpoint".to_owned(),
+                found,
+            });
         }
         Ok(checkpoint)
     }
@@ -126,10 +131,17 @@ impl Core {
             let path = blob_name(TilePath::bundle(0));
             let tile = self.shelf.stored(TilePath::bundle(0)).await?;
             if tile.is_some() || self.tables.has_rows().await? {
-                let found = if tile.is_some() { format!("there is {path}") } else { "there are rows of it".to_owned() };
+                let found = if tile.is_some() {
+                    format!("there is {path}")
+                } else {
+                    "there are rows of it".to_owned()
+                };
                 return Err(TlogError::RolledBack { size: 0, found });
             }
-            return self.tables.create(&self.key.sign(0, crate::merkle::empty_root())).await;
+            return self
+                .tables
+                .create(&self.key.sign(0, crate::merkle::empty_root()))
+                .await;
         };
         let checkpoint = self.verified(size, &note)?;
         if let Some(last) = last.filter(|last| *last >= size) {
@@ -143,18 +155,31 @@ impl Core {
         if self.shelf.stored(next).await?.is_some()
             && self.checkpoint().await?.size / TILE_WIDTH <= next.index
         {
-            return Err(TlogError::RolledBack { size, found: format!("there is {}", blob_name(next)) });
+            return Err(TlogError::RolledBack {
+                size,
+                found: format!("there is {}", blob_name(next)),
+            });
         }
         let from = (size / (TILE_WIDTH * TILE_WIDTH)).saturating_sub(1) * START_BUNDLES_MIN;
         let (edge, report) = audit(&self.shelf, &checkpoint, from, false, &mut |_| {}).await?;
         if edge.root() == checkpoint.root && report.damage.is_empty() {
             return Ok(());
         }
-        let Some(first) = report.damage.into_iter().find(|damage| damage.what != "the checkpoint") else {
+        let Some(first) = report
+            .damage
+            .into_iter()
+            .find(|damage| damage.what != "the checkpoint")
+        else {
             let suspects = "the damage is in tiles of level 1 or above; run `portcullis log fsck`".to_owned();
-            return Err(TlogError::Root { suspects, source: ProofError::Root });
+            return Err(TlogError::Root {
+                suspects,
+                source: ProofError::Root,
+            });
         };
-        Err(TlogError::Damaged { what: first.what, found: first.found })
+        Err(TlogError::Damaged {
+            what: first.what,
+            found: first.found,
+        })
     }
 }
 
@@ -170,7 +195,10 @@ impl Tlog {
     }
 
     pub(crate) async fn open_with(settings: Settings, faults: Faults) -> Result<Self, TlogError> {
-        let tables = Tables { db: settings.db, faults };
+        let tables = Tables {
+            db: settings.db,
+            faults,
+        };
         let core = Arc::new(Core {
             key: settings.key,
             holder: settings.holder,
@@ -187,7 +215,11 @@ impl Tlog {
         let (waiting, receiver) = mpsc::channel(QUEUE_ENTRIES_MAX);
         let sequencer = tokio::spawn(Sequencer::new(core.clone(), receiver).run());
         let tiler = tokio::spawn(tiler::run(core.clone()));
-        Ok(Self { core, waiting, tasks: Arc::new(Mutex::new(vec![sequencer, tiler])) })
+        Ok(Self {
+            core,
+            waiting,
+            tasks: Arc::new(Mutex::new(vec![sequencer, tiler])),
+        })
     }
 
     /// Stops: no new entries, those that wait are finished, the lease is given back.
@@ -218,15 +250,21 @@ impl Tlog {
         let tiled = self.core.shelf.tiled.load(Ordering::Acquire);
         let behind = self.core.size.load(Ordering::Acquire).saturating_sub(tiled);
         if behind >= TAIL_ENTRIES_MAX {
-            return Err(TlogError::Overloaded { waiting: behind, cap: "TAIL_ENTRIES_MAX" });
+            return Err(TlogError::Overloaded {
+                waiting: behind,
+                cap: "TAIL_ENTRIES_MAX",
+            });
         }
         let (answer, answered) = oneshot::channel();
-        self.waiting.try_send(Waiting { entry, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                TlogError::Overloaded { waiting: QUEUE_ENTRIES_MAX as u64, cap: "QUEUE_ENTRIES_MAX" }
-            }
-            mpsc::error::TrySendError::Closed(_) => TlogError::Closed,
-        })?;
+        self.waiting
+            .try_send(Waiting { entry, answer })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => TlogError::Overloaded {
+                    waiting: QUEUE_ENTRIES_MAX as u64,
+                    cap: "QUEUE_ENTRIES_MAX",
+                },
+                mpsc::error::TrySendError::Closed(_) => TlogError::Closed,
+            })?;
         answered.await.map_err(|_| TlogError::Closed)?
     }
 
@@ -234,7 +272,8 @@ impl Tlog {
     async fn proven(&self, index: u64, body: &[u8], checkpoint: &Checkpoint) -> Result<Entry, TlogError> {
         let proof = source::inclusion(&self.core.shelf, index, &leaf_hash(body), checkpoint).await?;
         let log_id = self.core.key.verifier().log_id();
-        let json = transparency_log_entry(&log_id, index, body, &proof, checkpoint).map_err(TlogError::Answer)?;
+        let json =
+            transparency_log_entry(&log_id, index, body, &proof, checkpoint).map_err(TlogError::Answer)?;
         Ok(Entry { index, json })
     }
 
@@ -297,7 +336,10 @@ impl Tlog {
     pub async fn tile(&self, path: TilePath) -> Result<Vec<u8>, TlogError> {
         let size = self.core.checkpoint().await?.size;
         if path.width == 0 || TilePath::width_at(path.level, path.index, size) < path.width {
-            return Err(TlogError::NotFound { size, what: path.to_string() });
+            return Err(TlogError::NotFound {
+                size,
+                what: path.to_string(),
+            });
         }
         let width = usize::from(path.width);
         match path.level {
@@ -308,7 +350,10 @@ impl Tlog {
             None => {
                 let mut entries = self.core.shelf.bundle(path.index, size).await?;
                 entries.truncate(width);
-                encode_bundle(&entries).map_err(|source| TlogError::Tile { what: path.to_string(), source })
+                encode_bundle(&entries).map_err(|source| TlogError::Tile {
+                    what: path.to_string(),
+                    source,
+                })
             }
         }
     }
@@ -320,7 +365,10 @@ impl Tlog {
     /// If the checkpoint is not this log's, or the store does not answer.
     pub async fn fsck(&self, progress: &mut (dyn FnMut(u64) + Send)) -> Result<Audit, TlogError> {
         let checkpoint = self.core.checkpoint().await?;
-        self.core.shelf.tiled.store(self.core.tables.tiled().await?, Ordering::Release);
+        self.core
+            .shelf
+            .tiled
+            .store(self.core.tables.tiled().await?, Ordering::Release);
         Ok(audit(&self.core.shelf, &checkpoint, 0, true, progress).await?.1)
     }
 
@@ -343,13 +391,20 @@ impl Tlog {
 
 /// The body of entry `index`.
 pub(crate) async fn body<S: Source>(source: &S, index: u64, size: u64) -> Result<Vec<u8>, TlogError> {
-    let missing = || TlogError::NotFound { size, what: format!("entry {index}") };
+    let missing = || TlogError::NotFound {
+        size,
+        what: format!("entry {index}"),
+    };
     if index >= size {
         return Err(missing());
     }
     let mut entries = source.bundle(index / TILE_WIDTH, size).await?;
     let at = (index % TILE_WIDTH) as usize;
-    if at < entries.len() { Ok(entries.swap_remove(at)) } else { Err(missing()) }
+    if at < entries.len() {
+        Ok(entries.swap_remove(at))
+    } else {
+        Err(missing())
+    }
 }
 
 /// The inclusion proof of an entry at some size of the log.
@@ -361,13 +416,27 @@ pub(crate) async fn prove<S: Source>(
 ) -> Result<Inclusion, TlogError> {
     let size = size.unwrap_or(checkpoint.size);
     if size > checkpoint.size || index >= size {
-        return Err(TlogError::NotFound { size: checkpoint.size, what: format!("entry {index} in a tree of {size}") });
+        return Err(TlogError::NotFound {
+            size: checkpoint.size,
+            what: format!("entry {index} in a tree of {size}"),
+        });
     }
     let leaf = leaf_hash(&body(source, index, checkpoint.size).await?);
     let root = source::root(source, size, checkpoint).await?;
-    let at = Checkpoint { origin: String::new(), size, root, note: String::new() };
+    let at = Checkpoint {
+        origin: String::new(),
+        size,
+        root,
+        note: String::new(),
+    };
     let hashes = source::inclusion(source, index, &leaf, &at).await?;
-    Ok(Inclusion { index, leaf, size, root, hashes })
+    Ok(Inclusion {
+        index,
+        leaf,
+        size,
+        root,
+        hashes,
+    })
 }
 
 /// The consistency proof between two sizes of the log.
@@ -378,5 +447,11 @@ pub(crate) async fn connect<S: Source>(
     checkpoint: &Checkpoint,
 ) -> Result<Consistency, TlogError> {
     let (old_root, new_root, hashes) = source::consistency(source, old, new, checkpoint).await?;
-    Ok(Consistency { old, old_root, new, new_root, hashes })
+    Ok(Consistency {
+        old,
+        old_root,
+        new,
+        new_root,
+        hashes,
+    })
 }

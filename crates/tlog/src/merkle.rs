@@ -60,8 +60,15 @@ pub fn cover(from: u64, to: u64) -> Vec<Node> {
     let mut at = from;
     while at < to {
         let fits = (to - at).ilog2();
-        let height = if at == 0 { fits } else { fits.min(at.trailing_zeros()) };
-        nodes.push(Node { height: height as u8, index: at >> height });
+        let height = if at == 0 {
+            fits
+        } else {
+            fits.min(at.trailing_zeros())
+        };
+        nodes.push(Node {
+            height: height as u8,
+            index: at >> height,
+        });
         at += 1 << height;
     }
     nodes
@@ -71,7 +78,11 @@ pub fn cover(from: u64, to: u64) -> Vec<Node> {
 #[must_use]
 pub fn fold(hashes: &[Hash]) -> Option<Hash> {
     let (last, rest) = hashes.split_last()?;
-    Some(rest.iter().rev().fold(*last, |right, left| node_hash(left, &right)))
+    Some(
+        rest.iter()
+            .rev()
+            .fold(*last, |right, left| node_hash(left, &right)),
+    )
 }
 
 /// Where the tree over `from..to` is split: the left part is the largest complete subtree.
@@ -130,7 +141,13 @@ pub fn consistency_ranges(old: u64, new: u64) -> Vec<(u64, u64)> {
 ///
 /// # Errors
 /// If `index` is not below `size`, the proof has the wrong length, or it leads to another root.
-pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, proof: &[Hash], root: &Hash) -> Result<(), ProofError> {
+pub fn verify_inclusion(
+    leaf: &Hash,
+    index: u64,
+    size: u64,
+    proof: &[Hash],
+    root: &Hash,
+) -> Result<(), ProofError> {
     if index >= size {
         return Err(ProofError::Range);
     }
@@ -173,7 +190,11 @@ pub fn verify_consistency(
         return Err(ProofError::Range);
     }
     if old == 0 || old == new {
-        let same = if old == new { old_root == new_root } else { *old_root == empty_root() };
+        let same = if old == new {
+            old_root == new_root
+        } else {
+            *old_root == empty_root()
+        };
         return match (proof.is_empty(), same) {
             (true, true) => Ok(()),
             (true, false) => Err(ProofError::Root),
@@ -181,7 +202,11 @@ pub fn verify_consistency(
         };
     }
     // A tree whose size is a power of two is itself the first node of the path.
-    let path = if old.is_power_of_two() { [&[*old_root], proof].concat() } else { proof.to_vec() };
+    let path = if old.is_power_of_two() {
+        [&[*old_root], proof].concat()
+    } else {
+        proof.to_vec()
+    };
     let (first, rest) = path.split_first().ok_or(ProofError::Length)?;
     let shift = (old - 1).trailing_ones();
     let (mut position, mut last) = ((old - 1) >> shift, (new - 1) >> shift);
@@ -244,13 +269,25 @@ mod tests {
     /// SUBPROOF of RFC 6962 section 2.1.2.
     fn naive_subproof(m: usize, leaves: &[Hash], known: bool) -> Vec<Hash> {
         if m == leaves.len() {
-            return if known { Vec::new() } else { vec![naive_root(leaves)] };
+            return if known {
+                Vec::new()
+            } else {
+                vec![naive_root(leaves)]
+            };
         }
         let k = leaves.len().next_power_of_two() / 2;
         if m <= k {
-            [naive_subproof(m, &leaves[..k], known), vec![naive_root(&leaves[k..])]].concat()
+            [
+                naive_subproof(m, &leaves[..k], known),
+                vec![naive_root(&leaves[k..])],
+            ]
+            .concat()
         } else {
-            [naive_subproof(m - k, &leaves[k..], false), vec![naive_root(&leaves[..k])]].concat()
+            [
+                naive_subproof(m - k, &leaves[k..], false),
+                vec![naive_root(&leaves[..k])],
+            ]
+            .concat()
         }
     }
 
@@ -275,7 +312,14 @@ mod tests {
     fn the_roots_of_the_reference_test_vectors() {
         // Inputs and roots of the Certificate Transparency reference implementation's Merkle tests.
         let inputs: [&str; 8] = [
-            "", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f",
+            "",
+            "00",
+            "10",
+            "2021",
+            "3031",
+            "40414243",
+            "5051525354555657",
+            "606162636465666768696a6b6c6d6e6f",
         ];
         let roots = [
             "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
@@ -287,7 +331,10 @@ mod tests {
             "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
             "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
         ];
-        let leaves: Vec<Hash> = inputs.iter().map(|input| leaf_hash(&hex::decode(input).unwrap())).collect();
+        let leaves: Vec<Hash> = inputs
+            .iter()
+            .map(|input| leaf_hash(&hex::decode(input).unwrap()))
+            .collect();
         for (count, root) in (1..=8).zip(roots) {
             assert_eq!(hex::encode(range(&leaves, (0, count))), root, "{count} entries");
         }

@@ -108,7 +108,9 @@ struct Bytes(Vec<u8>);
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(Self::default()) };
+        let Some(text) = Option::<String>::deserialize(deserializer)? else {
+            return Ok(Self::default());
+        };
         let text = text.replace('-', "+").replace('_', "/");
         BASE64.decode(text).map(Self).map_err(serde::de::Error::custom)
     }
@@ -120,7 +122,11 @@ impl Checker {
         let verifier = match (self.public_key, self.x509_certificate) {
             (Some(key), None) => Verifier::PublicKey(key.raw_bytes.0),
             (None, Some(certificate)) => Verifier::Certificate(certificate.raw_bytes.0),
-            _ => return Err(RequestError::Missing("a verifier with either publicKey or x509Certificate")),
+            _ => {
+                return Err(RequestError::Missing(
+                    "a verifier with either publicKey or x509Certificate",
+                ));
+            }
         };
         let algorithm = verifier.algorithm()?;
         let found = match self.key_details.ok_or(RequestError::Missing("keyDetails"))? {
@@ -129,7 +135,11 @@ impl Checker {
             KeyDetails::Name(name) => name.chars().take(64).collect(),
             KeyDetails::Number(number) => number.to_string(),
         };
-        Err(EntryError::KeyDetails { expected: algorithm.key_details, found }.into())
+        Err(EntryError::KeyDetails {
+            expected: algorithm.key_details,
+            found,
+        }
+        .into())
     }
 }
 
@@ -146,21 +156,36 @@ pub fn parse_request(json: &[u8]) -> Result<HashedRekord, RequestError> {
     match (request.hashed_rekord_request_v002, request.dsse_request_v002) {
         (Some(hashed), None) => {
             let signature = hashed.signature.ok_or(RequestError::Missing("the signature"))?;
-            let verifier = signature.verifier.ok_or(RequestError::Missing("the verifier"))?.verifier()?;
-            Ok(HashedRekord { digest: hashed.digest.0, signature: signature.content.0, verifier })
+            let verifier = signature
+                .verifier
+                .ok_or(RequestError::Missing("the verifier"))?
+                .verifier()?;
+            Ok(HashedRekord {
+                digest: hashed.digest.0,
+                signature: signature.content.0,
+                verifier,
+            })
         }
         (None, Some(dsse)) => {
             let envelope = dsse.envelope.ok_or(RequestError::Missing("the envelope"))?;
             let (signatures, verifiers) = (envelope.signatures.len(), dsse.verifiers.len());
-            let several = RequestError::Several { signatures, verifiers };
-            let (Ok([signature]), Ok([verifier])) =
-                (<[_; 1]>::try_from(envelope.signatures), <[_; 1]>::try_from(dsse.verifiers))
-            else {
+            let several = RequestError::Several {
+                signatures,
+                verifiers,
+            };
+            let (Ok([signature]), Ok([verifier])) = (
+                <[_; 1]>::try_from(envelope.signatures),
+                <[_; 1]>::try_from(dsse.verifiers),
+            ) else {
                 return Err(several);
             };
             let verifier = verifier.verifier()?;
             let pae = pre_authentication_encoding(&envelope.payload_type, &envelope.payload.0);
-            Ok(HashedRekord { digest: verifier.algorithm()?.digest(&pae), signature: signature.sig.0, verifier })
+            Ok(HashedRekord {
+                digest: verifier.algorithm()?.digest(&pae),
+                signature: signature.sig.0,
+                verifier,
+            })
         }
         _ => Err(RequestError::Kind),
     }
@@ -185,13 +210,24 @@ mod tests {
 
     #[test]
     fn both_requests_and_both_spellings_are_read() {
-        let checker = format!(r#"{{"publicKey":{{"rawBytes":"{}"}},"keyDetails":"PKIX_ECDSA_P256_SHA_256"}}"#, key());
-        let snake = format!(r#"{{"public_key":{{"raw_bytes":"{}"}},"key_details":5}}"#, key().trim_end_matches('='));
+        let checker = format!(
+            r#"{{"publicKey":{{"rawBytes":"{}"}},"keyDetails":"PKIX_ECDSA_P256_SHA_256"}}"#,
+            key()
+        );
+        let snake = format!(
+            r#"{{"public_key":{{"raw_bytes":"{}"}},"key_details":5}}"#,
+            key().trim_end_matches('=')
+        );
         let hashed = |checker: &str| {
-            format!(r#"{{"hashedRekordRequestV002":{{"digest":"_-8=","signature":{{"content":"Zm9v","verifier":{checker}}}}}}}"#)
+            format!(
+                r#"{{"hashedRekordRequestV002":{{"digest":"_-8=","signature":{{"content":"Zm9v","verifier":{checker}}}}}}}"#
+            )
         };
         let first = parse_request(hashed(&checker).as_bytes()).unwrap();
-        assert_eq!((first.digest.as_slice(), first.signature.as_slice()), (&[0xff, 0xef][..], &b"foo"[..]));
+        assert_eq!(
+            (first.digest.as_slice(), first.signature.as_slice()),
+            (&[0xff, 0xef][..], &b"foo"[..])
+        );
         assert_eq!(parse_request(hashed(&snake).as_bytes()).unwrap(), first);
 
         let dsse = format!(
@@ -200,9 +236,18 @@ mod tests {
         );
         // The PAE is the example of the DSSE protocol.
         let pae = b"DSSEv1 29 http://example.com/HelloWorld 11 hello world";
-        assert_eq!(parse_request(dsse.as_bytes()).unwrap().digest, kernel::Digest::of(pae).as_bytes());
+        assert_eq!(
+            parse_request(dsse.as_bytes()).unwrap().digest,
+            kernel::Digest::of(pae).as_bytes()
+        );
         let two = dsse.replace(r#"{"sig":"Zm9v","keyid":""}"#, r#"{"sig":"Zm9v"},{"sig":"Zm9v"}"#);
-        assert!(matches!(parse_request(two.as_bytes()), Err(RequestError::Several { signatures: 2, verifiers: 1 })));
+        assert!(matches!(
+            parse_request(two.as_bytes()),
+            Err(RequestError::Several {
+                signatures: 2,
+                verifiers: 1
+            })
+        ));
     }
 
     #[test]
@@ -211,11 +256,23 @@ mod tests {
             r#"{{"hashedRekordRequestV002":{{"digest":"","signature":{{"content":"","verifier":{{"publicKey":{{"rawBytes":"{}"}},"keyDetails":12}}}}}}}}"#,
             key()
         );
-        assert!(matches!(parse_request(wrong.as_bytes()), Err(RequestError::Entry(EntryError::KeyDetails { .. }))));
+        assert!(matches!(
+            parse_request(wrong.as_bytes()),
+            Err(RequestError::Entry(EntryError::KeyDetails { .. }))
+        ));
         assert!(matches!(parse_request(b"{}"), Err(RequestError::Kind)));
-        assert!(matches!(parse_request("[".repeat(10_000).as_bytes()), Err(RequestError::TooDeep)));
-        assert!(matches!(parse_request(b"{\"dsseRequestV002\":{}}"), Err(RequestError::Missing(_))));
-        assert!(matches!(parse_request(b"{\"hashedRekordRequestV002\":{\"digest\":\"%\"}}"), Err(RequestError::Json(_))));
+        assert!(matches!(
+            parse_request("[".repeat(10_000).as_bytes()),
+            Err(RequestError::TooDeep)
+        ));
+        assert!(matches!(
+            parse_request(b"{\"dsseRequestV002\":{}}"),
+            Err(RequestError::Missing(_))
+        ));
+        assert!(matches!(
+            parse_request(b"{\"hashedRekordRequestV002\":{\"digest\":\"%\"}}"),
+            Err(RequestError::Json(_))
+        ));
     }
 
     proptest! {

@@ -77,7 +77,11 @@ fn plan(size: u64, batch: &[Waiting], mut known: HashMap<Hash, u64>) -> Plan {
 
 impl Sequencer {
     pub(crate) fn new(core: Arc<Core>, waiting: mpsc::Receiver<Waiting>) -> Self {
-        Self { core, waiting, leader: None }
+        Self {
+            core,
+            waiting,
+            leader: None,
+        }
     }
 
     /// Runs until no handle of the log is left, or it was told to stop; then everything that waits is
@@ -100,7 +104,10 @@ impl Sequencer {
         if let Some(leader) = self.leader.take()
             && let Err(error) = leader.lease.release().await
         {
-            tracing::warn!(error = kernel::chain(&error), "the log's lease was not given back; it ends by itself");
+            tracing::warn!(
+                error = kernel::chain(&error),
+                "the log's lease was not given back; it ends by itself"
+            );
         }
         self.core.fence.store(0, Ordering::Release);
         self.core.sequencer_ended.send_replace(true);
@@ -109,7 +116,11 @@ impl Sequencer {
     /// Renews the lease, or tries to get it.
     async fn keep_lease(&mut self) {
         let result = match &self.leader {
-            Some(leader) => leader.lease.renew().await.map_err(TlogError::store("renewing the log's lease")),
+            Some(leader) => leader
+                .lease
+                .renew()
+                .await
+                .map_err(TlogError::store("renewing the log's lease")),
             None => self.lead().await.map(|()| true),
         };
         match result {
@@ -133,17 +144,26 @@ impl Sequencer {
         }
         let core = &self.core;
         let lease = Lease::acquire(&core.tables.db, LEASE, &core.holder, core.lease_ttl).await;
-        let lease = lease.map_err(TlogError::store("taking the log's lease"))?.ok_or(TlogError::NotLeader)?;
+        let lease = lease
+            .map_err(TlogError::store("taking the log's lease"))?
+            .ok_or(TlogError::NotLeader)?;
         // Whoever led before can no longer commit, so what is read now stays true until we write.
         let checkpoint = core.checkpoint().await?;
         let edge = source::edge(&core.shelf, checkpoint.size, checkpoint.size).await?;
         if edge.root() != checkpoint.root {
             let suspects = "run `portcullis log fsck`".to_owned();
-            return Err(TlogError::Root { suspects, source: ProofError::Root });
+            return Err(TlogError::Root {
+                suspects,
+                source: ProofError::Root,
+            });
         }
         core.fence.store(lease.fence(), Ordering::Release);
         core.size.store(checkpoint.size, Ordering::Release);
-        self.leader = Some(Leader { lease, edge, checkpoint });
+        self.leader = Some(Leader {
+            lease,
+            edge,
+            checkpoint,
+        });
         core.wake_tiler.notify_one();
         Ok(())
     }
@@ -153,11 +173,18 @@ impl Sequencer {
             Ok((indexes, checkpoint)) => {
                 for (waiting, index) in batch.into_iter().zip(indexes) {
                     // Whoever hung up finds the entry again when asking again.
-                    let _ = waiting.answer.send(Ok(Placed { index, checkpoint: checkpoint.clone() }));
+                    let _ = waiting.answer.send(Ok(Placed {
+                        index,
+                        checkpoint: checkpoint.clone(),
+                    }));
                 }
             }
             Err(error) => {
-                tracing::error!(error = kernel::chain(&error), entries = batch.len(), "appending to the log failed");
+                tracing::error!(
+                    error = kernel::chain(&error),
+                    entries = batch.len(),
+                    "appending to the log failed"
+                );
                 let error = Arc::new(error);
                 for waiting in batch {
                     let _ = waiting.answer.send(Err(TlogError::Batch(error.clone())));
@@ -178,10 +205,17 @@ impl Sequencer {
             return Ok((plan.indexes, leader.checkpoint.clone()));
         }
         let (mut edge, mut full) = (leader.edge.clone(), Vec::new());
-        plan.fresh.iter().for_each(|entry| edge.push(entry.leaf, &mut full));
+        plan.fresh
+            .iter()
+            .for_each(|entry| edge.push(entry.leaf, &mut full));
         let checkpoint = Arc::new(core.key.sign(edge.size(), edge.root()));
         let fence = leader.lease.fence();
-        let next = Batch { fence, old: &leader.checkpoint, new: &checkpoint, entries: &plan.fresh };
+        let next = Batch {
+            fence,
+            old: &leader.checkpoint,
+            new: &checkpoint,
+            entries: &plan.fresh,
+        };
         let outcome = match core.tables.commit(&next).await {
             Outcome::Unknown(error) => settle(&core, &leader.checkpoint, &checkpoint, error).await,
             outcome => outcome,
@@ -232,7 +266,10 @@ fn publish(core: &Core, leader: &Leader, full: Vec<(u8, u64, Arc<Tile>)>) {
 /// Finds out what a commit did that was neither confirmed nor refused, by reading the checkpoint behind
 /// everything that is still in flight.
 async fn settle(core: &Core, old: &Checkpoint, new: &Checkpoint, mut cause: TlogError) -> Outcome {
-    tracing::warn!(error = kernel::chain(&cause), "a commit to the log was not confirmed; reading back");
+    tracing::warn!(
+        error = kernel::chain(&cause),
+        "a commit to the log was not confirmed; reading back"
+    );
     for attempt in 0..SETTLE_ATTEMPTS_MAX {
         match core.tables.settled().await {
             Ok(Some((_, note, _))) if note == new.note => return Outcome::Moved,

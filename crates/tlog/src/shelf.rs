@@ -36,18 +36,29 @@ pub(crate) fn blob_name(path: TilePath) -> String {
 impl Shelf {
     pub(crate) fn new(tables: Tables, blobs: Blobs) -> Self {
         let cap = NonZeroUsize::new(CACHED_TILES_MAX).unwrap_or(NonZeroUsize::MIN);
-        Self { tables, blobs, tiled: AtomicU64::new(0), cache: Mutex::new(LruCache::new(cap)) }
+        Self {
+            tables,
+            blobs,
+            tiled: AtomicU64::new(0),
+            cache: Mutex::new(LruCache::new(cap)),
+        }
     }
 
     fn cached(&self, level: u8, index: u64, width: u16) -> Option<Arc<Tile>> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.get(&(level, index)).filter(|tile| tile.width() >= width).cloned()
+        cache
+            .get(&(level, index))
+            .filter(|tile| tile.width() >= width)
+            .cloned()
     }
 
     /// Remembers a tile whose hashes are committed.
     pub(crate) fn remember(&self, level: u8, index: u64, tile: Arc<Tile>) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.peek(&(level, index)).is_none_or(|known| known.width() < tile.width()) {
+        if cache
+            .peek(&(level, index))
+            .is_none_or(|known| known.width() < tile.width())
+        {
             cache.put((level, index), tile);
         }
     }
@@ -63,18 +74,25 @@ impl Shelf {
     }
 
     async fn blob(&self, path: TilePath) -> Result<Option<Bytes>, TlogError> {
-        self.blobs.get(&blob_name(path)).await.map_err(TlogError::store("reading a tile of the log"))
+        self.blobs
+            .get(&blob_name(path))
+            .await
+            .map_err(TlogError::store("reading a tile of the log"))
     }
 
     /// Makes an object durable.
     pub(crate) async fn write(&self, path: TilePath, bytes: Vec<u8>) -> Result<(), TlogError> {
-        self.blobs.put(&blob_name(path), bytes.into()).await.map_err(|error| match error {
-            StoreError::BlobDiffers { path } => TlogError::Damaged {
-                what: path,
-                found: "it is stored already and has other bytes than the entries of the database".to_owned(),
-            },
-            source => TlogError::store("writing a tile of the log")(source),
-        })
+        self.blobs
+            .put(&blob_name(path), bytes.into())
+            .await
+            .map_err(|error| match error {
+                StoreError::BlobDiffers { path } => TlogError::Damaged {
+                    what: path,
+                    found: "it is stored already and has other bytes than the entries of the database"
+                        .to_owned(),
+                },
+                source => TlogError::store("writing a tile of the log")(source),
+            })
     }
 
     /// A tile from storage, `width` hashes wide.
@@ -96,7 +114,9 @@ impl Shelf {
         for child in 0..u64::from(width) {
             let child_index = index * TILE_WIDTH + child;
             let child = Box::pin(self.load(level - 1, child_index, size, TILE_WIDTH as u16)).await?;
-            let missing = || TlogError::Missing { what: TilePath::full(level - 1, child_index).to_string() };
+            let missing = || TlogError::Missing {
+                what: TilePath::full(level - 1, child_index).to_string(),
+            };
             tile.push(child.root().ok_or_else(missing)?);
         }
         Ok(Arc::new(tile))
@@ -118,7 +138,10 @@ impl Source for Shelf {
         for (blob, tail) in [(self.expects(path), true), (true, false)] {
             if blob && let Some(bytes) = self.blob(path).await? {
                 let entries = parse_bundle(&bytes, TILE_WIDTH as u16);
-                let mut entries = entries.map_err(|source| TlogError::Tile { what: path.to_string(), source })?;
+                let mut entries = entries.map_err(|source| TlogError::Tile {
+                    what: path.to_string(),
+                    source,
+                })?;
                 entries.truncate(usize::from(width));
                 return Ok(entries);
             }
@@ -126,18 +149,30 @@ impl Source for Shelf {
                 return Ok(entries);
             }
         }
-        let rows = format!("rows {from} to {} of table tlog_tail", from + u64::from(width) - 1);
-        Err(TlogError::Missing { what: format!("{path} and {rows}") })
+        let rows = format!(
+            "rows {from} to {} of table tlog_tail",
+            from + u64::from(width) - 1
+        );
+        Err(TlogError::Missing {
+            what: format!("{path} and {rows}"),
+        })
     }
 
     async fn stored(&self, path: TilePath) -> Result<Option<Bytes>, TlogError> {
-        if u64::from(path.width) == TILE_WIDTH { self.blob(path).await } else { Ok(None) }
+        if u64::from(path.width) == TILE_WIDTH {
+            self.blob(path).await
+        } else {
+            Ok(None)
+        }
     }
 
     fn expects(&self, path: TilePath) -> bool {
         let each = u32::from(path.level.unwrap_or(0)) + 1;
-        let end = TILE_WIDTH.checked_pow(each).and_then(|span| span.checked_mul(path.index + 1));
-        u64::from(path.width) == TILE_WIDTH && end.is_some_and(|end| end <= self.tiled.load(Ordering::Acquire))
+        let end = TILE_WIDTH
+            .checked_pow(each)
+            .and_then(|span| span.checked_mul(path.index + 1));
+        u64::from(path.width) == TILE_WIDTH
+            && end.is_some_and(|end| end <= self.tiled.load(Ordering::Acquire))
     }
 
     async fn known(&self, leaves: &[Hash]) -> Result<Option<Vec<Option<u64>>>, TlogError> {

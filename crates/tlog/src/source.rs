@@ -8,13 +8,20 @@ use bytes::Bytes;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::TlogError;
-use crate::merkle::{Hash, consistency_ranges, cover, fold, inclusion_ranges, verify_consistency, verify_inclusion};
+use crate::merkle::{
+    Hash, consistency_ranges, cover, fold, inclusion_ranges, verify_consistency, verify_inclusion,
+};
 use crate::tile::{Edge, TILE_WIDTH, Tile, TilePath, parse_hashes, place};
 
 /// A place that holds a log. `size` is that of a checkpoint that the place has reached.
 pub(crate) trait Source: Sync {
     /// The tile with as many hashes as it has in a log of `size` entries, at least.
-    fn tile(&self, level: u8, index: u64, size: u64) -> impl Future<Output = Result<Arc<Tile>, TlogError>> + Send;
+    fn tile(
+        &self,
+        level: u8,
+        index: u64,
+        size: u64,
+    ) -> impl Future<Output = Result<Arc<Tile>, TlogError>> + Send;
 
     /// The entries of a bundle, as many as it has in a log of `size` entries.
     fn bundle(&self, index: u64, size: u64) -> impl Future<Output = Result<Vec<Vec<u8>>, TlogError>> + Send;
@@ -26,12 +33,18 @@ pub(crate) trait Source: Sync {
     fn expects(&self, path: TilePath) -> bool;
 
     /// The indexes under which the leaves are known, where there is such a list.
-    fn known(&self, leaves: &[Hash]) -> impl Future<Output = Result<Option<Vec<Option<u64>>>, TlogError>> + Send;
+    fn known(
+        &self,
+        leaves: &[Hash],
+    ) -> impl Future<Output = Result<Option<Vec<Option<u64>>>, TlogError>> + Send;
 }
 
 /// Reads a stored hash tile.
 pub(crate) fn hashes_of(path: TilePath, bytes: &[u8]) -> Result<Vec<Hash>, TlogError> {
-    parse_hashes(bytes, path.width).map_err(|source| TlogError::Tile { what: path.to_string(), source })
+    parse_hashes(bytes, path.width).map_err(|source| TlogError::Tile {
+        what: path.to_string(),
+        source,
+    })
 }
 
 /// The hashes over `ranges` of entries in a log of `size` entries.
@@ -42,7 +55,9 @@ async fn hashes<S: Source>(source: &S, ranges: &[(u64, u64)], size: u64) -> Resu
         for node in cover(from, to) {
             let (level, index, row, at) = place(node);
             let tile = source.tile(level, index, size).await?;
-            let missing = || TlogError::Missing { what: format!("a hash of {}", TilePath::full(level, index)) };
+            let missing = || TlogError::Missing {
+                what: format!("a hash of {}", TilePath::full(level, index)),
+            };
             nodes.push(tile.node(row, at).ok_or_else(missing)?);
         }
         out.extend(fold(&nodes));
@@ -72,8 +87,12 @@ pub(crate) async fn inclusion<S: Source>(
 ) -> Result<Vec<Hash>, TlogError> {
     let ranges = inclusion_ranges(index, checkpoint.size);
     let proof = hashes(source, &ranges, checkpoint.size).await?;
-    verify_inclusion(leaf, index, checkpoint.size, &proof, &checkpoint.root)
-        .map_err(|error| TlogError::Root { suspects: suspects(&ranges), source: error })?;
+    verify_inclusion(leaf, index, checkpoint.size, &proof, &checkpoint.root).map_err(|error| {
+        TlogError::Root {
+            suspects: suspects(&ranges),
+            source: error,
+        }
+    })?;
     Ok(proof)
 }
 
@@ -86,19 +105,29 @@ pub(crate) async fn consistency<S: Source>(
     checkpoint: &Checkpoint,
 ) -> Result<(Hash, Hash, Vec<Hash>), TlogError> {
     if old > new || new > checkpoint.size {
-        return Err(TlogError::Sizes { old, new, size: checkpoint.size });
+        return Err(TlogError::Sizes {
+            old,
+            new,
+            size: checkpoint.size,
+        });
     }
     let new_root = root(source, new, checkpoint).await?;
     let old_root = root(source, old, checkpoint).await?;
     let ranges = consistency_ranges(old, new);
     let proof = hashes(source, &ranges, new).await?;
-    verify_consistency(old, new, &old_root, &new_root, &proof)
-        .map_err(|error| TlogError::Root { suspects: suspects(&ranges), source: error })?;
+    verify_consistency(old, new, &old_root, &new_root, &proof).map_err(|error| TlogError::Root {
+        suspects: suspects(&ranges),
+        source: error,
+    })?;
     Ok((old_root, new_root, proof))
 }
 
 /// The root over the first `size` entries, verified to be a prefix of the checkpoint's.
-pub(crate) async fn root<S: Source>(source: &S, size: u64, checkpoint: &Checkpoint) -> Result<Hash, TlogError> {
+pub(crate) async fn root<S: Source>(
+    source: &S,
+    size: u64,
+    checkpoint: &Checkpoint,
+) -> Result<Hash, TlogError> {
     if size == checkpoint.size {
         return Ok(checkpoint.root);
     }
@@ -107,8 +136,12 @@ pub(crate) async fn root<S: Source>(source: &S, size: u64, checkpoint: &Checkpoi
     let root = found.first().copied().unwrap_or_else(crate::merkle::empty_root);
     let ranges = consistency_ranges(size, checkpoint.size);
     let proof = hashes(source, &ranges, checkpoint.size).await?;
-    verify_consistency(size, checkpoint.size, &root, &checkpoint.root, &proof)
-        .map_err(|error| TlogError::Root { suspects: suspects(&ranges), source: error })?;
+    verify_consistency(size, checkpoint.size, &root, &checkpoint.root, &proof).map_err(|error| {
+        TlogError::Root {
+            suspects: suspects(&ranges),
+            source: error,
+        }
+    })?;
     Ok(root)
 }
 
@@ -127,5 +160,7 @@ pub(crate) async fn edge<S: Source>(source: &S, at: u64, size: u64) -> Result<Ed
         });
         in_level /= TILE_WIDTH;
     }
-    Edge::new(at, tiles).ok_or_else(|| TlogError::Missing { what: "a hash of the right edge".to_owned() })
+    Edge::new(at, tiles).ok_or_else(|| TlogError::Missing {
+        what: "a hash of the right edge".to_owned(),
+    })
 }

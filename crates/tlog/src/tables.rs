@@ -36,19 +36,28 @@ type Statements = LazyLock<Vec<&'static str>>;
 static FIND: Statements = LazyLock::new(|| {
     each_size(|rows| {
         let list: Vec<String> = (1..=rows).map(|i| format!("${i}")).collect();
-        format!("SELECT leaf, entry_index FROM tlog_leaf WHERE leaf IN ({})", list.join(", "))
+        format!(
+            "SELECT leaf, entry_index FROM tlog_leaf WHERE leaf IN ({})",
+            list.join(", ")
+        )
     })
 });
-static INSERT_TAIL: Statements = LazyLock::new(|| each_size(|rows| insert("tlog_tail (entry_index, body)", rows)));
-static INSERT_LEAF: Statements = LazyLock::new(|| each_size(|rows| insert("tlog_leaf (leaf, entry_index)", rows)));
+static INSERT_TAIL: Statements =
+    LazyLock::new(|| each_size(|rows| insert("tlog_tail (entry_index, body)", rows)));
+static INSERT_LEAF: Statements =
+    LazyLock::new(|| each_size(|rows| insert("tlog_leaf (leaf, entry_index)", rows)));
 
 fn each_size(text: impl Fn(usize) -> String) -> Vec<&'static str> {
     // Leaked once for the life of the process: statements are static text.
-    (0..=ROWS_MAX.ilog2()).map(|power| &*text(1 << power).leak()).collect()
+    (0..=ROWS_MAX.ilog2())
+        .map(|power| &*text(1 << power).leak())
+        .collect()
 }
 
 fn insert(target: &str, rows: usize) -> String {
-    let rows: Vec<String> = (0..rows).map(|row| format!("(${}, ${})", 2 * row + 1, 2 * row + 2)).collect();
+    let rows: Vec<String> = (0..rows)
+        .map(|row| format!("(${}, ${})", 2 * row + 1, 2 * row + 2))
+        .collect();
     format!("INSERT INTO {target} VALUES {}", rows.join(", "))
 }
 
@@ -91,7 +100,10 @@ pub(crate) fn signed(number: u64) -> i64 {
 }
 
 fn unsigned(number: i64) -> Result<u64, TlogError> {
-    let found = || TlogError::Damaged { what: "a row of the tables tlog_*".to_owned(), found: format!("it has {number}") };
+    let found = || TlogError::Damaged {
+        what: "a row of the tables tlog_*".to_owned(),
+        found: format!("it has {number}"),
+    };
     u64::try_from(number).map_err(|_| found())
 }
 
@@ -101,8 +113,13 @@ impl Tables {
     /// The size and the note of the checkpoint row; unverified.
     pub(crate) async fn checkpoint(&self) -> Result<Option<(u64, String)>, TlogError> {
         let read = TlogError::store("reading the log's checkpoint");
-        let Some(row) = self.db.read_one(CHECKPOINT, args![]).await.map_err(&read)? else { return Ok(None) };
-        Ok(Some((unsigned(row.int("size").map_err(&read)?)?, row.text("note").map_err(&read)?)))
+        let Some(row) = self.db.read_one(CHECKPOINT, args![]).await.map_err(&read)? else {
+            return Ok(None);
+        };
+        Ok(Some((
+            unsigned(row.int("size").map_err(&read)?)?,
+            row.text("note").map_err(&read)?,
+        )))
     }
 
     /// The same, after everything that is being committed: taking the write lock waits for it. Also the
@@ -110,27 +127,46 @@ impl Tables {
     pub(crate) async fn settled(&self) -> Result<Option<(u64, String, Option<u64>)>, TlogError> {
         let read = TlogError::store("reading the log's checkpoint back");
         let mut tx = self.db.begin().await.map_err(&read)?;
-        tx.execute("UPDATE tlog_checkpoint SET size = size WHERE id = 1", args![]).await.map_err(&read)?;
+        tx.execute("UPDATE tlog_checkpoint SET size = size WHERE id = 1", args![])
+            .await
+            .map_err(&read)?;
         let row = tx.read_one(CHECKPOINT, args![]).await.map_err(&read)?;
-        let last = tx.read_one("SELECT MAX(entry_index) AS last FROM tlog_tail", args![]).await.map_err(&read)?;
+        let last = tx
+            .read_one("SELECT MAX(entry_index) AS last FROM tlog_tail", args![])
+            .await
+            .map_err(&read)?;
         tx.commit().await.map_err(&read)?;
-        let last = last.map(|row| row.opt_int("last")).transpose().map_err(&read)?.flatten();
+        let last = last
+            .map(|row| row.opt_int("last"))
+            .transpose()
+            .map_err(&read)?
+            .flatten();
         let last = last.map(unsigned).transpose()?;
         let Some(row) = row else { return Ok(None) };
-        Ok(Some((unsigned(row.int("size").map_err(&read)?)?, row.text("note").map_err(&read)?, last)))
+        Ok(Some((
+            unsigned(row.int("size").map_err(&read)?)?,
+            row.text("note").map_err(&read)?,
+            last,
+        )))
     }
 
     /// Whether there are entries without a checkpoint, which no order of writes leaves behind.
     pub(crate) async fn has_rows(&self) -> Result<bool, TlogError> {
         let sql = "SELECT entry_index FROM tlog_leaf LIMIT 1";
-        Ok(self.db.read_one(sql, args![]).await.map_err(TlogError::store("looking for entries of the log"))?.is_some())
+        Ok(self
+            .db
+            .read_one(sql, args![])
+            .await
+            .map_err(TlogError::store("looking for entries of the log"))?
+            .is_some())
     }
 
     /// Writes the checkpoint of the empty log, unless there is one already.
     pub(crate) async fn create(&self, checkpoint: &Checkpoint) -> Result<(), TlogError> {
         let write = TlogError::store("creating the log");
         let mut tx = self.db.begin().await.map_err(&write)?;
-        let sql = "INSERT INTO tlog_checkpoint (id, size, note) VALUES (1, 0, $1) ON CONFLICT (id) DO NOTHING";
+        let sql =
+            "INSERT INTO tlog_checkpoint (id, size, note) VALUES (1, 0, $1) ON CONFLICT (id) DO NOTHING";
         tx.execute(sql, args![&checkpoint.note]).await.map_err(&write)?;
         let sql = "INSERT INTO tlog_tiles (id, entries) VALUES (1, 0) ON CONFLICT (id) DO NOTHING";
         tx.execute(sql, args![]).await.map_err(&write)?;
@@ -140,8 +176,14 @@ impl Tables {
     /// How many entries lie in durable tiles.
     pub(crate) async fn tiled(&self) -> Result<u64, TlogError> {
         let read = TlogError::store("reading how far the log's tiles reach");
-        let row = self.db.read_one("SELECT entries FROM tlog_tiles WHERE id = 1", args![]).await.map_err(&read)?;
-        let row = row.ok_or_else(|| TlogError::Missing { what: "the row of table tlog_tiles".to_owned() })?;
+        let row = self
+            .db
+            .read_one("SELECT entries FROM tlog_tiles WHERE id = 1", args![])
+            .await
+            .map_err(&read)?;
+        let row = row.ok_or_else(|| TlogError::Missing {
+            what: "the row of table tlog_tiles".to_owned(),
+        })?;
         unsigned(row.int("entries").map_err(&read)?)
     }
 
@@ -152,7 +194,10 @@ impl Tables {
         for chunk in leaves.chunks(ROWS_MAX) {
             let rows = chunk.len().next_power_of_two();
             // Filled up with the last one, so that the statement has one of nine sizes.
-            let padded = chunk.iter().chain(std::iter::repeat(&chunk[chunk.len() - 1])).take(rows);
+            let padded = chunk
+                .iter()
+                .chain(std::iter::repeat(&chunk[chunk.len() - 1]))
+                .take(rows);
             let args = padded.map(Value::from).collect();
             for row in self.db.read(FIND[power(rows)], args).await.map_err(&read)? {
                 if let Ok(leaf) = Hash::try_from(row.blob("leaf").map_err(&read)?) {
@@ -168,18 +213,27 @@ impl Tables {
         let read = TlogError::store("reading the tail of the log");
         let sql = "SELECT entry_index, body FROM tlog_tail WHERE entry_index >= $1 AND entry_index < $2 \
                    ORDER BY entry_index";
-        let rows = self.db.read(sql, args![signed(from), signed(to)]).await.map_err(&read)?;
+        let rows = self
+            .db
+            .read(sql, args![signed(from), signed(to)])
+            .await
+            .map_err(&read)?;
         if rows.len() as u64 != to - from {
             return Ok(None);
         }
-        rows.iter().map(|row| row.blob("body").map_err(&read)).collect::<Result<_, _>>().map(Some)
+        rows.iter()
+            .map(|row| row.blob("body").map_err(&read))
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 
     /// Makes a batch durable: fence, rows and checkpoint in one transaction.
     pub(crate) async fn commit(&self, batch: &Batch<'_>) -> Outcome {
         let mut tx = match self.db.begin().await {
             Ok(tx) => tx,
-            Err(source) => return Outcome::Failed(TlogError::store("beginning to append to the log")(source)),
+            Err(source) => {
+                return Outcome::Failed(TlogError::store("beginning to append to the log")(source));
+            }
         };
         match stage(&mut tx, batch).await {
             Ok(Outcome::Moved) => {}
@@ -191,7 +245,9 @@ impl Tables {
         if let Err(source) = tx.commit().await {
             return Outcome::Unknown(TlogError::store("committing to the log")(source));
         }
-        self.faults.pass(COMMITTED).map_or_else(Outcome::Unknown, |()| Outcome::Moved)
+        self.faults
+            .pass(COMMITTED)
+            .map_or_else(Outcome::Unknown, |()| Outcome::Moved)
     }
 
     /// Records that the first `new` entries lie in durable tiles and drops their rows. `false`: somebody
@@ -203,10 +259,17 @@ impl Tables {
             return Ok(false);
         }
         let sql = "UPDATE tlog_tiles SET entries = $1 WHERE id = 1 AND entries = $2";
-        if tx.execute(sql, args![signed(new), signed(old)]).await.map_err(&write)? != 1 {
+        if tx
+            .execute(sql, args![signed(new), signed(old)])
+            .await
+            .map_err(&write)?
+            != 1
+        {
             return Ok(false);
         }
-        tx.execute("DELETE FROM tlog_tail WHERE entry_index < $1", args![signed(new)]).await.map_err(&write)?;
+        tx.execute("DELETE FROM tlog_tail WHERE entry_index < $1", args![signed(new)])
+            .await
+            .map_err(&write)?;
         self.faults.pass(PRUNE_STAGED)?;
         tx.commit().await.map_err(&write)?;
         self.faults.pass(PRUNED)?;
@@ -231,7 +294,10 @@ async fn stage(tx: &mut Tx, batch: &Batch<'_>) -> Result<Outcome, Outcome> {
     while !rest.is_empty() {
         let power = power(rest.len());
         let (rows, after) = rest.split_at(1 << power);
-        let (mut tail, mut leaf) = (Vec::with_capacity(2 * rows.len()), Vec::with_capacity(2 * rows.len()));
+        let (mut tail, mut leaf) = (
+            Vec::with_capacity(2 * rows.len()),
+            Vec::with_capacity(2 * rows.len()),
+        );
         for entry in rows {
             tail.extend([Value::from(index), Value::from(entry.body.as_slice())]);
             leaf.extend([Value::from(&entry.leaf), Value::from(index)]);

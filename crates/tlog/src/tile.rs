@@ -22,7 +22,9 @@ pub struct TilePath {
 /// What is wrong with the path or the bytes of a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TileError {
-    #[error("the path is not one of a tile: tile/<level>/<index>[.p/<width>] or tile/entries/<index>[.p/<width>]")]
+    #[error(
+        "the path is not one of a tile: tile/<level>/<index>[.p/<width>] or tile/entries/<index>[.p/<width>]"
+    )]
     Path,
     #[error("the tile has {found} bytes and should have {expected}")]
     Length { expected: usize, found: usize },
@@ -37,12 +39,20 @@ pub enum TileError {
 impl TilePath {
     #[must_use]
     pub const fn full(level: u8, index: u64) -> Self {
-        Self { level: Some(level), index, width: TILE_WIDTH as u16 }
+        Self {
+            level: Some(level),
+            index,
+            width: TILE_WIDTH as u16,
+        }
     }
 
     #[must_use]
     pub const fn bundle(index: u64) -> Self {
-        Self { level: None, index, width: TILE_WIDTH as u16 }
+        Self {
+            level: None,
+            index,
+            width: TILE_WIDTH as u16,
+        }
     }
 
     #[must_use]
@@ -59,25 +69,41 @@ impl TilePath {
         let (level, rest) = text.split_once('/').ok_or(TileError::Path)?;
         let level = match level {
             "entries" => None,
-            digits => Some(number(digits).filter(|level| *level <= u64::from(LEVEL_MAX)).ok_or(TileError::Path)? as u8),
+            digits => Some(
+                number(digits)
+                    .filter(|level| *level <= u64::from(LEVEL_MAX))
+                    .ok_or(TileError::Path)? as u8,
+            ),
         };
         let (index, width) = match rest.split_once(".p/") {
             None => (rest, TILE_WIDTH as u16),
             Some((index, width)) => {
-                let width = number(width).filter(|width| (1..TILE_WIDTH).contains(width)).ok_or(TileError::Path)?;
+                let width = number(width)
+                    .filter(|width| (1..TILE_WIDTH).contains(width))
+                    .ok_or(TileError::Path)?;
                 (index, width as u16)
             }
         };
-        let path = Self { level, index: parse_index(index).ok_or(TileError::Path)?, width };
+        let path = Self {
+            level,
+            index: parse_index(index).ok_or(TileError::Path)?,
+            width,
+        };
         // The one check that leaves a single spelling for each tile.
-        if path.to_string() == format!("tile/{text}") { Ok(path) } else { Err(TileError::Path) }
+        if path.to_string() == format!("tile/{text}") {
+            Ok(path)
+        } else {
+            Err(TileError::Path)
+        }
     }
 
     /// How many hashes or entries this tile has in a tree of `size` entries, at most 256.
     #[must_use]
     pub fn width_at(level: Option<u8>, index: u64, size: u64) -> u16 {
         let in_level = size >> (8 * u32::from(level.unwrap_or(0)));
-        in_level.saturating_sub(index.saturating_mul(TILE_WIDTH)).min(TILE_WIDTH) as u16
+        in_level
+            .saturating_sub(index.saturating_mul(TILE_WIDTH))
+            .min(TILE_WIDTH) as u16
     }
 }
 
@@ -126,7 +152,10 @@ impl std::fmt::Display for TilePath {
 pub fn parse_hashes(bytes: &[u8], width: u16) -> Result<Vec<Hash>, TileError> {
     let expected = usize::from(width) * 32;
     if bytes.len() != expected {
-        return Err(TileError::Length { expected, found: bytes.len() });
+        return Err(TileError::Length {
+            expected,
+            found: bytes.len(),
+        });
     }
     Ok(bytes.as_chunks::<32>().0.to_vec())
 }
@@ -155,7 +184,10 @@ pub fn parse_bundle(mut bytes: &[u8], width: u16) -> Result<Vec<Vec<u8>>, TileEr
         let length = usize::from(u16::from_be_bytes(*length));
         let (entry, rest) = rest.split_at_checked(length).ok_or(TileError::Truncated)?;
         if entries.len() >= TILE_WIDTH as usize {
-            return Err(TileError::Count { expected: usize::from(width), found: entries.len() + 1 });
+            return Err(TileError::Count {
+                expected: usize::from(width),
+                found: entries.len() + 1,
+            });
         }
         entries.push(entry.to_vec());
         bytes = rest;
@@ -164,7 +196,10 @@ pub fn parse_bundle(mut bytes: &[u8], width: u16) -> Result<Vec<Vec<u8>>, TileEr
         return Err(TileError::Truncated);
     }
     if entries.len() != usize::from(width) {
-        return Err(TileError::Count { expected: usize::from(width), found: entries.len() });
+        return Err(TileError::Count {
+            expected: usize::from(width),
+            found: entries.len(),
+        });
     }
     Ok(entries)
 }
@@ -181,7 +216,10 @@ impl Tile {
     #[must_use]
     pub fn of(hashes: &[Hash]) -> Self {
         let mut tile = Self::default();
-        hashes.iter().take(TILE_WIDTH as usize).for_each(|hash| tile.push(*hash));
+        hashes
+            .iter()
+            .take(TILE_WIDTH as usize)
+            .for_each(|hash| tile.push(*hash));
         tile
     }
 
@@ -193,7 +231,9 @@ impl Tile {
         let mut next = hash;
         for row in &mut self.rows {
             row.push(next);
-            let &[.., left, right] = row.as_slice() else { return };
+            let &[.., left, right] = row.as_slice() else {
+                return;
+            };
             if row.len() % 2 == 1 {
                 return;
             }
@@ -241,7 +281,12 @@ impl Tile {
 pub fn place(node: Node) -> (u8, u64, u8, usize) {
     let (level, row) = (node.height / 8, node.height % 8);
     let in_row = 8 - u32::from(row);
-    (level, node.index >> in_row, row, (node.index & ((1 << in_row) - 1)) as usize)
+    (
+        level,
+        node.index >> in_row,
+        row,
+        (node.index & ((1 << in_row) - 1)) as usize,
+    )
 }
 
 /// The right edge of the tree: on each level the tile that is not yet full. Enough to append and to know
@@ -262,7 +307,10 @@ impl Edge {
             u64::from(tile.width()) == in_level % TILE_WIDTH
         });
         let reach = size.checked_shr(8 * tiles.len() as u32).unwrap_or(0);
-        (fits && reach == 0).then(|| Self { size, tiles: tiles.into_iter().map(Into::into).collect() })
+        (fits && reach == 0).then(|| Self {
+            size,
+            tiles: tiles.into_iter().map(Into::into).collect(),
+        })
     }
 
     #[must_use]
@@ -272,9 +320,11 @@ impl Edge {
 
     /// The incomplete tiles with their level and index.
     pub fn tiles(&self) -> impl Iterator<Item = (u8, u64, &std::sync::Arc<Tile>)> {
-        self.tiles.iter().enumerate().filter(|(_, tile)| tile.width() > 0).map(|(level, tile)| {
-            (level as u8, (self.size >> (8 * level)) / TILE_WIDTH, tile)
-        })
+        self.tiles
+            .iter()
+            .enumerate()
+            .filter(|(_, tile)| tile.width() > 0)
+            .map(|(level, tile)| (level as u8, (self.size >> (8 * level)) / TILE_WIDTH, tile))
     }
 
     /// Adds a leaf hash; each tile that becomes full is handed to `full` with its level and index.
@@ -339,9 +389,30 @@ mod tests {
     #[test]
     fn other_spellings_of_a_path_are_refused() {
         for text in [
-            "", "0", "0/", "0/0", "0/00", "0/0000", "8/000", "00/000", "-1/000", "+0/000", "0/x000/001", "0/001/002",
-            "0/x001", "0/x001/x002", "0/000.p/0", "0/000.p/256", "0/000.p/01", "0/000.p/", "0/000.p/1/2", "entries",
-            "data/000", "0/../000", "0/x999/x999/x999/x999/x999/x999/x999/999", "0/٠٠٠",
+            "",
+            "0",
+            "0/",
+            "0/0",
+            "0/00",
+            "0/0000",
+            "8/000",
+            "00/000",
+            "-1/000",
+            "+0/000",
+            "0/x000/001",
+            "0/001/002",
+            "0/x001",
+            "0/x001/x002",
+            "0/000.p/0",
+            "0/000.p/256",
+            "0/000.p/01",
+            "0/000.p/",
+            "0/000.p/1/2",
+            "entries",
+            "data/000",
+            "0/../000",
+            "0/x999/x999/x999/x999/x999/x999/x999/999",
+            "0/٠٠٠",
         ] {
             assert_eq!(TilePath::parse(text), Err(TileError::Path), "{text:?}");
         }
@@ -400,16 +471,29 @@ mod tests {
                 let mut row: Vec<Hash> = leaves.clone();
                 // The root, row by row: an odd last node moves up unchanged.
                 while row.len() > 1 {
-                    row = row.chunks(2).map(|c| if let [l, r] = c { node_hash(l, r) } else { c[0] }).collect();
+                    row = row
+                        .chunks(2)
+                        .map(|c| if let [l, r] = c { node_hash(l, r) } else { c[0] })
+                        .collect();
                 }
                 assert_eq!(edge.root(), row[0], "{} entries", i + 1);
             }
         }
-        let upper: Vec<_> = full.iter().filter(|(level, ..)| *level == 1).map(|(_, index, _)| *index).collect();
+        let upper: Vec<_> = full
+            .iter()
+            .filter(|(level, ..)| *level == 1)
+            .map(|(_, index, _)| *index)
+            .collect();
         assert_eq!(upper, [0]);
         assert_eq!(full.len(), 66_000 / 256 + 1);
         let again = Edge::new(edge.size(), edge.tiles.iter().map(|t| (**t).clone()).collect());
         assert_eq!(again.as_ref(), Some(&edge));
-        assert_eq!(Edge::new(edge.size() + 1, edge.tiles.iter().map(|t| (**t).clone()).collect()), None);
+        assert_eq!(
+            Edge::new(
+                edge.size() + 1,
+                edge.tiles.iter().map(|t| (**t).clone()).collect()
+            ),
+            None
+        );
     }
 }

@@ -27,7 +27,10 @@ pub(crate) async fn run(core: Arc<Core>) {
     let mut ended = core.sequencer_ended.subscribe();
     loop {
         if let Err(error) = tile_all(&core).await {
-            tracing::warn!(error = kernel::chain(&error), "writing tiles of the log failed; the entries stay in the tail");
+            tracing::warn!(
+                error = kernel::chain(&error),
+                "writing tiles of the log failed; the entries stay in the tail"
+            );
             tokio::time::sleep(Duration::from_secs(POLL_S)).await;
         }
         tokio::select! {
@@ -65,27 +68,41 @@ pub(crate) async fn tile_all(core: &Core) -> Result<(), TlogError> {
 async fn write_bundle(core: &Core, index: u64) -> Result<(), TlogError> {
     let (from, to) = (index * TILE_WIDTH, (index + 1) * TILE_WIDTH);
     let rows = || format!("rows {from} to {} of table tlog_tail", to - 1);
-    let entries = core.tables.tail(from, to).await?.ok_or_else(|| TlogError::Missing { what: rows() })?;
+    let entries = core
+        .tables
+        .tail(from, to)
+        .await?
+        .ok_or_else(|| TlogError::Missing { what: rows() })?;
     let leaves = leaf_hashes(&entries);
     // The rows go away afterwards, so a row that changed by itself must not become a tile.
     let known = core.tables.find(&leaves).await?;
     for (leaf, index) in leaves.iter().zip(from..) {
         if known.get(leaf) != Some(&index) {
             let found = "its hash is not the one that was logged".to_owned();
-            return Err(TlogError::Damaged { what: format!("row {index} of table tlog_tail"), found });
+            return Err(TlogError::Damaged {
+                what: format!("row {index} of table tlog_tail"),
+                found,
+            });
         }
     }
     let path = TilePath::bundle(index);
-    let bundle = encode_bundle(&entries).map_err(|source| TlogError::Tile { what: path.to_string(), source })?;
+    let bundle = encode_bundle(&entries).map_err(|source| TlogError::Tile {
+        what: path.to_string(),
+        source,
+    })?;
     core.shelf.write(path, bundle).await?;
     core.tables.faults.pass(BUNDLE_WRITTEN)?;
-    core.shelf.write(TilePath::full(0, index), Tile::of(&leaves).bytes()).await?;
+    core.shelf
+        .write(TilePath::full(0, index), Tile::of(&leaves).bytes())
+        .await?;
     core.tables.faults.pass(TILE_WRITTEN)?;
     let (mut level, mut count) = (1, index + 1);
     while count % TILE_WIDTH == 0 {
         let upper = count / TILE_WIDTH - 1;
         let tile = core.shelf.tile(level, upper, to).await?;
-        core.shelf.write(TilePath::full(level, upper), tile.bytes()).await?;
+        core.shelf
+            .write(TilePath::full(level, upper), tile.bytes())
+            .await?;
         core.tables.faults.pass(UPPER_TILE_WRITTEN)?;
         count /= TILE_WIDTH;
         level += 1;

@@ -17,7 +17,9 @@ async fn closed_log() -> Data {
 }
 
 async fn refused(data: &Data, code: &str, name: &str) {
-    let Err(error) = data.try_open().await else { panic!("it started, despite {name}") };
+    let Err(error) = data.try_open().await else {
+        panic!("it started, despite {name}")
+    };
     let text = chain(&error);
     assert_eq!(error.code().id, code, "{text}");
     assert!(text.contains(name), "{text} does not name {name}");
@@ -31,8 +33,12 @@ async fn a_damaged_tile_or_bundle_is_named() {
     let flip: Edit = |bytes| bytes[300] ^= 1;
     let empty: Edit = |bytes| bytes.clear();
     for (file, edit) in [
-        ("tile/0/000", cut), ("tile/0/000", flip), ("tile/0/001", empty),
-        ("tile/entries/000", cut), ("tile/entries/001", flip), ("tile/entries/001", empty),
+        ("tile/0/000", cut),
+        ("tile/0/000", flip),
+        ("tile/0/001", empty),
+        ("tile/entries/000", cut),
+        ("tile/entries/001", flip),
+        ("tile/entries/001", empty),
     ] {
         let data = closed_log().await;
         change(&data.blobs().join("tlog").join(file), edit);
@@ -48,12 +54,32 @@ async fn a_damaged_tile_or_bundle_is_named() {
 #[tokio::test]
 async fn a_damaged_row_is_named() {
     for (sql, code, name) in [
-        ("UPDATE tlog_tail SET body = X'00' WHERE entry_index = 530", "PC1401", "row 530 of table tlog_tail"),
-        ("DELETE FROM tlog_tail WHERE entry_index = 599", "PC1401", "rows 512 to 599 of table tlog_tail"),
+        (
+            "UPDATE tlog_tail SET body = X'00' WHERE entry_index = 530",
+            "PC1401",
+            "row 530 of table tlog_tail",
+        ),
+        (
+            "DELETE FROM tlog_tail WHERE entry_index = 599",
+            "PC1401",
+            "rows 512 to 599 of table tlog_tail",
+        ),
         ("DELETE FROM tlog_tiles", "PC1401", "tlog_tiles"),
-        ("UPDATE tlog_checkpoint SET note = replace(note, '600', '601')", "PC1402", "checkpoint"),
-        ("UPDATE tlog_checkpoint SET note = substr(note, 1, 40)", "PC1402", "checkpoint"),
-        ("UPDATE tlog_checkpoint SET size = 599", "PC1401", "tlog_checkpoint"),
+        (
+            "UPDATE tlog_checkpoint SET note = replace(note, '600', '601')",
+            "PC1402",
+            "checkpoint",
+        ),
+        (
+            "UPDATE tlog_checkpoint SET note = substr(note, 1, 40)",
+            "PC1402",
+            "checkpoint",
+        ),
+        (
+            "UPDATE tlog_checkpoint SET size = 599",
+            "PC1401",
+            "tlog_checkpoint",
+        ),
         ("DELETE FROM tlog_checkpoint", "PC1405", "tlog/tile/entries/000"),
     ] {
         let data = closed_log().await;
@@ -67,7 +93,10 @@ async fn another_key_or_an_older_database_is_refused() {
     let data = closed_log().await;
     let mut settings = data.settings(data.db().await, "server-1");
     settings.key = key(2);
-    assert_eq!(Tlog::open(settings).await.map(|_| ()).unwrap_err().code().id, "PC1403");
+    assert_eq!(
+        Tlog::open(settings).await.map(|_| ()).unwrap_err().code().id,
+        "PC1403"
+    );
 
     // The database from before the tiles were written.
     let data = Data::new();
@@ -90,7 +119,12 @@ async fn another_key_or_an_older_database_is_refused() {
     let db = data.db().await;
     let mut tx = db.begin().await.unwrap();
     let note = key(1).sign(590, [0; 32]).note;
-    tx.execute("UPDATE tlog_checkpoint SET size = 590, note = $1", store::args![note]).await.unwrap();
+    tx.execute(
+        "UPDATE tlog_checkpoint SET size = 590, note = $1",
+        store::args![note],
+    )
+    .await
+    .unwrap();
     tx.commit().await.unwrap();
     db.close().await;
     refused(&data, "PC1405", "row 599 of table tlog_tail").await;
@@ -102,10 +136,14 @@ async fn damage_that_happens_while_it_runs_gives_no_proof_and_fsck_finds_all_of_
     let tlog = data.open().await;
     fill(&tlog, 0, 1_000).await;
     tiled(&tlog).await;
-    change(&data.blobs().join("tlog/tile/entries/000"), |bytes| bytes[100] ^= 1);
+    change(&data.blobs().join("tlog/tile/entries/000"), |bytes| {
+        bytes[100] ^= 1;
+    });
     change(&data.blobs().join("tlog/tile/0/001"), |bytes| bytes[0] ^= 1);
-    data.execute("DELETE FROM tlog_leaf WHERE entry_index = 700").await;
-    data.execute("UPDATE tlog_tail SET body = X'01' WHERE entry_index = 999").await;
+    data.execute("DELETE FROM tlog_leaf WHERE entry_index = 700")
+        .await;
+    data.execute("UPDATE tlog_tail SET body = X'01' WHERE entry_index = 999")
+        .await;
     tlog.core.shelf.forget();
     for index in [0, 256, 999] {
         let error = tlog.proof(index, None).await.unwrap_err();
@@ -113,8 +151,12 @@ async fn damage_that_happens_while_it_runs_gives_no_proof_and_fsck_finds_all_of_
     }
     let report = tlog.fsck(&mut |_| {}).await.unwrap();
     let found: Vec<String> = report.damage.iter().map(|damage| damage.what.clone()).collect();
-    let expected =
-        ["tile/entries/000", "tile/0/001", "entry 700 in table tlog_leaf", "row 999 of table tlog_tail"];
+    let expected = [
+        "tile/entries/000",
+        "tile/0/001",
+        "entry 700 in table tlog_leaf",
+        "row 999 of table tlog_tail",
+    ];
     assert_eq!(found, expected);
 }
 
@@ -128,23 +170,43 @@ async fn an_exported_folder_checks_and_proves_on_its_own_and_grows_with_the_log(
         fill(&tlog, from, size).await;
         let checkpoint = tlog.export(target.path(), &mut |_| {}).await.unwrap();
         assert_eq!(checkpoint.size, size);
-        let folder = Folder::open(target.path(), Some(tlog.verifier().clone())).await.unwrap();
+        let folder = Folder::open(target.path(), Some(tlog.verifier().clone()))
+            .await
+            .unwrap();
         let report = folder.fsck(&mut |_| {}).await.unwrap();
-        assert_eq!((report.damage.as_slice(), report.entries_checked), (&[][..], size));
-        assert_eq!(folder.proof(17, None).await.unwrap(), tlog.proof(17, None).await.unwrap());
-        assert_eq!(folder.proof(17, Some(99)).await.unwrap(), tlog.proof(17, Some(99)).await.unwrap());
-        assert_eq!(folder.consistency(100, size).await.unwrap(), tlog.consistency(100, size).await.unwrap());
+        assert_eq!(
+            (report.damage.as_slice(), report.entries_checked),
+            (&[][..], size)
+        );
+        assert_eq!(
+            folder.proof(17, None).await.unwrap(),
+            tlog.proof(17, None).await.unwrap()
+        );
+        assert_eq!(
+            folder.proof(17, Some(99)).await.unwrap(),
+            tlog.proof(17, Some(99)).await.unwrap()
+        );
+        assert_eq!(
+            folder.consistency(100, size).await.unwrap(),
+            tlog.consistency(100, size).await.unwrap()
+        );
         assert_eq!(folder.entry(size - 1).await.unwrap(), accepted(size - 1).body);
     }
     let own = Folder::open(target.path(), None).await.unwrap();
     assert_eq!(own.verifier(), tlog.verifier());
-    let other = Folder::open(target.path(), Some(key(2).verifier().clone())).await.map(|_| ()).unwrap_err();
+    let other = Folder::open(target.path(), Some(key(2).verifier().clone()))
+        .await
+        .map(|_| ())
+        .unwrap_err();
     assert_eq!(other.code().id, "PC1403");
 
     change(&target.path().join("tile/entries/001"), |bytes| bytes[9] ^= 1);
     std::fs::remove_file(target.path().join("tile/1/000.p/2")).unwrap();
     let report = own.fsck(&mut |_| {}).await.unwrap();
     let found: Vec<String> = report.damage.iter().map(ToString::to_string).collect();
-    assert!(found[0].contains("tile/entries/001") && found[1].contains("tile/1/000.p/2"), "{found:?}");
+    assert!(
+        found[0].contains("tile/entries/001") && found[1].contains("tile/1/000.p/2"),
+        "{found:?}"
+    );
     assert!(own.proof(300, None).await.is_err());
 }

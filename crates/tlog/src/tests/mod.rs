@@ -29,7 +29,10 @@ struct Data {
 
 impl Data {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), faults: Faults::default() }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            faults: Faults::default(),
+        }
     }
 
     fn blobs(&self) -> PathBuf {
@@ -37,7 +40,9 @@ impl Data {
     }
 
     async fn db(&self) -> Db {
-        let db = Db::open(&format!("sqlite:{}", self.folder.path().join("db").display())).await.unwrap();
+        let db = Db::open(&format!("sqlite:{}", self.folder.path().join("db").display()))
+            .await
+            .unwrap();
         let migrations = [store::lease::MIGRATIONS, MIGRATIONS].concat();
         db.migrate(&migrations).await.unwrap();
         db
@@ -65,7 +70,10 @@ impl Data {
     async fn execute(&self, sql: &'static str) {
         let db = self.db().await;
         let mut tx = db.begin().await.unwrap();
-        assert!(tx.execute(sql, store::args![]).await.unwrap() > 0, "{sql} changed nothing");
+        assert!(
+            tx.execute(sql, store::args![]).await.unwrap() > 0,
+            "{sql} changed nothing"
+        );
         tx.commit().await.unwrap();
         db.close().await;
     }
@@ -78,14 +86,18 @@ fn key(seed: u64) -> LogKey {
 /// An entry as large as a real one, without the cost of a signature.
 fn accepted(number: u64) -> Accepted {
     let body = format!("{number:-<700}").into_bytes();
-    Accepted { leaf: leaf_hash(&body), body }
+    Accepted {
+        leaf: leaf_hash(&body),
+        body,
+    }
 }
 
 /// Appends the entries `from..to`, at most 512 at a time; each must get its own number as index.
 async fn fill(tlog: &Tlog, from: u64, to: u64) {
     for start in (from..to).step_by(512) {
         let batch: Vec<u64> = (start..to.min(start + 512)).collect();
-        let placed = futures::future::join_all(batch.iter().map(|number| tlog.place(accepted(*number)))).await;
+        let placed =
+            futures::future::join_all(batch.iter().map(|number| tlog.place(accepted(*number)))).await;
         for (number, placed) in batch.into_iter().zip(placed) {
             assert_eq!(placed.unwrap().index, number);
         }
@@ -116,7 +128,11 @@ fn signed(message: &str) -> HashedRekord {
     let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).unwrap();
     HashedRekord {
         digest: Digest::of(message.as_bytes()).as_bytes().to_vec(),
-        signature: pair.sign(&SystemRandom::new(), message.as_bytes()).unwrap().as_ref().to_vec(),
+        signature: pair
+            .sign(&SystemRandom::new(), message.as_bytes())
+            .unwrap()
+            .as_ref()
+            .to_vec(),
         verifier: Verifier::PublicKey(spki.as_ref().to_vec()),
     }
 }

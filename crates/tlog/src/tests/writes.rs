@@ -29,7 +29,10 @@ async fn an_entry_is_durable_and_a_duplicate_gets_the_old_one_also_after_a_resta
     let tlog = data.open().await;
     assert_eq!(tlog.append(&second).await.unwrap().index, 1);
     assert_eq!(tlog.append(&signed("third")).await.unwrap().index, 2);
-    let wrong = HashedRekord { digest: vec![0; 32], ..first };
+    let wrong = HashedRekord {
+        digest: vec![0; 32],
+        ..first
+    };
     assert_eq!(tlog.append(&wrong).await.unwrap_err().code().id, "PC1411");
     fsck_is_clean(&tlog).await;
 }
@@ -42,7 +45,11 @@ async fn two_hundred_and_fifty_six_at_once_get_one_index_each() {
         .map(|number| {
             let tlog = tlog.clone();
             // Every entry is sent twice at the same time.
-            tokio::spawn(async move { tlog.place(accepted(number / 2)).await.map(|placed| (number / 2, placed)) })
+            tokio::spawn(async move {
+                tlog.place(accepted(number / 2))
+                    .await
+                    .map(|placed| (number / 2, placed))
+            })
         })
         .collect();
     let mut indexes = std::collections::BTreeMap::new();
@@ -51,7 +58,10 @@ async fn two_hundred_and_fifty_six_at_once_get_one_index_each() {
         assert!(placed.index < placed.checkpoint.size);
         assert_eq!(*indexes.entry(number).or_insert(placed.index), placed.index);
     }
-    assert_eq!(indexes.values().copied().collect::<BTreeSet<_>>(), (0..128).collect());
+    assert_eq!(
+        indexes.values().copied().collect::<BTreeSet<_>>(),
+        (0..128).collect()
+    );
     assert_eq!(tlog.checkpoint().await.unwrap().size, 128);
     fsck_is_clean(&tlog).await;
 }
@@ -63,7 +73,15 @@ async fn proofs_between_all_sorts_of_sizes_verify_from_memory_tail_and_tiles() {
     fill(&tlog, 0, 1_300).await;
     tiled(&tlog).await;
     for cold in [false, true] {
-        for (index, size) in [(0, 1), (0, 1_300), (255, 256), (256, 257), (511, 1_024), (1_299, 1_300), (1_030, 1_100)] {
+        for (index, size) in [
+            (0, 1),
+            (0, 1_300),
+            (255, 256),
+            (256, 257),
+            (511, 1_024),
+            (1_299, 1_300),
+            (1_030, 1_100),
+        ] {
             if cold {
                 tlog.core.shelf.forget();
             }
@@ -71,7 +89,15 @@ async fn proofs_between_all_sorts_of_sizes_verify_from_memory_tail_and_tiles() {
             assert_eq!(proof.leaf, accepted(index).leaf);
             verify_inclusion(&proof.leaf, index, size, &proof.hashes, &proof.root).unwrap();
         }
-        for (old, new) in [(0, 5), (1, 1_300), (256, 512), (300, 1_299), (1_024, 1_300), (1_300, 1_300), (777, 778)] {
+        for (old, new) in [
+            (0, 5),
+            (1, 1_300),
+            (256, 512),
+            (300, 1_299),
+            (1_024, 1_300),
+            (1_300, 1_300),
+            (777, 778),
+        ] {
             let proof = tlog.consistency(old, new).await.unwrap();
             verify_consistency(old, new, &proof.old_root, &proof.new_root, &proof.hashes).unwrap();
         }
@@ -114,7 +140,9 @@ async fn the_tiles_in_memory_are_bounded() {
     let data = Data::new();
     let tlog = data.open().await;
     for index in 0..10 * CACHED_TILES_MAX as u64 {
-        tlog.core.shelf.remember(0, index, Arc::new(Tile::of(&[[0; 32]; 256])));
+        tlog.core
+            .shelf
+            .remember(0, index, Arc::new(Tile::of(&[[0; 32]; 256])));
     }
     assert_eq!(tlog.core.shelf.cached_tiles(), CACHED_TILES_MAX);
 }
@@ -167,7 +195,10 @@ async fn a_restart_at_each_step_loses_nothing() {
         drop(tlog);
         let tlog = data.open().await;
         let size = tlog.checkpoint().await.unwrap().size;
-        assert!(size == 256 || (size == 255 && placed.is_none()), "{point}: {size} entries");
+        assert!(
+            size == 256 || (size == 255 && placed.is_none()),
+            "{point}: {size} entries"
+        );
         fill(&tlog, 0, 600).await;
         tiled(&tlog).await;
         assert_eq!(tlog.checkpoint().await.unwrap().size, 600);
@@ -195,7 +226,16 @@ async fn a_second_server_waits_and_a_stale_one_cannot_write() {
     let old = first.checkpoint().await.unwrap();
     let entries = [accepted(20)];
     let new = key(1).sign(21, [0; 32]);
-    let outcome = first.core.tables.commit(&Batch { fence: stale, old: &old, new: &new, entries: &entries }).await;
+    let outcome = first
+        .core
+        .tables
+        .commit(&Batch {
+            fence: stale,
+            old: &old,
+            new: &new,
+            entries: &entries,
+        })
+        .await;
     assert!(matches!(outcome, Outcome::StaleFence), "{outcome:?}");
     assert!(!first.core.tables.prune(stale, 0, 0).await.unwrap());
     let refused = first.place(accepted(20)).await.map(|_| ()).unwrap_err();
@@ -214,7 +254,16 @@ async fn who_loses_the_compare_and_swap_steps_down_and_nothing_forks() {
     let old = key(1).sign(9, [0; 32]);
     let new = key(1).sign(10, [0; 32]);
     let entries = [accepted(77)];
-    let outcome = tlog.core.tables.commit(&Batch { fence, old: &old, new: &new, entries: &entries }).await;
+    let outcome = tlog
+        .core
+        .tables
+        .commit(&Batch {
+            fence,
+            old: &old,
+            new: &new,
+            entries: &entries,
+        })
+        .await;
     assert!(matches!(outcome, Outcome::Lost), "{outcome:?}");
     fsck_is_clean(&tlog).await;
 
@@ -223,7 +272,16 @@ async fn who_loses_the_compare_and_swap_steps_down_and_nothing_forks() {
     (0..11).for_each(|number| edge.push(accepted(number).leaf, &mut Vec::new()));
     let (old, new) = (tlog.checkpoint().await.unwrap(), key(1).sign(11, edge.root()));
     let entries = [accepted(10)];
-    let outcome = tlog.core.tables.commit(&Batch { fence, old: &old, new: &new, entries: &entries }).await;
+    let outcome = tlog
+        .core
+        .tables
+        .commit(&Batch {
+            fence,
+            old: &old,
+            new: &new,
+            entries: &entries,
+        })
+        .await;
     assert!(matches!(outcome, Outcome::Moved), "{outcome:?}");
     let lost = tlog.place(accepted(11)).await.map(|_| ()).unwrap_err();
     assert_eq!(lost.code().id, "PC1407");
