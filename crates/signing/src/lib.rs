@@ -1,5 +1,45 @@
 //! Signs and verifies container images.
+//!
+//! To sign is to say "I vouch for this digest" in a way that any Sigstore tool can check: a statement about
+//! digests ([`format::statement`]) in an envelope ([`format::dsse`]) in a bundle ([`format::bundle`]), attached
+//! to the image as a referrer ([`format::referrer`]), and, for older readers, a tag beside the image
+//! ([`format::legacy`]). To verify is to look at everything that is attached and to find one candidate that a
+//! policy accepts, or to say of each why it did not count.
+//!
+//! ```text
+//!   sign     look up ─▶ known? answer                       verify   resolve ─▶ list ─▶ candidates
+//!              │ no                                                              │ each: type, subject, key,
+//!              ▼                                                                 ▼       log, annotations
+//!            singleflight ─▶ sign ─▶ STAGE ─▶ log ─▶ push ─▶ DONE ─▶ answer   one accepted, or why not
+//! ```
+//!
+//! STAGE and DONE are transactions: a signature is durable before anybody outside sees it, and an answer is
+//! given only when log entry, signature and audit record are durable. What died in between goes on from its
+//! stage the next time the same image is signed; log and registry recognise what they have already.
+//!
+//! This crate owns keys, signatures and verdicts. It knows registries and logs only as [`ports`].
 
+pub mod api;
+mod error;
+mod flight;
 pub mod format;
 pub mod key;
+mod keyring;
+pub mod local;
 pub mod ports;
+mod publish;
+mod release;
+mod resolve;
+mod sign;
+mod tables;
+pub mod trust;
+mod verdicts;
+pub mod verify;
+mod verify_service;
+
+pub use error::{SigningError, codes};
+pub use keyring::{KeyInfo, Keyring};
+pub use publish::Formats;
+pub use sign::{SignRequest, Signed, Signing};
+pub use tables::{MIGRATIONS, SignatureRow};
+pub use verify_service::{Verdict, VerifyRequest, Verifying};

@@ -153,7 +153,9 @@ impl Fault for RegistryError {
             RegistryReason::DigestMismatch { .. }
             | RegistryReason::Malformed(_)
             | RegistryReason::Redirect(_) => Kind::Unavailable,
-            RegistryReason::Refused(_) | RegistryReason::PlainHttp | RegistryReason::Address(_) => Kind::Invalid,
+            RegistryReason::Refused(_) | RegistryReason::PlainHttp | RegistryReason::Address(_) => {
+                Kind::Invalid
+            }
             RegistryReason::Throttled { .. }
             | RegistryReason::Contended { .. }
             | RegistryReason::Unavailable(_) => Kind::Unavailable,

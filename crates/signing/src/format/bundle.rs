@@ -52,11 +52,16 @@ struct Signature {
 pub fn write(key: &PublicKey, statement: &[u8], signature: &[u8], entry: Option<&RawValue>) -> Vec<u8> {
     let bundle = Bundle {
         media_type: MEDIA_TYPE,
-        verification_material: Material { public_key: Hint { hint: key.hint() }, tlog_entries: entry.as_slice() },
+        verification_material: Material {
+            public_key: Hint { hint: key.hint() },
+            tlog_entries: entry.as_slice(),
+        },
         dsse_envelope: Envelope {
             payload: BASE64.encode(statement),
             payload_type: IN_TOTO,
-            signatures: [Signature { sig: BASE64.encode(signature) }],
+            signatures: [Signature {
+                sig: BASE64.encode(signature),
+            }],
         },
     };
     // Strings and JSON that was parsed before always have a JSON form.

@@ -80,8 +80,12 @@ struct OutImage {
 pub fn payload(repository: &Repository, image: Digest, annotations: &Annotations) -> Vec<u8> {
     let payload = OutPayload {
         critical: OutCritical {
-            identity: OutIdentity { docker_reference: repository.to_string() },
-            image: OutImage { docker_manifest_digest: image },
+            identity: OutIdentity {
+                docker_reference: repository.to_string(),
+            },
+            image: OutImage {
+                docker_manifest_digest: image,
+            },
             kind: KIND,
         },
         optional: Some(annotations).filter(|annotations| !annotations.is_empty()),
@@ -118,12 +122,20 @@ pub fn read_payload(bytes: &[u8]) -> Result<Payload, LegacyError> {
     if kernel::limits::too_deep(bytes) {
         return Err(LegacyError::Payload("it nests too deep".to_owned()));
     }
-    let read: InPayload = serde_json::from_slice(bytes).map_err(|error| LegacyError::Payload(error.to_string()))?;
+    let read: InPayload =
+        serde_json::from_slice(bytes).map_err(|error| LegacyError::Payload(error.to_string()))?;
     if read.critical.kind != KIND {
         return Err(LegacyError::Kind(read.critical.kind));
     }
-    let annotations = read.optional.unwrap_or_default().into_iter().map(|(name, value)| (name, text_of(value)));
-    Ok(Payload { image: read.critical.image.docker_manifest_digest, annotations: annotations.collect() })
+    let annotations = read
+        .optional
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(name, value)| (name, text_of(value)));
+    Ok(Payload {
+        image: read.critical.image.docker_manifest_digest,
+        annotations: annotations.collect(),
+    })
 }
 
 #[derive(Serialize, Deserialize)]
@@ -150,7 +162,9 @@ pub fn layers(manifest: &Manifest) -> Result<Vec<Descriptor>, LegacyError> {
     let read: Read =
         serde_json::from_slice(&manifest.bytes).map_err(|error| LegacyError::Manifest(error.to_string()))?;
     if read.layers.len() > LAYERS_MAX {
-        return Err(LegacyError::Manifest(format!("it has more than {LAYERS_MAX} signatures")));
+        return Err(LegacyError::Manifest(format!(
+            "it has more than {LAYERS_MAX} signatures"
+        )));
     }
     Ok(read.layers)
 }
@@ -169,7 +183,10 @@ pub fn add(
     let digest = Digest::of(payload);
     let mut layers = current.map_or(Ok(Vec::new()), self::layers)?;
     let ours = |layer: &Descriptor| {
-        let signature = layer.annotations.get(SIGNATURE).and_then(|text| BASE64.decode(text).ok());
+        let signature = layer
+            .annotations
+            .get(SIGNATURE)
+            .and_then(|text| BASE64.decode(text).ok());
         layer.digest == digest && signature.is_some_and(|signature| key.verifies(payload, &signature))
     };
     if layers.iter().any(ours) {
@@ -183,7 +200,9 @@ pub fn add(
         annotations: Annotations::from([(SIGNATURE.to_owned(), BASE64.encode(signature))]),
     });
     if layers.len() > LAYERS_MAX {
-        return Err(LegacyError::Manifest(format!("it would have more than {LAYERS_MAX} signatures")));
+        return Err(LegacyError::Manifest(format!(
+            "it would have more than {LAYERS_MAX} signatures"
+        )));
     }
     let config = config(&layers);
     let manifest = TagManifest {
@@ -199,13 +218,20 @@ pub fn add(
         layers,
     };
     let bytes = serde_json::to_vec(&manifest).map_err(|error| LegacyError::Manifest(error.to_string()))?;
-    Ok(Some(NewManifest { media_type: IMAGE_MANIFEST.to_owned(), bytes, blobs: vec![Bytes::from(config)] }))
+    Ok(Some(NewManifest {
+        media_type: IMAGE_MANIFEST.to_owned(),
+        bytes,
+        blobs: vec![Bytes::from(config)],
+    }))
 }
 
 /// The image config that goes with the layers: what makes the tag a valid image for any registry.
 fn config(layers: &[Descriptor]) -> Vec<u8> {
     let diff_ids: Vec<String> = layers.iter().map(|layer| layer.digest.to_string()).collect();
-    let history: Vec<_> = layers.iter().map(|_| serde_json::json!({ "created": NO_TIME })).collect();
+    let history: Vec<_> = layers
+        .iter()
+        .map(|_| serde_json::json!({ "created": NO_TIME }))
+        .collect();
     serde_json::json!({
         "architecture": "", "os": "", "created": NO_TIME, "config": {}, "history": history,
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
@@ -220,7 +246,11 @@ mod tests {
     use crate::key::{LocalSigner, Signer as _};
 
     fn manifest(new: NewManifest) -> Manifest {
-        Manifest { media_type: new.media_type, digest: Digest::of(&new.bytes), bytes: new.bytes.into() }
+        Manifest {
+            media_type: new.media_type,
+            digest: Digest::of(&new.bytes),
+            bytes: new.bytes.into(),
+        }
     }
 
     #[test]
@@ -234,20 +264,39 @@ mod tests {
         let sign = |signer: &LocalSigner| signer.sign_now(Digest::of(&payload)).unwrap();
         let first = manifest(add(None, a.public_key(), &payload, &sign(&a)).unwrap().unwrap());
         // ECDSA signatures differ each time; the same key over the same payload still counts as there.
-        assert_eq!(add(Some(&first), a.public_key(), &payload, &sign(&a)).unwrap(), None);
-        let both = manifest(add(Some(&first), b.public_key(), &payload, &sign(&b)).unwrap().unwrap());
+        assert_eq!(
+            add(Some(&first), a.public_key(), &payload, &sign(&a)).unwrap(),
+            None
+        );
+        let both = manifest(
+            add(Some(&first), b.public_key(), &payload, &sign(&b))
+                .unwrap()
+                .unwrap(),
+        );
         assert_eq!(layers(&both).unwrap().len(), 2);
-        assert_eq!(add(Some(&both), a.public_key(), &payload, &sign(&a)).unwrap(), None);
+        assert_eq!(
+            add(Some(&both), a.public_key(), &payload, &sign(&a)).unwrap(),
+            None
+        );
     }
 
     #[test]
     fn t07_a_truncated_payload_is_an_error_at_every_byte() {
-        let payload = payload(&"r.example/app".parse().unwrap(), Digest::of(b"image"), &Annotations::new());
+        let payload = payload(
+            &"r.example/app".parse().unwrap(),
+            Digest::of(b"image"),
+            &Annotations::new(),
+        );
         for end in 0..payload.len() {
             assert!(read_payload(&payload[..end]).is_err(), "cut at {end}");
         }
-        let other = String::from_utf8(payload).unwrap().replace("container image", "something");
-        assert!(matches!(read_payload(other.as_bytes()), Err(LegacyError::Kind(_))));
+        let other = String::from_utf8(payload)
+            .unwrap()
+            .replace("container image", "something");
+        assert!(matches!(
+            read_payload(other.as_bytes()),
+            Err(LegacyError::Kind(_))
+        ));
     }
 
     proptest::proptest! {

@@ -55,6 +55,9 @@ pub fn write(subject: &Descriptor, bundle_bytes: &[u8]) -> (Descriptor, Vec<u8>)
     let bytes = serde_json::to_vec(&manifest).unwrap_or_default();
     let mut descriptor = plain(IMAGE_MANIFEST, &bytes);
     descriptor.artifact_type = Some(bundle::MEDIA_TYPE.to_owned());
-    descriptor.annotations = annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    descriptor.annotations = annotations
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
     (descriptor, bytes)
 }

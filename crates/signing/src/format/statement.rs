@@ -68,9 +68,16 @@ pub fn write(subjects: &[Digest], annotations: &Annotations) -> Vec<u8> {
     let mut subjects = subjects.to_vec();
     subjects.sort_unstable();
     subjects.dedup();
-    let subject = subjects.iter().map(|digest| OutSubject { digest: OutDigest { sha256: digest.hex() }, annotations });
-    let out =
-        Out { kind: TYPE, subject: subject.collect(), predicate_type: PREDICATE, predicate: Empty {} };
+    let subject = subjects.iter().map(|digest| OutSubject {
+        digest: OutDigest { sha256: digest.hex() },
+        annotations,
+    });
+    let out = Out {
+        kind: TYPE,
+        subject: subject.collect(),
+        predicate_type: PREDICATE,
+        predicate: Empty {},
+    };
     // Strings and maps of strings always have a JSON form.
     serde_json::to_vec(&out).unwrap_or_default()
 }
@@ -99,7 +106,8 @@ pub fn read(payload: &[u8]) -> Result<Statement, StatementError> {
     if kernel::limits::too_deep(payload) {
         return Err(StatementError::Json("it nests too deep".to_owned()));
     }
-    let read: In = serde_json::from_slice(payload).map_err(|error| StatementError::Json(error.to_string()))?;
+    let read: In =
+        serde_json::from_slice(payload).map_err(|error| StatementError::Json(error.to_string()))?;
     if read.kind != TYPE && read.kind != TYPE_OLD {
         return Err(StatementError::Type(read.kind));
     }
@@ -107,10 +115,20 @@ pub fn read(payload: &[u8]) -> Result<Statement, StatementError> {
         return Err(StatementError::NoSubject);
     }
     let subject_of = |subject: InSubject| Subject {
-        digest: subject.digest.get("sha256").and_then(|hex| format!("sha256:{hex}").parse().ok()),
-        annotations: subject.annotations.into_iter().map(|(name, value)| (name, text_of(value))).collect(),
+        digest: subject
+            .digest
+            .get("sha256")
+            .and_then(|hex| format!("sha256:{hex}").parse().ok()),
+        annotations: subject
+            .annotations
+            .into_iter()
+            .map(|(name, value)| (name, text_of(value)))
+            .collect(),
     };
-    Ok(Statement { predicate_type: read.predicate_type, subjects: read.subject.into_iter().map(subject_of).collect() })
+    Ok(Statement {
+        predicate_type: read.predicate_type,
+        subjects: read.subject.into_iter().map(subject_of).collect(),
+    })
 }
 
 /// An annotation's value as text; cosign writes strings, others may write numbers or truth values.

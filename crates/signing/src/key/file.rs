@@ -71,7 +71,9 @@ struct Cipher {
 /// If it is not a key file or the password is wrong.
 pub fn decrypt(file: &str, password: &Secret) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
     if file.len() > FILE_BYTES_MAX {
-        return Err(KeyFileError::Content(format!("it is larger than {FILE_BYTES_MAX} bytes")));
+        return Err(KeyFileError::Content(format!(
+            "it is larger than {FILE_BYTES_MAX} bytes"
+        )));
     }
     let block = pem::parse(file.trim()).map_err(|_| KeyFileError::Pem)?;
     if block.tag() != LABEL && block.tag() != LABEL_OLD {
@@ -79,9 +81,16 @@ pub fn decrypt(file: &str, password: &Secret) -> Result<Zeroizing<Vec<u8>>, KeyF
     }
     let content = |error: &dyn std::fmt::Display| KeyFileError::Content(error.to_string());
     let envelope: Envelope = serde_json::from_slice(block.contents()).map_err(|error| content(&error))?;
-    let Envelope { kdf, cipher, ciphertext } = envelope;
+    let Envelope {
+        kdf,
+        cipher,
+        ciphertext,
+    } = envelope;
     if kdf.name != "scrypt" || cipher.name != "nacl/secretbox" {
-        return Err(KeyFileError::Unknown(format!("{} with {}", kdf.name, cipher.name)));
+        return Err(KeyFileError::Unknown(format!(
+            "{} with {}",
+            kdf.name, cipher.name
+        )));
     }
     let log_n = u8::try_from(kdf.params.n.trailing_zeros()).unwrap_or(u8::MAX);
     let sane = kdf.params.n.is_power_of_two() && log_n <= LOG_N_MAX && kdf.params.r == R && kdf.params.p == P;
@@ -91,9 +100,12 @@ pub fn decrypt(file: &str, password: &Secret) -> Result<Zeroizing<Vec<u8>>, KeyF
     }
     let decode = |text: &str| BASE64.decode(text).map_err(|error| content(&error));
     let (salt, nonce, ciphertext) = (decode(&kdf.salt)?, decode(&cipher.nonce)?, decode(&ciphertext)?);
-    let nonce: [u8; 24] = nonce.try_into().map_err(|_| content(&"the nonce is not 24 bytes"))?;
+    let nonce: [u8; 24] = nonce
+        .try_into()
+        .map_err(|_| content(&"the nonce is not 24 bytes"))?;
     let key = derive(password, &salt, log_n)?;
-    let plain = XSalsa20Poly1305::new((&*key).into()).decrypt(Nonce::from_slice(&nonce), ciphertext.as_slice());
+    let plain =
+        XSalsa20Poly1305::new((&*key).into()).decrypt(Nonce::from_slice(&nonce), ciphertext.as_slice());
     plain.map(Zeroizing::new).map_err(|_| KeyFileError::Password)
 }
 
@@ -111,10 +123,17 @@ pub fn encrypt(pkcs8: &[u8], password: &Secret, random: &dyn Random) -> Result<S
     let envelope = Envelope {
         kdf: Kdf {
             name: "scrypt".to_owned(),
-            params: KdfParams { n: 1 << LOG_N, r: R, p: P },
+            params: KdfParams {
+                n: 1 << LOG_N,
+                r: R,
+                p: P,
+            },
             salt: BASE64.encode(salt),
         },
-        cipher: Cipher { name: "nacl/secretbox".to_owned(), nonce: BASE64.encode(nonce) },
+        cipher: Cipher {
+            name: "nacl/secretbox".to_owned(),
+            nonce: BASE64.encode(nonce),
+        },
         ciphertext: BASE64.encode(closed),
     };
     let json = serde_json::to_vec(&envelope).map_err(|error| KeyFileError::Content(error.to_string()))?;
@@ -147,14 +166,23 @@ mod tests {
         assert_eq!(decrypt(&file, &secret("wrong")), Err(KeyFileError::Password));
         let old = file.replace("SIGSTORE", "COSIGN");
         assert_eq!(**decrypt(&old, &secret("right")).unwrap(), *b"a key");
-        assert_eq!(decrypt("-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----", &secret("")), Err(KeyFileError::Pem));
+        assert_eq!(
+            decrypt(
+                "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----",
+                &secret("")
+            ),
+            Err(KeyFileError::Pem)
+        );
     }
 
     #[test]
     fn a_file_cannot_ask_for_all_memory() {
         let json = r#"{"kdf":{"name":"scrypt","params":{"N":1099511627776,"r":8,"p":1},"salt":""},"cipher":{"name":"nacl/secretbox","nonce":""},"ciphertext":""}"#;
         let file = pem::encode(&pem::Pem::new(LABEL, json.as_bytes()));
-        assert!(matches!(decrypt(&file, &secret("")), Err(KeyFileError::Unknown(_))));
+        assert!(matches!(
+            decrypt(&file, &secret("")),
+            Err(KeyFileError::Unknown(_))
+        ));
     }
 
     proptest::proptest! {

@@ -44,9 +44,13 @@ pub enum PublicKeyError {
 
 const LABEL: &str = "PUBLIC KEY";
 /// `id-ecPublicKey` with curve `prime256v1`, as DER of the AlgorithmIdentifier's two OIDs.
-const P256_OIDS: &[u8] = &[6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+const P256_OIDS: &[u8] = &[
+    6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7,
+];
 /// The same with `secp384r1`.
-const P384_OIDS: &[u8] = &[6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 5, 0x2b, 0x81, 4, 0, 0x22];
+const P384_OIDS: &[u8] = &[
+    6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 5, 0x2b, 0x81, 4, 0, 0x22,
+];
 const ED25519_OID: &[u8] = &[6, 3, 0x2b, 0x65, 0x70];
 const RSA_OID: &[u8] = &[6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
 
@@ -69,19 +73,30 @@ impl PublicKey {
     /// If it is not a key that we can use.
     pub fn from_spki(spki: &[u8]) -> Result<Self, PublicKeyError> {
         // SEQUENCE { SEQUENCE { OIDs … } BIT STRING }: the OIDs stand right behind the two headers.
-        let inner = der_content(spki).and_then(der_content).ok_or(PublicKeyError::Content)?;
+        let inner = der_content(spki)
+            .and_then(der_content)
+            .ok_or(PublicKeyError::Content)?;
         let (algorithm, checks): (_, &[&'static dyn VerificationAlgorithm]) = match inner {
             oids if oids.starts_with(P256_OIDS) => (Algorithm::P256, &[&ECDSA_P256_SHA256_ASN1]),
-            oids if oids.starts_with(P384_OIDS) => {
-                (Algorithm::P384, &[&ECDSA_P384_SHA384_ASN1, &ECDSA_P384_SHA256_ASN1])
-            }
+            oids if oids.starts_with(P384_OIDS) => (
+                Algorithm::P384,
+                &[&ECDSA_P384_SHA384_ASN1, &ECDSA_P384_SHA256_ASN1],
+            ),
             oids if oids.starts_with(ED25519_OID) => (Algorithm::Ed25519, &[&ED25519]),
             oids if oids.starts_with(RSA_OID) => (Algorithm::Rsa, &[&RSA_PKCS1_2048_8192_SHA256]),
             _ => return Err(PublicKeyError::Algorithm),
         };
         let parse = |check: &&'static dyn VerificationAlgorithm| ParsedPublicKey::new(*check, spki);
-        let parsed = checks.iter().map(parse).collect::<Result<_, _>>().map_err(|_| PublicKeyError::Content)?;
-        Ok(Self { spki: spki.to_vec(), algorithm, parsed })
+        let parsed = checks
+            .iter()
+            .map(parse)
+            .collect::<Result<_, _>>()
+            .map_err(|_| PublicKeyError::Content)?;
+        Ok(Self {
+            spki: spki.to_vec(),
+            algorithm,
+            parsed,
+        })
     }
 
     #[must_use]
@@ -117,7 +132,22 @@ impl PublicKey {
     /// Whether `signature` is this key's over `message`.
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.parsed.iter().any(|key| key.verify_sig(message, signature).is_ok())
+        self.parsed
+            .iter()
+            .any(|key| key.verify_sig(message, signature).is_ok())
+    }
+
+    /// The same for a message of which only the SHA-256 is known; no for keys that sign messages only.
+    #[must_use]
+    pub fn verifies_digest(&self, digest: Digest, signature: &[u8]) -> bool {
+        let Ok(digest) =
+            aws_lc_rs::digest::Digest::import_less_safe(digest.as_bytes(), &aws_lc_rs::digest::SHA256)
+        else {
+            return false;
+        };
+        self.parsed
+            .iter()
+            .any(|key| key.verify_digest_sig(&digest, signature).is_ok())
     }
 }
 
@@ -142,7 +172,10 @@ fn der_content(der: &[u8]) -> Option<&[u8]> {
     let (length, rest) = match first {
         0..=0x7f => (usize::from(first), rest),
         0x81 => (usize::from(*rest.first()?), rest.get(1..)?),
-        0x82 => (usize::from(*rest.first()?) << 8 | usize::from(*rest.get(1)?), rest.get(2..)?),
+        0x82 => (
+            usize::from(*rest.first()?) << 8 | usize::from(*rest.get(1)?),
+            rest.get(2..)?,
+        ),
         _ => return None,
     };
     if tag == 0x30 { rest.get(..length) } else { None }
@@ -152,8 +185,7 @@ fn der_content(der: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
-    const ED25519_PEM: &str =
-        "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+    const ED25519_PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
 
     #[test]
     fn pem_reads_back_and_other_things_are_refused() {
@@ -161,8 +193,14 @@ mod tests {
         assert_eq!(key.algorithm(), Algorithm::Ed25519);
         assert_eq!(key.to_pem(), ED25519_PEM);
         assert_eq!(PublicKey::from_pem("hello").unwrap_err(), PublicKeyError::Pem);
-        assert_eq!(PublicKey::from_pem(&ED25519_PEM.replace("PUBLIC", "PRIVATE")).unwrap_err(), PublicKeyError::Pem);
-        assert_eq!(PublicKey::from_spki(&[0x30, 2, 0x30, 0]).unwrap_err(), PublicKeyError::Algorithm);
+        assert_eq!(
+            PublicKey::from_pem(&ED25519_PEM.replace("PUBLIC", "PRIVATE")).unwrap_err(),
+            PublicKeyError::Pem
+        );
+        assert_eq!(
+            PublicKey::from_spki(&[0x30, 2, 0x30, 0]).unwrap_err(),
+            PublicKeyError::Algorithm
+        );
     }
 
     proptest::proptest! {

@@ -39,7 +39,8 @@ impl LocalSigner {
     /// # Errors
     /// If the generator fails.
     pub fn generate() -> Result<(Self, Zeroizing<Vec<u8>>), SignerError> {
-        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| SignerError::Failed)?;
+        let pair =
+            EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| SignerError::Failed)?;
         let pkcs8 = pair.to_pkcs8v1().map_err(|_| SignerError::Failed)?;
         let pkcs8 = Zeroizing::new(pkcs8.as_ref().to_vec());
         Ok((Self::from_pkcs8(&pkcs8)?, pkcs8))

@@ -1,0 +1,51 @@
+//! Routes of signing, below `/api/v1`.
+
+mod keys;
+mod signatures;
+mod verifications;
+
+use access::Access;
+use axum::Router;
+use axum::extract::FromRef;
+use axum::routing::{get, post};
+
+pub use keys::{CosignPub, KeyBody, NewKeyBody};
+pub use signatures::{BatchBody, BatchLine, SignBody, SignatureBody};
+pub use verifications::{CandidateBody, ReportBody, VerifyBody};
+
+use crate::Signing;
+use crate::verify_service::Verifying;
+
+/// The routes of this domain.
+pub fn router<S>() -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+    Access: FromRef<S>,
+    Signing: FromRef<S>,
+    Verifying: FromRef<S>,
+{
+    Router::new()
+        .route("/signatures", get(signatures::list).post(signatures::create))
+        .route("/signatures:batch", post(signatures::batch))
+        .route("/signatures/{id}", get(signatures::one))
+        .route("/verifications", post(verifications::create))
+        .route("/keys", get(keys::list).post(keys::create))
+        .route("/keys/{name}", get(keys::one).post(keys::rotate))
+        .route("/keys/{name}/cosign.pub", get(keys::public))
+}
+
+/// The descriptions of these routes.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(
+    signatures::list,
+    signatures::create,
+    signatures::batch,
+    signatures::one,
+    verifications::create,
+    keys::list,
+    keys::create,
+    keys::one,
+    keys::rotate,
+    keys::public
+))]
+pub struct Docs;

@@ -1,0 +1,226 @@
+//! Why something was not signed, or could not be verified.
+
+use kernel::{Code, Digest, Fault, Kind, Reference};
+
+use crate::key::{KeyFileError, PublicKeyError, SignerError};
+use crate::ports::RegistryError;
+
+/// A failure of this domain. "Not verified" is no failure; see [`crate::verify::Report`].
+#[derive(Debug, thiserror::Error)]
+pub enum SigningError {
+    #[error("there is no key {name} in project {project}")]
+    NoKey { name: String, project: String },
+    #[error("there is a key {name} in project {project} already")]
+    KeyExists { name: String, project: String },
+    #[error("the key name {0:?} is not valid")]
+    KeyName(String),
+    #[error("opening the private key")]
+    KeyFile(#[source] KeyFileError),
+    #[error("reading the public key")]
+    PublicKey(#[from] PublicKeyError),
+    #[error("signing with key {name}")]
+    Sign { name: String, source: SignerError },
+    #[error("logging the signature")]
+    Log(#[source] LogError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Access(#[from] access::AccessError),
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+    #[error("the index {0} names itself")]
+    IndexCycle(Digest),
+    #[error("the index {image} has more than {max} manifests, the cap INDEX_MANIFESTS_MAX", max = kernel::limits::INDEX_MANIFESTS_MAX)]
+    IndexTooLarge { image: Digest },
+    #[error("{image} was {was} when it was signed and is {now} now; the signature stands for {was}")]
+    TagMoved {
+        image: Box<Reference>,
+        was: Digest,
+        now: Digest,
+    },
+    #[error("the signature tag {tag} holds something that is not signatures: {why}")]
+    LegacyTag { tag: String, why: String },
+    #[error("{0}")]
+    Request(String),
+    #[error("there is no signature {0}")]
+    NoSignature(String),
+    #[error("the trusted root does not read: {0}")]
+    TrustedRoot(String),
+    #[error("the database holds a signature that does not read: {0}")]
+    Row(String),
+    #[error("the task that signed ended early")]
+    Lost,
+    /// The failure of the one who worked, as told to all who waited for the same.
+    #[error(transparent)]
+    Shared(std::sync::Arc<SigningError>),
+}
+
+/// A log's own failure, carried whole so that its code and hint reach the caller.
+#[derive(Debug)]
+pub struct LogError(pub Box<dyn Fault>);
+
+impl std::fmt::Display for LogError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for LogError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+impl From<KeyFileError> for SigningError {
+    fn from(source: KeyFileError) -> Self {
+        Self::KeyFile(source)
+    }
+}
+
+impl Fault for SigningError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NoKey { .. } | Self::NoSignature(_) => Kind::NotFound,
+            Self::KeyExists { .. } | Self::TagMoved { .. } | Self::LegacyTag { .. } => Kind::Conflict,
+            Self::KeyName(_)
+            | Self::KeyFile(_)
+            | Self::PublicKey(_)
+            | Self::IndexCycle(_)
+            | Self::Request(_)
+            | Self::TrustedRoot(_) => Kind::Invalid,
+            Self::IndexTooLarge { .. } => Kind::TooLarge,
+            Self::Sign { .. } | Self::Row(_) | Self::Lost => Kind::Bug,
+            Self::Shared(source) => source.kind(),
+            Self::Log(source) => source.0.kind(),
+            Self::Registry(source) => source.kind(),
+            Self::Access(source) => source.kind(),
+            Self::Store(source) => source.kind(),
+        }
+    }
+
+    fn code(&self) -> &'static Code {
+        match self {
+            Self::NoKey { .. } => &codes::NO_KEY,
+            Self::KeyExists { .. } | Self::KeyName(_) => &codes::KEY_NAME,
+            Self::KeyFile(_) => &codes::KEY_FILE,
+            Self::PublicKey(_) => &codes::PUBLIC_KEY,
+            Self::Sign { .. } | Self::Row(_) | Self::Lost => &codes::INTERNAL,
+            Self::IndexCycle(_) | Self::IndexTooLarge { .. } => &codes::INDEX,
+            Self::TagMoved { .. } => &codes::TAG_MOVED,
+            Self::LegacyTag { .. } => &codes::LEGACY_TAG,
+            Self::Request(_) => &codes::REQUEST,
+            Self::NoSignature(_) => &codes::NO_SIGNATURE,
+            Self::TrustedRoot(_) => &codes::TRUSTED_ROOT,
+            Self::Shared(source) => source.code(),
+            Self::Log(source) => source.0.code(),
+            Self::Registry(source) => source.code(),
+            Self::Access(source) => source.code(),
+            Self::Store(source) => source.code(),
+        }
+    }
+
+    fn hint(&self) -> String {
+        match self {
+            Self::Shared(source) => source.hint(),
+            Self::Log(source) => source.0.hint(),
+            Self::Access(source) => source.hint(),
+            Self::TagMoved { image, .. } => format!("portcullis sign {image}"),
+            _ => self.code().hint.to_owned(),
+        }
+    }
+}
+
+/// The codes of signing.
+pub mod codes {
+    use kernel::Code;
+
+    pub const NO_KEY: Code = Code {
+        id: "PC1201",
+        title: "there is no such key",
+        explanation: "Keys belong to a project. The name was mistyped, the key is of another project, or the \
+project has none yet.",
+        hint: "portcullis key list; portcullis key create NAME",
+    };
+    pub const KEY_NAME: Code = Code {
+        id: "PC1202",
+        title: "the key's name cannot be used",
+        explanation: "A key's name is 1 to 63 lower-case letters, digits and dashes, and stands once in its \
+project. To replace a key keep its name and rotate it.",
+        hint: "choose another name, or portcullis key rotate NAME",
+    };
+    pub const KEY_FILE: Code = Code {
+        id: "PC1203",
+        title: "the private key does not open",
+        explanation: "A private key file is PEM as cosign writes it, closed with a password. The password is \
+wrong, the file is damaged, or it holds a key that is not P-256, the one kind that signs.",
+        hint: "set COSIGN_PASSWORD; make a key with `cosign generate-key-pair` or `portcullis key create`",
+    };
+    pub const PUBLIC_KEY: Code = Code {
+        id: "PC1204",
+        title: "the public key does not read",
+        explanation: "A public key is PEM with the label PUBLIC KEY: P-256, P-384, Ed25519 or RSA of 2048 bits or \
+more.",
+        hint: "give the file that cosign calls cosign.pub",
+    };
+    pub const INDEX: Code = Code {
+        id: "PC1205",
+        title: "the index cannot be followed",
+        explanation: "`--recursive` signs an index and every manifest under it. An index that names itself, at any \
+depth, or one with too many manifests is refused before anything is signed.",
+        hint: "sign without --recursive, or rebuild the index",
+    };
+    pub const TAG_MOVED: Code = Code {
+        id: "PC1206",
+        title: "the tag moved while its image was signed",
+        explanation: "A tag is resolved once; what is signed is the digest that it named then. Meanwhile somebody \
+pushed another image under the tag. The signature of the first one stands; the new one is not signed.",
+        hint: "sign again if the new image is the one you mean; better sign by digest",
+    };
+    pub const LEGACY_TAG: Code = Code {
+        id: "PC1207",
+        title: "the signature tag holds something else",
+        explanation: "The legacy format keeps signatures in the tag sha256-<hex>.sig. What is there does not read \
+as signatures, and is left as it is.",
+        hint: "look at it with `portcullis image tree`; sign with formats = [\"bundle\"]",
+    };
+    pub const REQUEST: Code = Code {
+        id: "PC1208",
+        title: "the request cannot be carried out as it stands",
+        explanation: "Two parts of the request contradict each other, or it asks for more than a cap allows. The \
+message says which.",
+        hint: "correct the request",
+    };
+    pub const NO_SIGNATURE: Code = Code {
+        id: "PC1209",
+        title: "there is no such signature",
+        explanation: "It was never made by this server, or belongs to another project.",
+        hint: "portcullis signature list",
+    };
+    pub const TRUSTED_ROOT: Code = Code {
+        id: "PC1210",
+        title: "the trusted root does not read",
+        explanation: "A trusted root is JSON of media type application/vnd.dev.sigstore.trustedroot+json. It names \
+the logs, certificate authorities and timestamp authorities that a verifier believes.",
+        hint: "fetch this server's: GET /api/v1/trust/trusted_root.json",
+    };
+    pub const INTERNAL: Code = Code {
+        id: "PC1299",
+        title: "signing failed by our own mistake",
+        explanation: "Something that cannot happen happened. The server's log has the details under the request's \
+id; nothing was answered with success that is not durable.",
+        hint: "report it with the request's id and the server's log",
+    };
+    pub const ALL: &[&Code] = &[
+        &NO_KEY,
+        &KEY_NAME,
+        &KEY_FILE,
+        &PUBLIC_KEY,
+        &INDEX,
+        &TAG_MOVED,
+        &LEGACY_TAG,
+        &REQUEST,
+        &NO_SIGNATURE,
+        &TRUSTED_ROOT,
+        &INTERNAL,
+    ];
+}

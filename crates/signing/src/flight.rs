@@ -1,0 +1,109 @@
+//! Singleflight: of many who want the same, one works and all get its answer.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::{BoxFuture, FutureExt, Shared};
+
+/// Work in flight, by what it makes.
+///
+/// The work is a task of its own: a caller that goes away cancels nothing, neither for itself nor for those who
+/// wait with it.
+pub(crate) struct Flights<K, V> {
+    open: Arc<Mutex<HashMap<K, Flight<V>>>>,
+}
+
+type Flight<V> = Shared<BoxFuture<'static, Option<V>>>;
+
+impl<K: Hash + Eq + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Flights<K, V> {
+    pub(crate) fn new() -> Self {
+        Self { open: Arc::default() }
+    }
+
+    /// Joins the flight for `key`, or starts `work` for it. The answer is `None` only if the work's task died.
+    pub(crate) async fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> Option<V>
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let flight = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            match open.get(&key) {
+                Some(flight) => flight.clone(),
+                None => {
+                    let task = tokio::spawn(
+                        Landing {
+                            open: self.open.clone(),
+                            key: key.clone(),
+                        }
+                        .after(work()),
+                    );
+                    let flight = task.map(Result::ok).boxed().shared();
+                    open.insert(key, flight.clone());
+                    flight
+                }
+            }
+        };
+        flight.await
+    }
+}
+
+/// Takes the flight off the list when the work ends, however it ends.
+struct Landing<K: Hash + Eq, V> {
+    open: Arc<Mutex<HashMap<K, Flight<V>>>>,
+    key: K,
+}
+
+impl<K: Hash + Eq, V> Landing<K, V> {
+    async fn after<F: Future<Output = V>>(self, work: F) -> V {
+        work.await
+    }
+}
+
+impl<K: Hash + Eq, V> Drop for Landing<K, V> {
+    fn drop(&mut self) {
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn many_callers_one_work_and_a_hang_up_cancels_nothing() {
+        let flights = Arc::new(Flights::<&str, u32>::new());
+        let runs = Arc::new(AtomicU32::new(0));
+        let call = |flights: Arc<Flights<&'static str, u32>>, runs: Arc<AtomicU32>| async move {
+            let work = || async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                runs.fetch_add(1, Ordering::SeqCst) + 1
+            };
+            flights.join("image", work).await
+        };
+        let first = tokio::spawn(call(flights.clone(), runs.clone()));
+        tokio::task::yield_now().await;
+        let others: Vec<_> = (0..20)
+            .map(|_| tokio::spawn(call(flights.clone(), runs.clone())))
+            .collect();
+        tokio::task::yield_now().await;
+        first.abort();
+        for other in others {
+            assert_eq!(other.await.unwrap(), Some(1));
+        }
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+        assert_eq!(call(flights, runs).await, Some(2));
+    }
+
+    #[tokio::test]
+    async fn a_work_that_panics_is_told_and_does_not_stay() {
+        let flights = Flights::<u8, u8>::new();
+        assert_eq!(flights.join(1, || async { panic!("on purpose") }).await, None);
+        assert_eq!(flights.join(1, || async { 7 }).await, Some(7));
+    }
+}

@@ -1,0 +1,110 @@
+//! From a signature to what the registry holds.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use kernel::{Digest, Repository};
+
+use crate::SigningError;
+use crate::format::{legacy, referrer};
+use crate::key::PublicKey;
+use crate::ports::{Descriptor, Manifest, Registry, RegistryError, RegistryReason};
+
+/// In which formats a signature is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Formats {
+    /// The Sigstore bundle as a referrer; cosign 3 and what is newer.
+    pub bundle: bool,
+    /// The tag `sha256-<hex>.sig`; cosign 1 and 2, Harbor, older admission controllers.
+    pub legacy: bool,
+}
+
+impl Formats {
+    pub const BOTH: Self = Self {
+        bundle: true,
+        legacy: true,
+    };
+    pub const BUNDLE: Self = Self {
+        bundle: true,
+        legacy: false,
+    };
+}
+
+impl fmt::Display for Formats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.bundle, self.legacy) {
+            (true, true) => "bundle,legacy",
+            (true, false) => "bundle",
+            (false, _) => "legacy",
+        })
+    }
+}
+
+impl FromStr for Formats {
+    type Err = SigningError;
+
+    fn from_str(text: &str) -> Result<Self, SigningError> {
+        let mut formats = Self {
+            bundle: false,
+            legacy: false,
+        };
+        for word in text.split(',').map(str::trim) {
+            match word {
+                "bundle" => formats.bundle = true,
+                "legacy" => formats.legacy = true,
+                other => {
+                    return Err(SigningError::Request(format!(
+                        "{other:?} is not a format; known are bundle and legacy"
+                    )));
+                }
+            }
+        }
+        Ok(formats)
+    }
+}
+
+/// Attaches a bundle to an image. Doing it twice changes nothing.
+pub(crate) async fn bundle(
+    registry: &dyn Registry,
+    project: &str,
+    repository: &Repository,
+    subject: &Descriptor,
+    bytes: Bytes,
+) -> Result<(), SigningError> {
+    let (descriptor, manifest) = referrer::write(subject, &bytes);
+    registry
+        .push_blob(project, repository, Bytes::from_static(referrer::EMPTY_JSON))
+        .await?;
+    registry.push_blob(project, repository, bytes).await?;
+    kernel::crash_point("signing.pushed_blobs");
+    registry
+        .attach(project, repository, subject.digest, &descriptor, manifest.into())
+        .await?;
+    Ok(())
+}
+
+/// Adds a legacy signature to the image's signature tag. Doing it twice changes nothing.
+pub(crate) async fn legacy(
+    registry: &dyn Registry,
+    project: &str,
+    repository: &Repository,
+    image: Digest,
+    key: &PublicKey,
+    payload: Vec<u8>,
+    signature: &[u8],
+) -> Result<(), SigningError> {
+    let tag = legacy::tag(image);
+    registry
+        .push_blob(project, repository, Bytes::from(payload.clone()))
+        .await?;
+    let merge = |current: Option<&Manifest>| {
+        legacy::add(current, key, &payload, signature).map_err(|error| RegistryError {
+            operation: format!("adding a signature to the tag {tag}"),
+            registry: repository.registry().to_owned(),
+            reason: RegistryReason::Malformed(error.to_string()),
+        })
+    };
+    registry.update_tag(project, repository, &tag, &merge).await?;
+    Ok(())
+}

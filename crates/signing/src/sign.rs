@@ -1,0 +1,428 @@
+//! The signing path of the server.
+
+use std::sync::Arc;
+
+use access::audit::{self, Record};
+use access::{Access, Action, Context};
+use bytes::Bytes;
+use jiff::Timestamp;
+use kernel::{Clock, Digest, Id, Random, Reference, Repository};
+use store::Db;
+
+use crate::flight::Flights;
+use crate::format::{self, Annotations};
+use crate::key::{PublicKey, Signer};
+use crate::ports::{Descriptor, Log, LoggedEntry, NewEntry, Registry};
+use crate::tables::{self, SignatureRow, Wish};
+use crate::verdicts::Verdicts;
+use crate::{Formats, KeyInfo, Keyring, SigningError, publish, resolve};
+
+/// The key that is used when a request names none.
+pub const DEFAULT_KEY: &str = "default";
+/// Annotations of one signature: what fits a screen.
+const ANNOTATIONS_MAX: usize = 64;
+/// Bytes of one annotation's name or value.
+const ANNOTATION_BYTES_MAX: usize = 4_096;
+
+/// Signs images and remembers what it signed. Cheap to clone.
+#[derive(Clone)]
+pub struct Signing {
+    pub(crate) parts: Arc<Parts>,
+}
+
+pub(crate) struct Parts {
+    pub db: Db,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+    pub access: Access,
+    pub keyring: Keyring,
+    pub registry: Arc<dyn Registry>,
+    pub log: Arc<dyn Log>,
+    pub formats: Box<dyn Fn(&str) -> Formats + Send + Sync>,
+    pub flights: Flights<Wish, Result<Signed, Arc<SigningError>>>,
+    pub verdicts: Verdicts,
+}
+
+/// What is wanted.
+#[derive(Debug, Clone)]
+pub struct SignRequest {
+    pub image: Reference,
+    /// A key of the project; [`DEFAULT_KEY`] if `None`.
+    pub key: Option<String>,
+    pub annotations: Annotations,
+    /// Also every manifest under an index.
+    pub recursive: bool,
+    /// The registry's configured formats if `None`.
+    pub formats: Option<Formats>,
+}
+
+/// A signature that stands: durable here, in the log and in the registry.
+#[derive(Debug, Clone)]
+pub struct Signed {
+    pub id: Id,
+    pub repository: Repository,
+    pub digest: Digest,
+    pub key: String,
+    pub key_id: String,
+    pub formats: Formats,
+    pub log_index: Option<u64>,
+    pub created_at: Timestamp,
+    /// Whether it stood already.
+    pub deduplicated: bool,
+}
+
+impl Signing {
+    /// Puts the parts together. `formats` says what to write to a registry, by its host.
+    #[must_use]
+    pub fn new(
+        db: Db,
+        access: Access,
+        keyring: Keyring,
+        registry: Arc<dyn Registry>,
+        log: Arc<dyn Log>,
+        formats: impl Fn(&str) -> Formats + Send + Sync + 'static,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Self {
+        let verdicts = Verdicts::new(clock.clone());
+        let formats = Box::new(formats);
+        let flights = Flights::new();
+        Self {
+            parts: Arc::new(Parts {
+                db,
+                clock,
+                random,
+                access,
+                keyring,
+                registry,
+                log,
+                formats,
+                flights,
+                verdicts,
+            }),
+        }
+    }
+
+    /// The server's time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.parts.clock.now()
+    }
+
+    #[must_use]
+    pub fn keyring(&self) -> &Keyring {
+        &self.parts.keyring
+    }
+
+    /// Signs an image, or finds that it is signed already; with `recursive` the image comes first in the answer
+    /// and the manifests under it follow.
+    ///
+    /// An image named by digest that this key signed before is answered from the store: no key, log or registry
+    /// is touched.
+    ///
+    /// # Errors
+    /// Those of the context's rights, the registry, the key and the log. What is signed stays signed.
+    pub async fn sign(&self, context: &Context, request: &SignRequest) -> Result<Vec<Signed>, SigningError> {
+        let key = self.admit(context, request).await?;
+        let formats = request
+            .formats
+            .unwrap_or_else(|| (self.parts.formats)(request.image.repository().registry()));
+        let draft = Draft {
+            parts: self.parts.clone(),
+            context: context.clone(),
+            key,
+            formats,
+            request: request.clone(),
+        };
+        if let (Some(digest), false) = (request.image.digest(), request.recursive)
+            && let Some(hit) = draft.lookup(digest).await?
+        {
+            return Ok(vec![hit]);
+        }
+        let project = context.project.as_str();
+        let subjects =
+            resolve::subjects(&*self.parts.registry, project, &request.image, request.recursive).await?;
+        let mut signed = Vec::with_capacity(subjects.len());
+        for subject in &subjects {
+            signed.push(draft.one(subject).await?);
+        }
+        if request.image.digest().is_none() && signed.first().is_some_and(|first| !first.deduplicated) {
+            self.tag_stayed(project, &request.image, subjects[0].digest)
+                .await?;
+        }
+        Ok(signed)
+    }
+
+    /// What has to be true before anything is done: the role, the project's patterns, sane annotations, a key.
+    pub(crate) async fn admit(
+        &self,
+        context: &Context,
+        request: &SignRequest,
+    ) -> Result<KeyInfo, SigningError> {
+        context.require(Action::SignImages)?;
+        let project = self.parts.access.project(&context.project).await?;
+        project.require_image(request.image.repository())?;
+        require_sane(&request.annotations)?;
+        let name = request.key.as_deref().unwrap_or(DEFAULT_KEY);
+        self.parts.keyring.current(context.project.as_str(), name).await
+    }
+
+    /// A tag is resolved once. If it names another image now, the caller has to know that that one is not signed.
+    async fn tag_stayed(&self, project: &str, image: &Reference, was: Digest) -> Result<(), SigningError> {
+        let now = self.parts.registry.manifest(project, image).await?.digest;
+        if now == was {
+            Ok(())
+        } else {
+            Err(SigningError::TagMoved {
+                image: Box::new(image.clone()),
+                was,
+                now,
+            })
+        }
+    }
+}
+
+pub(crate) fn require_sane(annotations: &Annotations) -> Result<(), SigningError> {
+    if annotations.len() > ANNOTATIONS_MAX {
+        return Err(SigningError::Request(format!(
+            "there are more than {ANNOTATIONS_MAX} annotations"
+        )));
+    }
+    let long = |text: &String| text.len() > ANNOTATION_BYTES_MAX;
+    match annotations
+        .iter()
+        .find(|(name, value)| name.is_empty() || long(name) || long(value))
+    {
+        Some((name, _)) => {
+            let name: String = name.chars().take(60).collect();
+            Err(SigningError::Request(format!(
+                "annotation {name:?} is empty or over {ANNOTATION_BYTES_MAX} bytes"
+            )))
+        }
+        None => Ok(()),
+    }
+}
+
+/// One request on its way, with everything it needs.
+#[derive(Clone)]
+pub(crate) struct Draft {
+    pub parts: Arc<Parts>,
+    pub context: Context,
+    pub key: KeyInfo,
+    pub formats: Formats,
+    pub request: SignRequest,
+}
+
+impl Draft {
+    pub(crate) fn wish(&self, digest: Digest) -> Wish {
+        Wish {
+            project: self.context.project.to_string(),
+            repository: self.repository().to_string(),
+            digest,
+            key_id: self.key.id(),
+            payload: Wish::payload(&self.request.annotations, self.formats),
+        }
+    }
+
+    pub(crate) fn repository(&self) -> &Repository {
+        self.request.image.repository()
+    }
+
+    pub(crate) async fn lookup(&self, digest: Digest) -> Result<Option<Signed>, SigningError> {
+        let row = tables::find(&self.parts.db, &self.wish(digest)).await?;
+        Ok(row.filter(|row| row.done).map(|row| self.signed(&row, true)))
+    }
+
+    pub(crate) fn signed(&self, row: &SignatureRow, deduplicated: bool) -> Signed {
+        Signed {
+            id: row.id.clone(),
+            repository: self.repository().clone(),
+            digest: row.digest,
+            key: row.key_name.clone(),
+            key_id: row.key_id.clone(),
+            formats: row.formats,
+            log_index: row.log_index,
+            created_at: row.created_at,
+            deduplicated,
+        }
+    }
+
+    /// One image, by whoever comes first; all others get that one's answer.
+    async fn one(&self, subject: &Descriptor) -> Result<Signed, SigningError> {
+        if let Some(hit) = self.lookup(subject.digest).await? {
+            return Ok(hit);
+        }
+        let (draft, subject) = (self.clone(), subject.clone());
+        let wish = self.wish(subject.digest);
+        let lead = move || async move { draft.lead(&subject).await.map_err(Arc::new) };
+        match self.parts.flights.join(wish, lead).await {
+            Some(outcome) => outcome.map_err(SigningError::Shared),
+            None => Err(SigningError::Lost),
+        }
+    }
+
+    /// Stage, log, publish, finish. Each step finds what an earlier run of it left behind.
+    async fn lead(&self, subject: &Descriptor) -> Result<Signed, SigningError> {
+        let wish = self.wish(subject.digest);
+        let row = match tables::find(&self.parts.db, &wish).await? {
+            // Somebody finished between the caller's look and this one.
+            Some(row) if row.done => return Ok(self.signed(&row, true)),
+            Some(staged) => staged,
+            None => self.stage(subject.digest).await?,
+        };
+        kernel::crash_point("signing.staged");
+        let entry = self.log(&row).await?;
+        kernel::crash_point("signing.logged");
+        self.publish(subject, &row, &entry).await?;
+        kernel::crash_point("signing.published");
+        self.finish(&[(wish, row.id.clone())], entry.index).await?;
+        kernel::crash_point("signing.finished");
+        Ok(self.signed(
+            &SignatureRow {
+                log_index: Some(entry.index),
+                ..row
+            },
+            false,
+        ))
+    }
+
+    /// Signs this one image and makes the signature durable.
+    async fn stage(&self, digest: Digest) -> Result<SignatureRow, SigningError> {
+        let row = self.sign_statement(&[digest]).await?;
+        let legacy = match self.formats.legacy {
+            true => Some(self.sign_bytes(&self.legacy_payload(digest)).await?),
+            false => None,
+        };
+        self.store_stage(&row, &[(self.wish(digest), legacy.clone())])
+            .await?;
+        Ok(SignatureRow { legacy, ..row })
+    }
+
+    /// One statement over `digests`, signed; the row is that of the first.
+    pub(crate) async fn sign_statement(&self, digests: &[Digest]) -> Result<SignatureRow, SigningError> {
+        let statement = format::statement::write(digests, &self.request.annotations);
+        let pae = format::dsse::pae(format::dsse::IN_TOTO, &statement);
+        Ok(SignatureRow {
+            id: Id::new("sig", &*self.parts.clock, &*self.parts.random),
+            repository: self.repository().to_string(),
+            digest: digests[0],
+            key_name: self.key.name.clone(),
+            key_id: self.key.id(),
+            annotations: self.request.annotations.clone(),
+            formats: self.formats,
+            log_index: None,
+            created_at: self.parts.clock.now(),
+            actor: self.context.actor.to_string(),
+            signature: self.sign_bytes(&pae).await?,
+            statement,
+            legacy: None,
+            done: false,
+        })
+    }
+
+    pub(crate) async fn store_stage(
+        &self,
+        row: &SignatureRow,
+        images: &[(Wish, Option<Vec<u8>>)],
+    ) -> Result<(), SigningError> {
+        let mut tx = self.parts.db.begin().await?;
+        tables::stage(&mut tx, self.context.project.as_str(), row, images).await?;
+        Ok(tx.commit().await?)
+    }
+
+    async fn sign_bytes(&self, message: &[u8]) -> Result<Vec<u8>, SigningError> {
+        let signer = self
+            .parts
+            .keyring
+            .signer(self.context.project.as_str(), &self.key)
+            .await?;
+        let signed = signer.sign(Digest::of(message)).await;
+        signed.map_err(|source| SigningError::Sign {
+            name: self.key.name.clone(),
+            source,
+        })
+    }
+
+    fn legacy_payload(&self, digest: Digest) -> Vec<u8> {
+        format::legacy::payload(self.repository(), digest, &self.request.annotations)
+    }
+
+    pub(crate) async fn log(&self, row: &SignatureRow) -> Result<LoggedEntry, SigningError> {
+        let entry = NewEntry {
+            digest: Digest::of(&format::dsse::pae(format::dsse::IN_TOTO, &row.statement)),
+            signature: row.signature.clone(),
+            public_key: self.public_key().spki().to_vec(),
+        };
+        self.parts
+            .log
+            .append(entry)
+            .await
+            .map_err(|fault| SigningError::Log(crate::error::LogError(fault)))
+    }
+
+    pub(crate) async fn publish(
+        &self,
+        subject: &Descriptor,
+        row: &SignatureRow,
+        entry: &LoggedEntry,
+    ) -> Result<(), SigningError> {
+        let (registry, project) = (&*self.parts.registry, self.context.project.as_str());
+        let key = self.public_key();
+        let bundle = async {
+            if row.formats.bundle {
+                let bytes = format::bundle::write(key, &row.statement, &row.signature, Some(&entry.json));
+                publish::bundle(registry, project, self.repository(), subject, Bytes::from(bytes)).await?;
+            }
+            Ok::<_, SigningError>(())
+        };
+        let legacy = async {
+            if let Some(signature) = &row.legacy {
+                let payload = self.legacy_payload(subject.digest);
+                publish::legacy(
+                    registry,
+                    project,
+                    self.repository(),
+                    subject.digest,
+                    key,
+                    payload,
+                    signature,
+                )
+                .await?;
+            }
+            Ok::<_, SigningError>(())
+        };
+        futures::try_join!(bundle, legacy).map(|_| ())
+    }
+
+    /// Marks signatures as done, with their audit records, in one transaction.
+    pub(crate) async fn finish(&self, done: &[(Wish, Id)], index: u64) -> Result<(), SigningError> {
+        let mut tx = self.parts.db.begin().await?;
+        for (wish, id) in done {
+            tables::finish(&mut tx, wish, id, Some(index), self.parts.clock.now_us()).await?;
+            let resource = format!("{}@{}", wish.repository, wish.digest);
+            let detail = format!("{id} key {} log index {index}", self.key.name);
+            let record = Record {
+                action: "signature.create",
+                resource: &resource,
+                detail: &detail,
+            };
+            audit::record(
+                &mut tx,
+                &self.context,
+                &*self.parts.clock,
+                &*self.parts.random,
+                record,
+            )
+            .await?;
+        }
+        tx.commit().await?;
+        self.parts
+            .verdicts
+            .signed(done.iter().map(|(wish, _)| wish.digest));
+        Ok(())
+    }
+
+    fn public_key(&self) -> &PublicKey {
+        &self.key.public
+    }
+}

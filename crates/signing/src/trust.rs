@@ -1,0 +1,107 @@
+//! What a verifier believes, and the two files by which unmodified cosign believes us.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
+use sigstore_verify::Verifier;
+use sigstore_verify::trust_root::TrustedRoot;
+
+use crate::SigningError;
+
+/// A trusted root, prepared for verifying.
+pub struct TrustRoot {
+    pub(crate) verifier: Verifier,
+    /// What was read, for comparing.
+    json: String,
+}
+
+impl fmt::Debug for TrustRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TrustRoot({} bytes)", self.json.len())
+    }
+}
+
+/// The most that a trusted root may have; the public one has 7 KiB.
+const BYTES_MAX: usize = 1 << 20;
+
+impl TrustRoot {
+    /// Reads JSON of `application/vnd.dev.sigstore.trustedroot+json`.
+    ///
+    /// # Errors
+    /// If it does not read, or holds keys that cannot be used.
+    pub fn from_json(json: &str) -> Result<Self, SigningError> {
+        if json.len() > BYTES_MAX || kernel::limits::too_deep(json.as_bytes()) {
+            return Err(SigningError::TrustedRoot(format!(
+                "it is over {BYTES_MAX} bytes or nests too deep"
+            )));
+        }
+        let bad = |error: &dyn std::error::Error| SigningError::TrustedRoot(kernel::chain(error));
+        let root = TrustedRoot::from_json(json).map_err(|error| bad(&error))?;
+        let verifier = Verifier::new(&root).map_err(|error| bad(&error))?;
+        Ok(Self {
+            verifier,
+            json: json.to_owned(),
+        })
+    }
+
+    #[must_use]
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+}
+
+/// A log, as those who verify have to know it.
+#[derive(Debug, Clone)]
+pub struct LogIdentity {
+    /// The name in its checkpoints; verifiers take it from the trusted root's `baseUrl`, not from the address that
+    /// they write to.
+    pub origin: String,
+    /// Ed25519 public key, `SubjectPublicKeyInfo` DER.
+    pub public_key: Vec<u8>,
+    /// The log's id, as entries carry it (32 bytes).
+    pub id: Vec<u8>,
+    /// Since when the key signs.
+    pub since: Timestamp,
+}
+
+/// `trusted_root.json`: verifies what is in this log, and nothing of anybody else's.
+#[must_use]
+pub fn trusted_root(log: &LogIdentity) -> String {
+    serde_json::json!({
+        "mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
+        "tlogs": [{
+            "baseUrl": format!("https://{}", log.origin),
+            "hashAlgorithm": "SHA2_256",
+            "publicKey": {
+                "rawBytes": BASE64.encode(&log.public_key),
+                "keyDetails": "PKIX_ED25519",
+                "validFor": { "start": seconds(log.since) },
+            },
+            "logId": { "keyId": BASE64.encode(&log.id) },
+        }],
+    })
+    .to_string()
+}
+
+/// `signing_config.json`: makes cosign write to the log at `url`, and to nothing else.
+#[must_use]
+pub fn signing_config(log: &LogIdentity, url: &str) -> String {
+    serde_json::json!({
+        "mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json",
+        "rekorTlogUrls": [{
+            "url": url, "majorApiVersion": 2, "operator": log.origin, "validFor": { "start": seconds(log.since) },
+        }],
+        "rekorTlogConfig": { "selector": "ANY" },
+        "tsaConfig": {},
+    })
+    .to_string()
+}
+
+/// RFC 3339 in whole seconds, which every protobuf reader takes.
+fn seconds(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second())
+        .unwrap_or(time)
+        .to_string()
+}

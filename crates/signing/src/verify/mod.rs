@@ -1,0 +1,200 @@
+//! Verifying: everything that is attached to an image is a candidate, and one that a policy accepts is enough.
+
+mod check;
+mod evidence;
+mod policy;
+mod report;
+
+use jiff::Timestamp;
+use kernel::limits::SIGNATURE_BLOB_BYTES_MAX;
+use kernel::{Digest, Reference, Repository};
+use serde::Deserialize;
+
+pub use check::{check_blob, check_bundle};
+pub use policy::{Identity, Policy};
+pub use report::{Candidate, Rejected, Report};
+
+use crate::SigningError;
+use crate::format::{bundle, legacy};
+use crate::ports::{Descriptor, Registry, RegistryError, RegistryReason};
+use crate::resolve;
+
+/// Verifies an image under a policy. With `recursive`, every manifest under it too; the image's report comes first.
+///
+/// # Errors
+/// If anything could not be asked: that is never "unsigned".
+pub async fn verify(
+    registry: &dyn Registry,
+    project: &str,
+    image: &Reference,
+    policy: &Policy,
+    recursive: bool,
+    now: Timestamp,
+) -> Result<Vec<Report>, SigningError> {
+    let mut reports = Vec::new();
+    for subject in resolve::subjects(registry, project, image, recursive).await? {
+        reports
+            .push(verify_digest(registry, project, image.repository(), subject.digest, policy, now).await?);
+    }
+    Ok(reports)
+}
+
+/// Verifies one digest, whose bytes the caller has seen or does not need to see.
+///
+/// # Errors
+/// If anything could not be asked.
+pub async fn verify_digest(
+    registry: &dyn Registry,
+    project: &str,
+    repository: &Repository,
+    digest: Digest,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<Report, SigningError> {
+    let look = Look {
+        registry,
+        project,
+        repository,
+        digest,
+        policy,
+        now,
+    };
+    let mut report = Report::new(repository.at(digest), policy);
+    look.bundles(&mut report).await?;
+    look.legacy(&mut report).await?;
+    report.conclude();
+    Ok(report)
+}
+
+/// One look at one image.
+struct Look<'a> {
+    registry: &'a dyn Registry,
+    project: &'a str,
+    repository: &'a Repository,
+    digest: Digest,
+    policy: &'a Policy,
+    now: Timestamp,
+}
+
+/// What matters of a referrer's manifest. The list entry's own artifact type is not to be trusted: registries and
+/// cosign's fallback tag fill it with other things.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReferrerManifest {
+    #[serde(default)]
+    artifact_type: Option<String>,
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+    #[serde(default)]
+    subject: Option<Descriptor>,
+}
+
+impl Look<'_> {
+    async fn bundles(&self, report: &mut Report) -> Result<(), SigningError> {
+        let referrers = self
+            .registry
+            .referrers(self.project, self.repository, self.digest)
+            .await?;
+        for referrer in referrers {
+            let candidate = Candidate::new("bundle", referrer.digest);
+            let candidate = match self.bundle(&referrer).await? {
+                Ok(accepted) => candidate.accepted(accepted),
+                Err(rejected) => candidate.rejected(rejected),
+            };
+            report.candidates.push(candidate);
+        }
+        Ok(())
+    }
+
+    async fn bundle(
+        &self,
+        referrer: &Descriptor,
+    ) -> Result<Result<report::Accepted, Rejected>, SigningError> {
+        let reference = self.repository.at(referrer.digest);
+        let manifest = match self.registry.manifest(self.project, &reference).await {
+            Ok(manifest) => manifest,
+            // A list may name what was deleted since; that is no signature, and no failure to ask.
+            Err(RegistryError {
+                reason: RegistryReason::NotFound,
+                ..
+            }) => {
+                return Ok(Err(Rejected::new(
+                    "gone",
+                    "the registry lists it but does not have it",
+                )));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Ok(read) = serde_json::from_slice::<ReferrerManifest>(&manifest.bytes) else {
+            return Ok(Err(Rejected::new("malformed", "its manifest does not read")));
+        };
+        if read.subject.is_none_or(|subject| subject.digest != self.digest) {
+            return Ok(Err(Rejected::new(
+                "other-subject",
+                "its manifest refers to another image",
+            )));
+        }
+        let is_bundle = |kind: &str| kind.starts_with(bundle::MEDIA_TYPE_PREFIX);
+        let Some(layer) = read.layers.iter().find(|layer| is_bundle(&layer.media_type)) else {
+            let kind = read
+                .artifact_type
+                .unwrap_or_else(|| "nothing that says what".to_owned());
+            return Ok(Err(Rejected::new("not-a-signature", format!("it is {kind}"))));
+        };
+        let blob = self
+            .registry
+            .blob(
+                self.project,
+                self.repository,
+                layer.digest,
+                SIGNATURE_BLOB_BYTES_MAX,
+            )
+            .await?;
+        Ok(check::check_bundle(&blob, self.digest, self.policy, self.now))
+    }
+
+    async fn legacy(&self, report: &mut Report) -> Result<(), SigningError> {
+        let tag = legacy::tag(self.digest);
+        let manifest = match self
+            .registry
+            .manifest(self.project, &self.repository.tagged(&tag))
+            .await
+        {
+            Ok(manifest) => manifest,
+            Err(RegistryError {
+                reason: RegistryReason::NotFound,
+                ..
+            }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let layers = match legacy::layers(&manifest) {
+            Ok(layers) => layers,
+            Err(error) => {
+                let rejected = Rejected::new("malformed", error.to_string());
+                report
+                    .candidates
+                    .push(Candidate::new("legacy", manifest.digest).rejected(rejected));
+                return Ok(());
+            }
+        };
+        for layer in layers {
+            let payload = self
+                .registry
+                .blob(
+                    self.project,
+                    self.repository,
+                    layer.digest,
+                    SIGNATURE_BLOB_BYTES_MAX,
+                )
+                .await?;
+            let candidate = Candidate::new("legacy", layer.digest);
+            let outcome =
+                check::check_legacy(&payload, &layer.annotations, self.digest, self.policy, self.now);
+            report.candidates.push(match outcome {
+                Ok(accepted) => candidate.accepted(accepted),
+                Err(rejected) => candidate.rejected(rejected),
+            });
+        }
+        Ok(())
+    }
+}

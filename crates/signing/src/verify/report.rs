@@ -1,0 +1,150 @@
+//! What verifying found.
+
+use jiff::Timestamp;
+use kernel::{Digest, Reference};
+
+use super::Policy;
+use crate::format::Annotations;
+
+/// The outcome for one image: every candidate that was looked at, and why it did not count.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub image: Reference,
+    pub digest: Digest,
+    pub policy: String,
+    pub verified: bool,
+    /// What the policy asked for, in words.
+    pub checks: Vec<String>,
+    pub candidates: Vec<Candidate>,
+    /// Why it is not verified, in words; empty when it is.
+    pub reasons: Vec<String>,
+}
+
+/// One thing that was attached to the image.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// `bundle` or `legacy`.
+    pub format: &'static str,
+    /// Of the referrer's manifest, or of the legacy layer.
+    pub digest: Digest,
+    pub outcome: Result<Accepted, Rejected>,
+}
+
+/// What speaks for a candidate.
+#[derive(Debug, Clone, Default)]
+pub struct Accepted {
+    /// The key that it verifies with, as its id; absent for keyless.
+    pub key_id: Option<String>,
+    /// The certificate's identity; absent for keys.
+    pub identity: Option<String>,
+    pub issuer: Option<String>,
+    pub annotations: Annotations,
+    /// Proven to be in a trusted log.
+    pub logged: bool,
+    pub log_index: Option<u64>,
+    /// When a log or a timestamp authority saw it.
+    pub time: Option<Timestamp>,
+}
+
+/// Why a candidate did not count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// A stable word: `not-a-signature`, `malformed`, `predicate-type`, `other-subject`, `no-matching-key`,
+    /// `annotations`, `log`, `identity`, `too-old`, `gone`.
+    pub reason: &'static str,
+    pub detail: String,
+}
+
+impl Rejected {
+    pub(crate) fn new(reason: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+        }
+    }
+}
+
+impl Candidate {
+    pub(crate) fn new(format: &'static str, digest: Digest) -> Self {
+        Self {
+            format,
+            digest,
+            outcome: Err(Rejected::new("malformed", "")),
+        }
+    }
+
+    pub(crate) fn accepted(self, accepted: Accepted) -> Self {
+        Self {
+            outcome: Ok(accepted),
+            ..self
+        }
+    }
+
+    pub(crate) fn rejected(self, rejected: Rejected) -> Self {
+        Self {
+            outcome: Err(rejected),
+            ..self
+        }
+    }
+}
+
+impl Report {
+    pub(crate) fn new(image: Reference, policy: &Policy) -> Self {
+        let digest = image.digest().unwrap_or_else(|| Digest::of(b""));
+        let mut checks = vec!["signs this digest".to_owned()];
+        checks.extend(policy.keys.iter().map(|key| format!("by key {}", key.id())));
+        checks.extend(
+            policy
+                .identities
+                .iter()
+                .map(|own| format!("by {} of {}", own.identity, own.issuer)),
+        );
+        checks.extend(
+            policy
+                .annotations
+                .iter()
+                .map(|(name, value)| format!("with annotation {name}={value}")),
+        );
+        if policy.log_required {
+            checks.push("in a trusted log".to_owned());
+        }
+        Self {
+            image,
+            digest,
+            policy: policy.name.clone(),
+            verified: false,
+            checks,
+            candidates: Vec::new(),
+            reasons: Vec::new(),
+        }
+    }
+
+    /// Decides: one accepted candidate is enough, and nothing else is.
+    pub(crate) fn conclude(&mut self) {
+        self.verified = self.candidates.iter().any(|candidate| candidate.outcome.is_ok());
+        if self.verified {
+            return;
+        }
+        if self.candidates.is_empty() {
+            self.reasons
+                .push("no signature is attached to it, neither a bundle nor a legacy tag".to_owned());
+        }
+        for candidate in &self.candidates {
+            if let Err(rejected) = &candidate.outcome {
+                let Candidate { format, digest, .. } = candidate;
+                self.reasons.push(format!(
+                    "{format} {digest}: {}: {}",
+                    rejected.reason, rejected.detail
+                ));
+            }
+        }
+    }
+
+    /// Whether a candidate of this format was accepted.
+    #[must_use]
+    pub fn accepted_in(&self, format: &str) -> bool {
+        self.candidates
+            .iter()
+            .any(|candidate| candidate.format == format && candidate.outcome.is_ok())
+    }
+}
