@@ -200,7 +200,12 @@ impl Sequencer {
         let leader = self.leader.as_mut().ok_or(TlogError::NotLeader)?;
         let leaves: Vec<Hash> = batch.iter().map(|waiting| waiting.entry.leaf).collect();
         let known = core.tables.find(&leaves).await?;
-        let plan = plan(leader.checkpoint.size, batch, known);
+        let size = leader.checkpoint.size;
+        if known.values().any(|index| *index >= size) {
+            self.step_down("another writer has appended");
+            return Err(TlogError::Lost { size });
+        }
+        let plan = plan(size, batch, known);
         if plan.fresh.is_empty() {
             return Ok((plan.indexes, leader.checkpoint.clone()));
         }
@@ -220,7 +225,6 @@ impl Sequencer {
             Outcome::Unknown(error) => settle(&core, &leader.checkpoint, &checkpoint, error).await,
             outcome => outcome,
         };
-        let size = leader.checkpoint.size;
         match outcome {
             Outcome::Moved => {
                 leader.checkpoint = checkpoint.clone();

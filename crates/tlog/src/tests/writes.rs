@@ -12,6 +12,7 @@ use crate::merkle::{verify_consistency, verify_inclusion};
 use crate::shelf::CACHED_TILES_MAX;
 use crate::tables::{Batch, Outcome};
 use crate::tile::Tile;
+use crate::{BATCH_ENTRIES_MAX, QUEUE_ENTRIES_MAX, TAIL_ENTRIES_MAX};
 
 #[tokio::test]
 async fn an_entry_is_durable_and_a_duplicate_gets_the_old_one_also_after_a_restart() {
@@ -119,8 +120,11 @@ async fn a_log_past_a_tile_of_level_one_starts_again_from_tiles_alone() {
     let tlog = data.open().await;
     fill(&tlog, 0, 30_000).await;
     tiled(&tlog).await;
+    // The one write that no smaller log gets to fails once after it is durable.
+    data.faults.arm(UPPER_TILE_WRITTEN);
     fill(&tlog, 30_000, 66_000).await;
     tiled(&tlog).await;
+    assert!(!data.faults.is_armed());
     assert!(data.blobs().join("tlog/tile/1/000").exists());
     tlog.close().await;
     let tlog = data.open().await;
@@ -289,4 +293,55 @@ async fn who_loses_the_compare_and_swap_steps_down_and_nothing_forks() {
     assert_eq!(tlog.place(accepted(11)).await.unwrap().index, 11);
     assert_eq!(tlog.place(accepted(10)).await.unwrap().index, 10);
     fsck_is_clean(&tlog).await;
+}
+
+#[tokio::test]
+async fn a_stale_server_does_not_answer_for_entries_that_it_does_not_know() {
+    let data = Data::new();
+    let db = data.db().await;
+    let stale = Tlog::open(data.settings(db.clone(), "server-1")).await.unwrap();
+    fill(&stale, 0, 10).await;
+    let newer = Tlog::open(data.settings(db.clone(), "server-1")).await.unwrap();
+    fill(&newer, 10, 20).await;
+    let lost = stale.place(accepted(15)).await.map(|_| ()).unwrap_err();
+    assert_eq!(lost.code().id, "PC1407");
+    assert_eq!(newer.place(accepted(15)).await.unwrap().index, 15);
+}
+
+#[tokio::test]
+async fn what_is_over_a_cap_is_refused_at_once_and_what_was_accepted_is_answered() {
+    let data = Data::new();
+    let tlog = data.open().await;
+    fill(&tlog, 0, 1).await;
+    // Nobody gets the one write lock while this is held.
+    let held = tlog.core.tables.db.begin().await.unwrap();
+    let all = (QUEUE_ENTRIES_MAX + 2 * BATCH_ENTRIES_MAX) as u64;
+    let places = (1..=all).map(|number| {
+        let tlog = tlog.clone();
+        tokio::spawn(async move { tlog.place(accepted(number)).await.map(|placed| placed.index) })
+    });
+    let places: Vec<_> = places.collect();
+    while places.iter().filter(|place| place.is_finished()).count() < BATCH_ENTRIES_MAX {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(held);
+    let (mut stored, mut refused) = (0, 0);
+    for place in places {
+        match place.await.unwrap() {
+            Ok(_) => stored += 1,
+            Err(error) => {
+                assert_eq!(error.code().id, "PC1409");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused >= BATCH_ENTRIES_MAX && stored >= QUEUE_ENTRIES_MAX);
+    assert_eq!(tlog.checkpoint().await.unwrap().size, stored as u64 + 1);
+
+    tlog.core
+        .size
+        .store(TAIL_ENTRIES_MAX + 1_000_000, Ordering::Release);
+    let refused = tlog.place(accepted(0)).await.map(|_| ()).unwrap_err();
+    assert_eq!(refused.code().id, "PC1409");
+    assert!(refused.to_string().contains("TAIL_ENTRIES_MAX"));
 }
