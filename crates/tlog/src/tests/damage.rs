@@ -210,3 +210,18 @@ async fn an_exported_folder_checks_and_proves_on_its_own_and_grows_with_the_log(
     );
     assert!(own.proof(300, None).await.is_err());
 }
+
+#[tokio::test]
+async fn a_row_that_changed_by_itself_never_becomes_a_tile() {
+    let data = Data::new();
+    let tlog = data.open().await;
+    fill(&tlog, 0, 200).await;
+    data.execute("UPDATE tlog_tail SET body = X'00' WHERE entry_index = 100")
+        .await;
+    fill(&tlog, 200, 300).await;
+    let error = crate::tiler::tile_all(&tlog.core).await.unwrap_err();
+    assert_eq!(error.code().id, "PC1401");
+    assert!(error.to_string().contains("row 100 of table tlog_tail"), "{error}");
+    assert_eq!(tlog.info().await.unwrap().tiled, 0);
+    assert!(!data.blobs().join("tlog/tile/entries/000").exists());
+}
