@@ -18,6 +18,9 @@ pub(crate) const PRUNE_STAGED: &str = "tlog.prune_staged";
 /// The rows that lie in tiles are gone.
 pub(crate) const PRUNED: &str = "tlog.pruned";
 
+/// The checkpoint is about to be read back, because a commit was not confirmed. Nothing durable happens here.
+pub(crate) const READ_BACK: &str = "tlog.read_back";
+
 /// Every point at which a test can end the process, in the order in which an entry passes them.
 pub const CRASH_POINTS: &[&str] = &[
     STAGED,
@@ -29,11 +32,11 @@ pub const CRASH_POINTS: &[&str] = &[
     PRUNED,
 ];
 
-/// Which step fails next. Holds nothing outside of unit tests.
+/// Which steps fail next, each once. Holds nothing outside of unit tests.
 #[derive(Clone, Default)]
 pub(crate) struct Faults {
     #[cfg(test)]
-    armed: std::sync::Arc<std::sync::Mutex<Option<&'static str>>>,
+    armed: std::sync::Arc<std::sync::Mutex<Vec<&'static str>>>,
 }
 
 impl Faults {
@@ -47,22 +50,22 @@ impl Faults {
     #[cfg(test)]
     pub(crate) fn pass(&self, point: &'static str) -> Result<(), TlogError> {
         let mut armed = self.armed.lock().unwrap();
-        if *armed == Some(point) {
-            *armed = None;
-            return Err(TlogError::Missing {
-                what: format!("the answer at {point}"),
-            });
-        }
-        Ok(())
+        let Some(at) = armed.iter().position(|armed| *armed == point) else {
+            return Ok(());
+        };
+        armed.swap_remove(at);
+        Err(TlogError::Missing {
+            what: format!("the answer at {point}"),
+        })
     }
 
     #[cfg(test)]
     pub(crate) fn arm(&self, point: &'static str) {
-        *self.armed.lock().unwrap() = Some(point);
+        self.armed.lock().unwrap().push(point);
     }
 
     #[cfg(test)]
     pub(crate) fn is_armed(&self) -> bool {
-        self.armed.lock().unwrap().is_some()
+        !self.armed.lock().unwrap().is_empty()
     }
 }

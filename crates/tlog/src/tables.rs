@@ -9,7 +9,7 @@ use store::{Db, Migration, Tx, Value, args, lease};
 use crate::checkpoint::Checkpoint;
 use crate::entry::Accepted;
 use crate::error::TlogError;
-use crate::faults::{COMMITTED, Faults, PRUNE_STAGED, PRUNED, STAGED};
+use crate::faults::{COMMITTED, Faults, PRUNE_STAGED, PRUNED, READ_BACK, STAGED};
 use crate::merkle::Hash;
 
 /// The tables of the log.
@@ -126,6 +126,7 @@ impl Tables {
     /// highest index in the tail, as of the same moment.
     pub(crate) async fn settled(&self) -> Result<Option<(u64, String, Option<u64>)>, TlogError> {
         let read = TlogError::store("reading the log's checkpoint back");
+        self.faults.pass(READ_BACK)?;
         let mut tx = self.db.begin().await.map_err(&read)?;
         tx.execute("UPDATE tlog_checkpoint SET size = size WHERE id = 1", args![])
             .await

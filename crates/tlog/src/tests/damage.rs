@@ -221,7 +221,39 @@ async fn a_row_that_changed_by_itself_never_becomes_a_tile() {
     fill(&tlog, 200, 300).await;
     let error = crate::tiler::tile_all(&tlog.core).await.unwrap_err();
     assert_eq!(error.code().id, "PC1401");
-    assert!(error.to_string().contains("row 100 of table tlog_tail"), "{error}");
+    assert!(
+        error.to_string().contains("row 100 of table tlog_tail"),
+        "{error}"
+    );
     assert_eq!(tlog.info().await.unwrap().tiled, 0);
     assert!(!data.blobs().join("tlog/tile/entries/000").exists());
+}
+
+#[tokio::test]
+async fn entries_that_fit_together_but_not_the_checkpoint_are_refused() {
+    let data = closed_log().await;
+    let db = data.db().await;
+    let mut tx = db.begin().await.unwrap();
+    let note = key(1).sign(600, [0; 32]).note;
+    let sql = "UPDATE tlog_checkpoint SET note = $1";
+    tx.execute(sql, store::args![note]).await.unwrap();
+    tx.commit().await.unwrap();
+    db.close().await;
+    refused(&data, "PC1404", "fsck").await;
+
+    let (data, other) = (Data::new(), Data::new());
+    let (tlog, changed) = (data.open().await, other.open().await);
+    fill(&tlog, 0, 300).await;
+    changed.place(accepted(300)).await.unwrap();
+    for number in 1..300 {
+        changed.place(accepted(number)).await.unwrap();
+    }
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    tlog.export(a.path(), &mut |_| {}).await.unwrap();
+    changed.export(b.path(), &mut |_| {}).await.unwrap();
+    std::fs::copy(a.path().join("checkpoint"), b.path().join("checkpoint")).unwrap();
+    let folder = Folder::open(b.path(), None).await.unwrap();
+    let report = folder.fsck(&mut |_| {}).await.unwrap();
+    assert_eq!(report.damage[0].what, "the checkpoint");
+    assert!(folder.proof(5, None).await.is_err());
 }

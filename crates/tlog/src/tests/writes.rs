@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use kernel::Fault;
 
 use super::*;
-use crate::faults::{CRASH_POINTS, PRUNED, STAGED, UPPER_TILE_WRITTEN};
+use crate::faults::{COMMITTED, CRASH_POINTS, PRUNED, READ_BACK, STAGED, UPPER_TILE_WRITTEN};
 use crate::merkle::{verify_consistency, verify_inclusion};
 use crate::shelf::CACHED_TILES_MAX;
 use crate::tables::{Batch, Outcome};
@@ -344,4 +344,25 @@ async fn what_is_over_a_cap_is_refused_at_once_and_what_was_accepted_is_answered
     let refused = tlog.place(accepted(0)).await.map(|_| ()).unwrap_err();
     assert_eq!(refused.code().id, "PC1409");
     assert!(refused.to_string().contains("TAIL_ENTRIES_MAX"));
+}
+
+#[tokio::test]
+async fn while_the_outcome_cannot_be_read_nothing_is_guessed() {
+    // The database answers again in time: the truth is told.
+    let data = Data::new();
+    let tlog = data.open().await;
+    fill(&tlog, 0, 10).await;
+    [COMMITTED, READ_BACK]
+        .iter()
+        .for_each(|point| data.faults.arm(point));
+    assert_eq!(tlog.place(accepted(10)).await.unwrap().index, 10);
+    // It does not: the caller is told that nobody knows, and finds the entry when asking again.
+    data.faults.arm(COMMITTED);
+    (0..5).for_each(|_| data.faults.arm(READ_BACK));
+    let unknown = tlog.place(accepted(11)).await.map(|_| ()).unwrap_err();
+    assert_eq!(unknown.code().id, "PC1408");
+    assert!(!data.faults.is_armed());
+    assert_eq!(tlog.place(accepted(12)).await.unwrap().index, 12);
+    assert_eq!(tlog.place(accepted(11)).await.unwrap().index, 11);
+    fsck_is_clean(&tlog).await;
 }
