@@ -127,7 +127,7 @@ impl Core {
 
     /// Creates the log if there is nothing, else checks that what is there is this log and whole.
     async fn check_start(&self) -> Result<(), TlogError> {
-        let Some((size, note, last)) = self.tables.settled().await? else {
+        let Some(state) = self.tables.settled().await? else {
             let path = blob_name(TilePath::bundle(0));
             let tile = self.shelf.stored(TilePath::bundle(0)).await?;
             if tile.is_some() || self.tables.has_rows().await? {
@@ -143,12 +143,22 @@ impl Core {
                 .create(&self.key.sign(0, crate::merkle::empty_root()))
                 .await;
         };
-        let checkpoint = self.verified(size, &note)?;
-        if let Some(last) = last.filter(|last| *last >= size) {
+        let size = state.size;
+        let checkpoint = self.verified(size, &state.note)?;
+        if let Some(last) = state.last.filter(|last| *last >= size) {
             let found = format!("there is row {last} of table tlog_tail");
             return Err(TlogError::RolledBack { size, found });
         }
-        let tiled = self.tables.tiled().await?;
+        let tiled = state.tiled.ok_or_else(|| TlogError::Missing {
+            what: "the row of table tlog_tiles".to_owned(),
+        })?;
+        let first = state.first.unwrap_or(size);
+        if tiled != first {
+            return Err(TlogError::Damaged {
+                what: "the row of table tlog_tiles, or the first row of table tlog_tail,".to_owned(),
+                found: format!("{tiled} entries lie in tiles and the tail begins at {first}"),
+            });
+        }
         self.shelf.tiled.store(tiled, Ordering::Release);
         // A bundle is written only after the checkpoint that makes it full.
         let next = TilePath::bundle(size / TILE_WIDTH);

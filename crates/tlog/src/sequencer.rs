@@ -276,8 +276,8 @@ async fn settle(core: &Core, old: &Checkpoint, new: &Checkpoint, mut cause: Tlog
     );
     for attempt in 0..SETTLE_ATTEMPTS_MAX {
         match core.tables.settled().await {
-            Ok(Some((_, note, _))) if note == new.note => return Outcome::Moved,
-            Ok(Some((_, note, _))) if note == old.note => return Outcome::Failed(cause),
+            Ok(Some(state)) if state.note == new.note => return Outcome::Moved,
+            Ok(Some(state)) if state.note == old.note => return Outcome::Failed(cause),
             Ok(_) => return Outcome::Lost,
             Err(error) => cause = error,
         }

@@ -107,6 +107,21 @@ fn unsigned(number: i64) -> Result<u64, TlogError> {
     u64::try_from(number).map_err(|_| found())
 }
 
+/// The log's state in the database.
+pub(crate) struct Settled {
+    pub size: u64,
+    pub note: String,
+    /// Entries that lie in durable tiles, if the row is there.
+    pub tiled: Option<u64>,
+    /// The first and last index in the tail.
+    pub first: Option<u64>,
+    pub last: Option<u64>,
+}
+
+const SETTLED: &str = "SELECT size, note, (SELECT entries FROM tlog_tiles WHERE id = 1) AS tiled, \
+     (SELECT MIN(entry_index) FROM tlog_tail) AS first_index, \
+     (SELECT MAX(entry_index) FROM tlog_tail) AS last_index \
+     FROM tlog_checkpoint WHERE id = 1";
 const CHECKPOINT: &str = "SELECT size, note FROM tlog_checkpoint WHERE id = 1";
 
 impl Tables {
@@ -122,33 +137,25 @@ impl Tables {
         )))
     }
 
-    /// The same, after everything that is being committed: taking the write lock waits for it. Also the
-    /// highest index in the tail, as of the same moment.
-    pub(crate) async fn settled(&self) -> Result<Option<(u64, String, Option<u64>)>, TlogError> {
+    /// The whole state as of one moment, after everything that is being committed: taking the write lock
+    /// waits for it. Unverified.
+    pub(crate) async fn settled(&self) -> Result<Option<Settled>, TlogError> {
         let read = TlogError::store("reading the log's checkpoint back");
         self.faults.pass(READ_BACK)?;
         let mut tx = self.db.begin().await.map_err(&read)?;
-        tx.execute("UPDATE tlog_checkpoint SET size = size WHERE id = 1", args![])
-            .await
-            .map_err(&read)?;
-        let row = tx.read_one(CHECKPOINT, args![]).await.map_err(&read)?;
-        let last = tx
-            .read_one("SELECT MAX(entry_index) AS last FROM tlog_tail", args![])
-            .await
-            .map_err(&read)?;
+        let lock = "UPDATE tlog_checkpoint SET size = size WHERE id = 1";
+        tx.execute(lock, args![]).await.map_err(&read)?;
+        let row = tx.read_one(SETTLED, args![]).await.map_err(&read)?;
         tx.commit().await.map_err(&read)?;
-        let last = last
-            .map(|row| row.opt_int("last"))
-            .transpose()
-            .map_err(&read)?
-            .flatten();
-        let last = last.map(unsigned).transpose()?;
         let Some(row) = row else { return Ok(None) };
-        Ok(Some((
-            unsigned(row.int("size").map_err(&read)?)?,
-            row.text("note").map_err(&read)?,
-            last,
-        )))
+        let number = |column| row.opt_int(column).map_err(&read)?.map(unsigned).transpose();
+        Ok(Some(Settled {
+            size: unsigned(row.int("size").map_err(&read)?)?,
+            note: row.text("note").map_err(&read)?,
+            tiled: number("tiled")?,
+            first: number("first_index")?,
+            last: number("last_index")?,
+        }))
     }
 
     /// Whether there are entries without a checkpoint, which no order of writes leaves behind.

@@ -64,6 +64,16 @@ async fn a_damaged_row_is_named() {
             "PC1401",
             "rows 512 to 599 of table tlog_tail",
         ),
+        (
+            "DELETE FROM tlog_tail WHERE entry_index = 512",
+            "PC1401",
+            "table tlog_tail",
+        ),
+        (
+            "UPDATE tlog_tiles SET entries = 256",
+            "PC1401",
+            "table tlog_tiles",
+        ),
         ("DELETE FROM tlog_tiles", "PC1401", "tlog_tiles"),
         (
             "UPDATE tlog_checkpoint SET note = replace(note, '600', '601')",
