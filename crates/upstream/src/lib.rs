@@ -1,0 +1,25 @@
+//! Adapters to what is outside: today the OCI registries that hold images.
+//!
+//! [`oci::Client`] implements `signing::ports::Registry`. It speaks the OCI distribution specification 1.1
+//! over HTTPS and owns everything that makes this safe and steady towards a registry that may be slow,
+//! wrong or hostile: credentials and tokens, retries and waits, caps on what is read, digests computed from
+//! bytes, redirects, and the shared fallback tag of registries without a referrers API.
+//!
+//! ```text
+//!   signing::ports::Registry
+//!            │
+//!        oci::Client ── config, docker (whose credentials)
+//!            │
+//!        read, write ── document (pure: indexes, links, errors)
+//!            │
+//!        session ── auth ── challenge (pure)
+//!            │
+//!        transport ── egress (pure: which address may be called), wait (pure: how long)
+//!            │
+//!         reqwest on rustls on aws-lc-rs
+//! ```
+//!
+//! It does not know what a signature is, keeps nothing on disk, and reads no environment variable except
+//! through [`oci::user_docker_config`], which only the command line calls.
+
+pub mod oci;

@@ -1,0 +1,270 @@
+//! The client of OCI registries (OCI distribution specification 1.1).
+//!
+//! [`Client`] is one value for the whole process: connections, tokens, limits and the turns at shared tags
+//! are in it. Each call of the port is one deadline, one place in the registry's limit on concurrent calls,
+//! and one operation in its error.
+
+mod auth;
+mod challenge;
+mod config;
+mod docker;
+mod document;
+mod egress;
+mod read;
+mod session;
+mod transport;
+mod wait;
+mod write;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kernel::{Clock, Digest, Random, Reference, Repository};
+use rustls::{ClientConfig, RootCertStore};
+use signing::ports::{Descriptor, Manifest, Merge, Registry, RegistryError, RegistryReason};
+
+pub use config::{
+    CALL_SECONDS_MAX_DEFAULT, CONCURRENT_CALLS_MAX_DEFAULT, Config, ConfigError, Credentials, RegistryConfig,
+    codes,
+};
+pub use docker::user_docker_config;
+
+use auth::{Authenticator, Scope};
+use session::Session;
+use transport::{Host, tls};
+use write::Turns;
+
+/// Registries whose connections are kept. References come from callers, so their number has no bound of its
+/// own; beyond this all are dropped and made again when called.
+const HOSTS_MAX: usize = 1_000;
+
+/// A client of every registry.
+pub struct Client {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    roots: RootCertStore,
+    /// TLS for registries without a CA of their own.
+    tls: ClientConfig,
+    auth: Authenticator,
+    turns: Turns,
+    hosts: Mutex<HashMap<String, Arc<Host>>>,
+}
+
+impl Client {
+    /// A client that trusts the system's certificates, and those of the configuration for their registry.
+    ///
+    /// # Errors
+    /// When the configuration cannot be used.
+    pub fn new(config: Config, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self, ConfigError> {
+        let config = config.checked()?;
+        let mut roots = RootCertStore::empty();
+        // A certificate of the system that cannot be read is one that nothing is verified with; a machine
+        // without any can still use registries with a `ca_pem` and those on loopback.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        for (name, registry) in &config.registries {
+            tls(name, &roots, registry.ca_pem.as_deref())?;
+        }
+        Ok(Self {
+            tls: tls("", &roots, None)?,
+            roots,
+            clock,
+            random,
+            auth: Authenticator::new(config.docker_config.clone(), config.docker_helpers.clone()),
+            turns: Turns::default(),
+            hosts: Mutex::default(),
+            config,
+        })
+    }
+
+    fn host(&self, name: &str) -> Result<Arc<Host>, RegistryReason> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(host) = hosts.get(name) {
+            return Ok(Arc::clone(host));
+        }
+        let config = self.config.registries.get(name).cloned().unwrap_or_default();
+        let tls = match &config.ca_pem {
+            None => self.tls.clone(),
+            // It was read once when the client was made.
+            Some(pem) => tls(name, &self.roots, Some(pem))
+                .map_err(|error| RegistryReason::Unavailable(kernel::chain(&error)))?,
+        };
+        let host = Arc::new(Host::new(name, config, tls)?);
+        if hosts.len() >= HOSTS_MAX {
+            hosts.clear();
+        }
+        hosts.insert(name.to_owned(), Arc::clone(&host));
+        Ok(host)
+    }
+
+    fn session<'a>(
+        &'a self,
+        project: &'a str,
+        host: &'a Host,
+        repository: &'a Repository,
+        push: bool,
+    ) -> Session<'a> {
+        let (clock, random) = (self.clock.as_ref(), self.random.as_ref());
+        let scope = Scope {
+            project,
+            host,
+            repository: repository.path(),
+            push,
+            clock,
+            random,
+        };
+        Session {
+            scope,
+            auth: &self.auth,
+        }
+    }
+}
+
+/// One call of the port: everything under one deadline, and an error with the operation's name.
+async fn within<T>(
+    host: &Host,
+    work: impl Future<Output = Result<T, RegistryReason>>,
+) -> Result<T, RegistryReason> {
+    tokio::time::timeout(host.call_ms_max, work)
+        .await
+        .unwrap_or_else(|_| {
+            let seconds = host.call_ms_max.as_secs();
+            Err(RegistryReason::Unavailable(format!(
+                "no end within {seconds} s (call_seconds_max)"
+            )))
+        })
+}
+
+fn failed(operation: impl Into<String>, repository: &Repository, reason: RegistryReason) -> RegistryError {
+    RegistryError {
+        operation: operation.into(),
+        registry: repository.registry().to_owned(),
+        reason,
+    }
+}
+
+#[async_trait]
+impl Registry for Client {
+    async fn manifest(&self, project: &str, image: &Reference) -> Result<Manifest, RegistryError> {
+        let repository = image.repository();
+        let work = async {
+            let host = self.host(repository.registry())?;
+            let session = self.session(project, &host, repository, false);
+            within(&host, async {
+                let _call = session.call().await?;
+                session.manifest(image).await
+            })
+            .await
+        };
+        work.await
+            .map_err(|reason| failed(format!("reading the manifest of {image}"), repository, reason))
+    }
+
+    async fn blob(
+        &self,
+        project: &str,
+        repository: &Repository,
+        digest: Digest,
+        bytes_max: usize,
+    ) -> Result<Bytes, RegistryError> {
+        let work = async {
+            let host = self.host(repository.registry())?;
+            let session = self.session(project, &host, repository, false);
+            within(&host, async {
+                let _call = session.call().await?;
+                session.blob(digest, bytes_max).await
+            })
+            .await
+        };
+        work.await.map_err(|reason| {
+            failed(
+                format!("reading the blob {repository}@{digest}"),
+                repository,
+                reason,
+            )
+        })
+    }
+
+    async fn referrers(
+        &self,
+        project: &str,
+        repository: &Repository,
+        subject: Digest,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        let work = async {
+            let host = self.host(repository.registry())?;
+            let session = self.session(project, &host, repository, false);
+            within(&host, async {
+                let _call = session.call().await?;
+                session.referrers(subject).await
+            })
+            .await
+        };
+        work.await.map_err(|reason| {
+            failed(
+                format!("listing the referrers of {repository}@{subject}"),
+                repository,
+                reason,
+            )
+        })
+    }
+
+    async fn push_blob(
+        &self,
+        project: &str,
+        repository: &Repository,
+        bytes: Bytes,
+    ) -> Result<(), RegistryError> {
+        let work = async {
+            let host = self.host(repository.registry())?;
+            let session = self.session(project, &host, repository, true);
+            within(&host, async {
+                let _call = session.call().await?;
+                session.push_blob(bytes).await
+            })
+            .await
+        };
+        work.await
+            .map_err(|reason| failed(format!("storing a blob in {repository}"), repository, reason))
+    }
+
+    async fn attach(
+        &self,
+        project: &str,
+        repository: &Repository,
+        subject: Digest,
+        manifest: &Descriptor,
+        bytes: Bytes,
+    ) -> Result<(), RegistryError> {
+        let work = async {
+            let host = self.host(repository.registry())?;
+            let session = self.session(project, &host, repository, true);
+            within(
+                &host,
+                session.attach(&self.turns, repository, subject, manifest, bytes),
+            )
+            .await
+        };
+        work.await
+            .map_err(|reason| failed(format!("attaching to {repository}@{subject}"), repository, reason))
+    }
+
+    async fn update_tag(
+        &self,
+        project: &str,
+        repository: &Repository,
+        tag: &str,
+        merge: &Merge<'_>,
+    ) -> Result<(), RegistryError> {
+        let work = async {
+            let host = self.host(repository.registry())?;
+            let session = self.session(project, &host, repository, true);
+            within(&host, session.update_tag(&self.turns, tag, merge)).await
+        };
+        work.await
+            .map_err(|reason| failed(format!("updating the tag {repository}:{tag}"), repository, reason))
+    }
+}

@@ -1,0 +1,184 @@
+//! Requests of one project to one repository: authorisation, redirects, and what a status means.
+
+use kernel::Digest;
+use kernel::limits::MANIFEST_BYTES_MAX;
+use reqwest::header::{HeaderValue, LOCATION};
+use reqwest::{Method, StatusCode, Url};
+use signing::ports::RegistryReason;
+
+use tokio::sync::SemaphorePermit;
+
+use super::auth::{Authenticator, Scope};
+use super::document::{ACCEPT, error_words};
+use super::transport::{Answer, Ask, Cap, Retry, Route};
+
+/// Redirects that are followed: storage behind a registry needs one, a mirror before it another.
+const REDIRECTS_MAX: usize = 5;
+/// The cap on documents.
+pub const MANIFEST_CAP: Cap = Cap {
+    name: "MANIFEST_BYTES_MAX",
+    bytes_max: MANIFEST_BYTES_MAX,
+};
+
+/// Who talks to which repository.
+#[derive(Clone, Copy)]
+pub struct Session<'a> {
+    pub scope: Scope<'a>,
+    pub auth: &'a Authenticator,
+}
+
+impl<'a> Session<'a> {
+    /// An address under `/v2/<repository>/`.
+    pub fn url(&self, rest: &str) -> Url {
+        let mut url = self.scope.host.origin.clone();
+        url.set_path(&format!("/v2/{}/{rest}", self.scope.repository));
+        url
+    }
+
+    /// A read.
+    pub fn get(&self, url: Url, cap: Cap, accept: Option<&'static str>) -> Ask {
+        Ask {
+            method: Method::GET,
+            url,
+            route: Route::Home,
+            retry: Retry::Again,
+            cap,
+            accept,
+            body: None,
+        }
+    }
+
+    /// A read of a manifest by tag or digest.
+    pub fn get_manifest(&self, reference: &str) -> Ask {
+        self.get(
+            self.url(&format!("manifests/{reference}")),
+            MANIFEST_CAP,
+            Some(ACCEPT),
+        )
+    }
+
+    /// Waits for one of the calls that may be under way at this registry.
+    ///
+    /// # Errors
+    /// Never: the semaphore is not closed.
+    pub async fn call(&self) -> Result<SemaphorePermit<'a>, RegistryReason> {
+        let permit = self.scope.host.calls.acquire().await;
+        permit.map_err(|_| RegistryReason::Unavailable("the client is closed".to_owned()))
+    }
+
+    /// Sends a request: answers a challenge once, follows redirects of reads.
+    ///
+    /// # Errors
+    /// Those of the transport; any status is an answer.
+    pub async fn send(&self, ask: &Ask) -> Result<Answer, RegistryReason> {
+        if ask.route == Route::Away {
+            self.scope.host.check_target(&ask.url)?;
+            return self.exchange(ask, None).await;
+        }
+        let mut sent = self.auth.authorization(self.scope).await?;
+        let mut answer = self.exchange(ask, sent.as_ref()).await?;
+        if answer.status == StatusCode::UNAUTHORIZED {
+            self.auth.learn(self.scope, &answer, sent.as_ref())?;
+            sent = self.auth.authorization(self.scope).await?;
+            if sent.is_some() {
+                answer = self.exchange(ask, sent.as_ref()).await?;
+            }
+        }
+        self.follow(ask, answer).await
+    }
+
+    async fn exchange(
+        &self,
+        ask: &Ask,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Answer, RegistryReason> {
+        self.scope
+            .host
+            .exchange(ask, authorization, self.scope.clock, self.scope.random)
+            .await
+    }
+
+    /// Follows redirects of reads without credentials. Writes are not redirected: an upload's address comes
+    /// in a 202.
+    async fn follow(&self, ask: &Ask, mut answer: Answer) -> Result<Answer, RegistryReason> {
+        let mut hops = 0;
+        while matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+            if !matches!(ask.method, Method::GET | Method::HEAD) {
+                return Err(RegistryReason::Redirect(format!(
+                    "a {} was redirected",
+                    ask.method
+                )));
+            }
+            if hops == REDIRECTS_MAX {
+                return Err(RegistryReason::Redirect(format!(
+                    "more than {REDIRECTS_MAX} redirects"
+                )));
+            }
+            hops += 1;
+            let url = location(&answer)?;
+            self.scope.host.check_target(&url)?;
+            answer = self
+                .exchange(
+                    &Ask {
+                        url,
+                        route: Route::Away,
+                        ..ask.clone()
+                    },
+                    None,
+                )
+                .await?;
+        }
+        Ok(answer)
+    }
+}
+
+/// The address in `Location`, which may be relative (RFC 9110, section 10.2.2).
+///
+/// # Errors
+/// `Malformed` without one.
+pub fn location(answer: &Answer) -> Result<Url, RegistryReason> {
+    let target = answer.header(LOCATION.as_str());
+    let url = target.and_then(|target| answer.url.join(target).ok());
+    let url = url.ok_or_else(|| RegistryReason::Malformed("the answer has no usable Location".to_owned()))?;
+    if url.username().is_empty() && url.password().is_none() {
+        Ok(url)
+    } else {
+        Err(RegistryReason::Redirect(
+            "an address with a user in it".to_owned(),
+        ))
+    }
+}
+
+/// What an unsuccessful status means.
+pub fn refusal(answer: &Answer) -> RegistryReason {
+    let status = answer.status.as_u16();
+    let words = error_words(status, &answer.body);
+    match status {
+        401 => RegistryReason::Unauthenticated(words),
+        403 => RegistryReason::Denied(words),
+        404 => RegistryReason::NotFound,
+        429 => RegistryReason::Throttled { retry_after: None },
+        400..=499 => RegistryReason::Refused(words),
+        500..=599 => RegistryReason::Unavailable(format!("the registry answered {words}")),
+        _ => RegistryReason::Malformed(format!("an answer with status {status}")),
+    }
+}
+
+/// The answer, if it is one that holds what was asked for.
+pub fn found(answer: Answer) -> Result<Answer, RegistryReason> {
+    if answer.status == StatusCode::OK {
+        Ok(answer)
+    } else {
+        Err(refusal(&answer))
+    }
+}
+
+/// Checks bytes against the digest that they were asked for by.
+pub fn hash_to(bytes: &[u8], expected: Digest) -> Result<(), RegistryReason> {
+    let found = Digest::of(bytes);
+    if found == expected {
+        Ok(())
+    } else {
+        Err(RegistryReason::DigestMismatch { expected, found })
+    }
+}
