@@ -114,7 +114,6 @@ impl Registry {
     }
 
     /// The routes, to be served by whoever has a listener.
-    #[must_use]
     pub fn router(&self) -> Router {
         routes::router(self.clone())
     }

@@ -142,10 +142,12 @@ async fn answer(
         Ok(response) => response,
         Err(refusal) => refusal.into_response(),
     };
-    if put && response.status().is_success() && registry.0.faults.take(Countdown::Cut) {
-        if let Some(cut) = cut {
-            cut.now();
-        }
+    if let Some(cut) = cut
+        && put
+        && response.status().is_success()
+        && registry.0.faults.take(Countdown::Cut)
+    {
+        cut.now();
     }
     response
 }

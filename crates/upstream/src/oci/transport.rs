@@ -317,11 +317,8 @@ fn failure(error: reqwest::Error) -> RegistryReason {
             Some(refused @ Refused::Registry { .. }) => return RegistryReason::Address(refused.to_string()),
             None => {}
         }
-        let inside = current
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
         if let Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) =
-            inside.and_then(|inside| inside.downcast_ref::<rustls::Error>())
+            in_io(current)
         {
             // The peer does not speak TLS at all.
             return RegistryReason::PlainHttp;
@@ -329,6 +326,18 @@ fn failure(error: reqwest::Error) -> RegistryReason {
         cause = current.source();
     }
     unavailable(&error)
+}
+
+/// The TLS error inside an I/O error: `source()` of an I/O error passes over what it wraps.
+fn in_io<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut inside = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    while let Some(inner) = inside
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref)
+    {
+        inside = inner;
+    }
+    inside.downcast_ref()
 }
 
 fn unavailable(error: &(dyn Error + 'static)) -> RegistryReason {

@@ -1,1 +1,191 @@
-//! Empty.
+//! A registry that is slow, overloaded or broken: the truth, within a bound.
+
+use kernel::{Digest, Fault as _, Kind};
+use registry::Options;
+use signing::ports::{Registry as _, RegistryReason};
+use upstream::oci::RegistryConfig;
+
+use super::{World, client, reason, referrer};
+
+#[tokio::test]
+async fn a_throttled_read_waits_as_asked_and_succeeds() {
+    let world = World::new(Options::default()).await;
+    world
+        .fake
+        .fault(|plan| (plan.throttle_calls, plan.retry_after_seconds) = (2, Some(1)));
+    let clock = kernel::SystemClock::new();
+    let start = kernel::Clock::monotonic(&clock);
+    client(Default::default())
+        .manifest("", &world.tag("v1"))
+        .await
+        .unwrap();
+    let took = kernel::Clock::monotonic(&clock).since(start);
+    assert!(took >= std::time::Duration::from_secs(2), "{took:?}");
+    assert_eq!(world.fake.calls().manifest_reads, 3);
+}
+
+#[tokio::test]
+async fn a_wait_that_is_too_long_is_an_error_at_once() {
+    let world = World::new(Options::default()).await;
+    world
+        .fake
+        .fault(|plan| (plan.throttle_calls, plan.retry_after_seconds) = (100, Some(3_600)));
+    let error = client(Default::default())
+        .manifest("", &world.tag("v1"))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error.reason, RegistryReason::Throttled { retry_after: Some(_) }),
+        "{error:?}"
+    );
+    assert_eq!((error.kind(), error.code().id), (Kind::Unavailable, "PC1507"));
+    assert_eq!(world.fake.calls().manifest_reads, 1);
+}
+
+#[tokio::test]
+async fn server_errors_are_tried_again_a_few_times() {
+    let world = World::new(Options::default()).await;
+    let client = client(Default::default());
+    world.fake.fault(|plan| plan.fail_reads = 3);
+    client.manifest("", &world.tag("v1")).await.unwrap();
+    let before = world.fake.calls().manifest_reads;
+    world.fake.fault(|plan| plan.fail_reads = 100);
+    let failed = reason(client.manifest("", &world.tag("v1")).await);
+    assert!(matches!(failed, RegistryReason::Unavailable(_)), "{failed:?}");
+    assert_eq!(world.fake.calls().manifest_reads - before, 4, "ATTEMPTS_MAX");
+}
+
+#[tokio::test]
+async fn a_registry_that_never_answers_ends_at_the_deadline() {
+    let world = World::new(Options::default()).await;
+    world.fake.fault(|plan| plan.hang = true);
+    let client = client(world.with(RegistryConfig {
+        call_seconds_max: 1,
+        ..RegistryConfig::default()
+    }));
+    for failed in [
+        reason(client.manifest("", &world.tag("v1")).await),
+        reason(client.referrers("", &world.repository, world.image).await),
+    ] {
+        assert!(matches!(failed, RegistryReason::Unavailable(_)), "{failed:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_listening_is_unavailable_and_not_missing() {
+    let world = World::new(Options::default()).await;
+    let image = world.tag("v1");
+    drop(world.running);
+    // The task that listened ends a moment after it was told to.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let failed = reason(client(Default::default()).manifest("", &image).await);
+    assert!(matches!(failed, RegistryReason::Unavailable(_)), "{failed:?}");
+}
+
+#[tokio::test]
+async fn writes_that_fail_are_tried_again() {
+    for options in [true, false].map(|referrers| Options {
+        referrers,
+        ..Options::default()
+    }) {
+        let world = World::new(options).await;
+        let client = client(Default::default());
+        world.fake.fault(|plan| plan.fail_writes = 2);
+        let attached = world.attach(&client, "a").await.unwrap();
+        assert_eq!(
+            client
+                .referrers("", &world.repository, world.image)
+                .await
+                .unwrap(),
+            [attached]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_takes_no_writes_is_an_error_and_reading_goes_on() {
+    let world = World::new(Options::default()).await;
+    let client = client(Default::default());
+    world.fake.fault(|plan| plan.fail_writes = 1_000);
+    let failed = reason(world.attach(&client, "a").await);
+    assert!(matches!(failed, RegistryReason::Unavailable(_)), "{failed:?}");
+    client.manifest("", &world.tag("v1")).await.unwrap();
+    assert!(
+        client
+            .referrers("", &world.repository, world.image)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+/// P12: each `PUT` in turn is done and its answer lost; the end is the same as without.
+#[tokio::test]
+async fn a_put_that_was_accepted_before_the_connection_dropped_ends_in_the_truth() {
+    for referrers in [true, false] {
+        for cuts in [1, 2, 3] {
+            let world = World::new(Options {
+                referrers,
+                ..Options::default()
+            })
+            .await;
+            let client = client(Default::default());
+            world.fake.fault(|plan| plan.cut_after_puts = cuts);
+            let attached = world.attach(&client, "a").await.unwrap();
+            let listed = client
+                .referrers("", &world.repository, world.image)
+                .await
+                .unwrap();
+            assert_eq!(listed, [attached], "referrers API {referrers}, {cuts} cuts");
+        }
+    }
+}
+
+/// P12: when every answer to a `PUT` of a manifest is lost, it is still found out that it was stored.
+#[tokio::test]
+async fn a_registry_that_drops_every_put_still_ends_in_the_truth() {
+    for referrers in [true, false] {
+        let world = World::new(Options {
+            referrers,
+            ..Options::default()
+        })
+        .await;
+        let client = client(Default::default());
+        world.fake.put_blob("team/app", b"{}").await.unwrap();
+        world.fake.put_blob("team/app", b"a").await.unwrap();
+        world.fake.fault(|plan| plan.cut_after_puts = 1_000);
+        let (descriptor, bytes) = referrer(world.image, "a");
+        client
+            .attach("", &world.repository, world.image, &descriptor, bytes)
+            .await
+            .unwrap();
+        let listed = client
+            .referrers("", &world.repository, world.image)
+            .await
+            .unwrap();
+        assert_eq!(listed, [descriptor], "referrers API {referrers}");
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_without_its_blobs_is_refused_with_the_registrys_words() {
+    let world = World::new(Options::default()).await;
+    let (descriptor, bytes) = referrer(world.image, "never pushed");
+    let answer = client(Default::default())
+        .attach("", &world.repository, world.image, &descriptor, bytes)
+        .await;
+    assert!(matches!(reason(answer), RegistryReason::NotFound));
+    let wrong = descriptor_of_other_bytes(&world);
+    assert!(matches!(
+        reason(wrong.await),
+        RegistryReason::DigestMismatch { .. }
+    ));
+}
+
+async fn descriptor_of_other_bytes(world: &World) -> Result<(), signing::ports::RegistryError> {
+    let (mut descriptor, bytes) = referrer(world.image, "a");
+    descriptor.digest = Digest::of(b"other bytes");
+    client(Default::default())
+        .attach("", &world.repository, world.image, &descriptor, bytes)
+        .await
+}
