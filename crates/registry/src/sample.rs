@@ -1,4 +1,4 @@
-//! Small real images: a configuration and one layer that is a tar archive with one file.
+//! Small real images: a configuration and one layer, a compressed tar archive with one file.
 
 use bytes::Bytes;
 use kernel::Digest;
@@ -9,7 +9,7 @@ use crate::{Registry, RegistryError};
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 impl Registry {
     /// Puts an image for linux/amd64 whose one file, `content`, holds `content`, and tags it. The same
@@ -61,8 +61,10 @@ impl Registry {
         architecture: &str,
         content: &str,
     ) -> Result<(Digest, usize), RegistryError> {
-        let layer = Bytes::from(tar("content", content.as_bytes()));
-        let diff_id = Digest::of(&layer);
+        let archive = tar("content", content.as_bytes());
+        // A layer is named by its uncompressed bytes in the configuration (OCI image specification, "Layer DiffID").
+        let diff_id = Digest::of(&archive);
+        let layer = Bytes::from(gzip(&archive));
         let config = json!({
             "architecture": architecture,
             "os": "linux",
@@ -114,4 +116,56 @@ fn tar(name: &str, content: &[u8]) -> Vec<u8> {
     // The file is padded to a block, and two empty blocks end the archive.
     archive.resize(archive.len().next_multiple_of(BLOCK) + 2 * BLOCK, 0);
     archive
+}
+
+/// A gzip member (RFC 1952) of stored deflate blocks (RFC 1951, section 3.2.4): clients expect gzip, and
+/// nothing here is large enough to be worth a compressor.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+    let mut blocks = bytes.chunks(usize::from(u16::MAX)).peekable();
+    while let Some(block) = blocks.next() {
+        let len = block.len() as u16;
+        out.push(u8::from(blocks.peek().is_none()));
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(&(!len).to_le_bytes());
+        out.extend_from_slice(block);
+    }
+    out.extend_from_slice(&crc32(bytes).to_le_bytes());
+    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    out
+}
+
+/// CRC-32 (RFC 1952, section 8), bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| {
+        if crc & 1 == 1 {
+            0xedb8_8320 ^ (crc >> 1)
+        } else {
+            crc >> 1
+        }
+    };
+    !bytes
+        .iter()
+        .fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_the_one_of_the_standard() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+        assert_eq!(crc32(b""), 0);
+    }
+
+    #[test]
+    fn an_archive_is_whole_blocks_with_a_right_checksum() {
+        let archive = tar("content", b"hello");
+        assert_eq!((archive.len() % 512, archive.len()), (0, 2048));
+        let mut header = archive[..512].to_vec();
+        let sum = u32::from_str_radix(std::str::from_utf8(&header[148..154]).unwrap(), 8).unwrap();
+        header[148..156].fill(b' ');
+        assert_eq!(header.iter().map(|&byte| u32::from(byte)).sum::<u32>(), sum);
+    }
 }

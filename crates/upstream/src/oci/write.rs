@@ -92,7 +92,7 @@ impl Session<'_> {
     /// monolithically"). If that is another host, it gets no credentials.
     async fn upload(&self, digest: Digest, bytes: Bytes) -> Result<(), RegistryReason> {
         let start = self
-            .send(&self.write(Method::POST, self.url("blobs/uploads/"), Retry::Again, None))
+            .send(&self.write(Method::POST, self.url("blobs/uploads/"), Retry::Never, None))
             .await?;
         if start.status != StatusCode::ACCEPTED {
             return Err(refusal(&start));

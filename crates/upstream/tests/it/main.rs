@@ -8,6 +8,7 @@ mod faults;
 mod hostile;
 mod race;
 mod round_trip;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
