@@ -1,1 +1,63 @@
-fn main() {}
+//! `cargo xtask`: what a developer and the build do with this repository, in one place.
+//!
+//! ```text
+//!   cargo xtask peers [--list]            gets the real peers that the tests run against
+//!   cargo xtask test [--require-peers]    runs every test
+//!   cargo xtask house                     holds the crates against the architecture
+//!   cargo xtask bench NAME…               measures; see bench/
+//! ```
+
+mod house;
+mod peers;
+mod run;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "usage:
+  cargo xtask peers [--list]           get the real peers that the tests run against, or say what is there
+  cargo xtask test [--require-peers]   run every test; with CI=true or the option, no peer may be missing
+  cargo xtask house                    hold the crates against the architecture
+  cargo xtask bench NAME [--json]      measure";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match dispatch(&words) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(words: &[&str]) -> Result<ExitCode> {
+    match words {
+        ["peers"] => peers::get(),
+        ["peers", "--list"] => peers::list(),
+        ["test"] => test::all(std::env::var("CI").is_ok_and(|value| value == "true")),
+        ["test", "--require-peers"] => test::all(true),
+        ["house"] => house::report(),
+        ["bench", args @ ..] => bench(args),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            Ok(ExitCode::from(2))
+        }
+    }
+}
+
+/// Measures with the release profile: what users run.
+fn bench(args: &[&str]) -> Result<ExitCode> {
+    if !run::root().join("bench/Cargo.toml").is_file() {
+        bail!("there is no bench/ to run");
+    }
+    run::cargo(&[&["run", "--release", "--package", "bench", "--"], args].concat())?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,159 @@
+//! A real PostgreSQL in a temporary folder, on a socket in it and nowhere else.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tempfile::TempDir;
+
+use crate::{Process, wait_for};
+
+/// The user as whom Debian's package runs the server, which refuses to run as root.
+const SERVER_USER: &str = "postgres";
+
+static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
+
+/// A running server. It ends when the last test that uses it does.
+#[derive(Debug)]
+pub struct Postgres {
+    process: Process,
+    programs: PathBuf,
+    folder: TempDir,
+    databases: AtomicU32,
+}
+
+impl Postgres {
+    /// The server that the tests of this process share at the moment; `None`, written down, if there is no
+    /// PostgreSQL on this machine.
+    ///
+    /// # Panics
+    /// If there is one that does not come up.
+    #[must_use]
+    pub fn shared() -> Option<Arc<Self>> {
+        let program = crate::peer!("postgresql");
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = shared.upgrade() {
+            return Some(running);
+        }
+        let started = Self::start(&program).map(Arc::new);
+        assert!(started.is_ok(), "starting PostgreSQL: {:?}", started.err());
+        let started = started.ok()?;
+        *shared = Arc::downgrade(&started);
+        Some(started)
+    }
+
+    /// Starts `program` over a new, empty cluster.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start(program: &Path) -> io::Result<Self> {
+        let programs = program.parent().unwrap_or(Path::new("/")).to_owned();
+        let folder = tempfile::Builder::new().prefix("pg").tempdir()?;
+        let data = folder.path().join("data");
+        if is_root()? {
+            run(Command::new("chown").arg(SERVER_USER).arg(folder.path()))?;
+        }
+        run(as_server_user(&programs.join("initdb"))?
+            .arg("-D")
+            .arg(&data)
+            .args([
+                "--no-sync",
+                "--auth=trust",
+                "--username=postgres",
+                "--encoding=UTF8",
+                "--locale=C",
+            ]))?;
+        let mut command = as_server_user(&programs.join("postgres"))?;
+        let socket = format!("unix_socket_directories={}", folder.path().display());
+        // What is proven here is our dialect, not PostgreSQL's durability; without syncing it is quick.
+        command
+            .arg("-D")
+            .arg(&data)
+            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", &socket]);
+        let process = Process::start(&mut command, &folder.path().join("log"))?;
+        let server = Self {
+            process,
+            programs,
+            folder,
+            databases: AtomicU32::new(0),
+        };
+        wait_for(|| {
+            server
+                .client("pg_isready")
+                .status()
+                .is_ok_and(|status| status.success())
+                .then_some(())
+        })
+        .ok_or_else(|| io::Error::other(server.process.log().text()))?;
+        Ok(server)
+    }
+
+    /// Makes an empty database and gives its address.
+    ///
+    /// # Panics
+    /// If the server does not make it.
+    #[must_use]
+    pub fn database(&self) -> String {
+        let name = format!("test{}", self.databases.fetch_add(1, Ordering::SeqCst));
+        let made = run(self.client("createdb").args(["--username=postgres", &name]));
+        assert!(made.is_ok(), "making a database: {:?}", made.err());
+        format!(
+            "postgres://postgres@localhost/{name}?host={}",
+            self.folder.path().display()
+        )
+    }
+
+    fn client(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        command
+            .arg("--host")
+            .arg(self.folder.path())
+            .stdout(std::process::Stdio::null());
+        command
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // SIGINT is its fast shutdown; killed, it would leave its helpers to find out by themselves.
+        if self.process.signal("INT").is_ok() {
+            let _ = self.process.wait();
+        }
+    }
+}
+
+fn is_root() -> io::Result<bool> {
+    Ok(Command::new("id").arg("-u").output()?.stdout.starts_with(b"0\n"))
+}
+
+/// `program` as a user that PostgreSQL accepts. `setpriv` becomes the program, so the process id is its own.
+fn as_server_user(program: &Path) -> io::Result<Command> {
+    if !is_root()? {
+        return Ok(Command::new(program));
+    }
+    let mut command = Command::new("setpriv");
+    command
+        .args([
+            format!("--reuid={SERVER_USER}"),
+            format!("--regid={SERVER_USER}"),
+            "--init-groups".to_owned(),
+        ])
+        .arg(program)
+        .current_dir("/");
+    Ok(command)
+}
+
+fn run(command: &mut Command) -> io::Result<()> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(io::Error::other(format!(
+        "{:?}: {}: {said}",
+        command.get_program(),
+        output.status
+    )))
+}
