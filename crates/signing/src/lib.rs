@@ -40,6 +40,6 @@ mod verify_service;
 pub use error::{SigningError, codes};
 pub use keyring::{KeyInfo, Keyring};
 pub use publish::Formats;
-pub use sign::{SignRequest, Signed, Signing};
+pub use sign::{DEFAULT_KEY, SignRequest, Signed, Signing};
 pub use tables::{MIGRATIONS, SignatureRow};
 pub use verify_service::{Verdict, VerifyRequest, Verifying};

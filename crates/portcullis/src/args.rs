@@ -1,0 +1,371 @@
+//! The command line. Words and exit codes are in `docs/cli.md`.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Signs and verifies container images, with a transparency log of its own.
+///
+/// A security control must never become the outage.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Args {
+    #[command(flatten)]
+    pub globals: Globals,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Globals {
+    /// How to print what was found
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// The server to ask
+    #[arg(long, global = true, env = "PORTCULLIS_SERVER", default_value = "http://127.0.0.1:7480", value_name = "URL")]
+    pub server: String,
+    /// The token to ask with
+    #[arg(long, global = true, env = "PORTCULLIS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// The project that the request is about; only for tokens that are good for every project
+    #[arg(long, global = true, env = "PORTCULLIS_PROJECT", value_name = "NAME")]
+    pub project: Option<String>,
+    /// Seconds to wait for the server
+    #[arg(long, global = true, default_value_t = 120, value_name = "SECONDS")]
+    pub timeout: u64,
+    /// Print nothing but errors and what was asked for
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+    Name,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Sign images
+    Sign(Sign),
+    /// Verify images
+    Verify(Verify),
+    /// Verify a Sigstore bundle over a plain file
+    VerifyBlob(VerifyBlob),
+    /// Look at an image
+    #[command(subcommand)]
+    Image(Image),
+    /// Signatures that this server made
+    #[command(subcommand)]
+    Signature(Signature),
+    /// Signing keys
+    #[command(subcommand)]
+    Key(Key),
+    /// The transparency log
+    #[command(subcommand)]
+    Log(Log),
+    /// Projects, the unit of separation
+    #[command(subcommand)]
+    Project(Project),
+    /// Tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Who am I, and what may I do
+    #[command(subcommand)]
+    Auth(Auth),
+    /// Run the server
+    Serve(Serve),
+    /// Write a commented portcullis.toml
+    Init(Init),
+    /// Check and show the configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Show what Portcullis does, on this machine, without network
+    Demo(Demo),
+    /// Explain an error code, or list them all
+    Explain {
+        /// Such as PC1201
+        code: Option<String>,
+    },
+    /// Print a completion script for a shell
+    Completion { shell: clap_complete::Shell },
+}
+
+/// Which images.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Images {
+    /// registry/repository:tag or registry/repository@sha256:…
+    #[arg(value_name = "REF", required_unless_present = "from_file")]
+    pub images: Vec<String>,
+    /// A file with one reference a line; - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub from_file: Option<PathBuf>,
+    /// Also every manifest under a multi-platform index
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// NAME=VALUE; may be given many times
+    #[arg(short, long = "annotation", value_name = "NAME=VALUE", value_parser = annotation)]
+    pub annotations: Vec<(String, String)>,
+}
+
+/// Registries for commands that call them without a server.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct LocalRegistry {
+    /// A registry that may be called by plain HTTP though it is not on this machine
+    #[arg(long, value_name = "HOST:PORT")]
+    pub allow_plain_http: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Sign {
+    #[command(flatten)]
+    pub images: Images,
+    /// The server's key by its name; with --local, a cosign key file
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// One statement, one signature and one log entry over all images
+    #[arg(long, conflicts_with_all = ["local", "recursive", "formats"])]
+    pub release: bool,
+    /// bundle, legacy, or both separated by a comma
+    #[arg(long, value_name = "FORMATS")]
+    pub formats: Option<String>,
+    /// Sign here, without a server; the key file's password is read from COSIGN_PASSWORD
+    #[arg(long, requires = "key")]
+    pub local: bool,
+    #[command(flatten)]
+    pub registry: LocalRegistry,
+}
+
+/// Who has to have signed.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct Authority {
+    /// A file with a public key (cosign.pub); may be given many times
+    #[arg(long, value_name = "FILE")]
+    pub key: Vec<PathBuf>,
+    /// A trusted_root.json: the logs and authorities to believe
+    #[arg(long, value_name = "FILE")]
+    pub trusted_root: Option<PathBuf>,
+    /// Keyless: who the certificate names
+    #[arg(long, value_name = "IDENTITY", requires = "certificate_oidc_issuer")]
+    pub certificate_identity: Option<String>,
+    /// Keyless: who vouched for the identity
+    #[arg(long, value_name = "URL", requires = "certificate_identity")]
+    pub certificate_oidc_issuer: Option<String>,
+    /// Accept a key's signature without proof of a log
+    #[arg(long)]
+    pub insecure_ignore_log: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Verify {
+    #[command(flatten)]
+    pub images: Images,
+    #[command(flatten)]
+    pub authority: Authority,
+    /// Verify here, without a server
+    #[arg(long)]
+    pub local: bool,
+    #[command(flatten)]
+    pub registry: LocalRegistry,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct VerifyBlob {
+    /// A file, or sha256:DIGEST of one
+    #[arg(value_name = "FILE|DIGEST")]
+    pub file: String,
+    /// The bundle
+    #[arg(long, value_name = "FILE")]
+    pub bundle: PathBuf,
+    #[command(flatten)]
+    pub authority: Authority,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Draw everything that is attached to an image
+    Tree {
+        #[arg(value_name = "REF")]
+        image: String,
+        #[command(flatten)]
+        registry: LocalRegistry,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Signature {
+    /// List signatures
+    List {
+        /// Of one image
+        #[arg(long, value_name = "REF")]
+        image: Option<String>,
+        /// Of one key
+        #[arg(long, value_name = "NAME")]
+        key: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Show one signature
+    Get { id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Make a key
+    Create { name: String },
+    /// Take a cosign key file in; its password is read from COSIGN_PASSWORD
+    Import {
+        name: String,
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// List keys
+    List,
+    /// Print a key's public half, as cosign.pub
+    Get { name: String },
+    /// Replace a key; what the old one signed verifies until a date
+    Rotate {
+        name: String,
+        /// RFC 3339; a year from now if left out
+        #[arg(long, value_name = "TIME")]
+        verify_until: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Log {
+    /// What the log is and how far it is
+    Info,
+    /// Print an entry
+    Entry { index: u64 },
+    /// Print an inclusion proof, verified here
+    Proof {
+        index: u64,
+        /// For the log when it had so many entries
+        #[arg(long)]
+        size: Option<u64>,
+        /// An exported folder instead of the server
+        #[arg(long, value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
+    /// Hash everything again and compare with the checkpoint
+    Fsck {
+        /// An exported folder, or a stopped server's data folder, instead of the server
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
+    /// Copy the whole log into a folder that any tlog-tiles tool reads
+    Export {
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Project {
+    /// Make a project
+    Create {
+        name: String,
+        /// Repositories that it may sign: registry.example/team/*; may be given many times
+        #[arg(long = "image", value_name = "PATTERN", required = true)]
+        images: Vec<String>,
+    },
+    /// List projects
+    List,
+    /// Show a project
+    Get { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Make a token; it is shown once
+    Create {
+        /// What it is for
+        name: String,
+        /// viewer, signer, auditor or admin
+        #[arg(long)]
+        role: String,
+        /// For every project; only the server's administrator may
+        #[arg(long)]
+        everywhere: bool,
+        /// Days until it ends
+        #[arg(long, default_value_t = 30)]
+        days: i64,
+    },
+    /// List tokens
+    List,
+    /// End a token at once
+    Revoke { id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Auth {
+    /// Who this token is
+    Whoami,
+    /// Whether this token may do something; exit code 5 if not
+    CanI {
+        /// Such as sign-images
+        action: String,
+    },
+}
+
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ConfigFile {
+    /// The configuration; ./portcullis.toml if it is there
+    #[arg(long, env = "PORTCULLIS_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Serve {
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// Where everything is kept
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The address to listen on
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// Allow plain HTTP on an address that is not loopback, behind a proxy that speaks TLS
+    #[arg(long)]
+    pub insecure_http: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Init {
+    /// The file to write
+    #[arg(default_value = "portcullis.toml", value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Check the configuration whole
+    Check(ConfigFile),
+    /// Show the configuration as it counts
+    View {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// Say where each value comes from
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Demo {
+    /// End after the story; 0 only if every step came out as told
+    #[arg(long)]
+    pub exit: bool,
+    /// Keep the demo's data here instead of a folder that is removed
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+fn annotation(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("an annotation is NAME=VALUE")?;
+    if name.is_empty() { Err("an annotation is NAME=VALUE".to_owned()) } else { Ok((name.to_owned(), value.to_owned())) }
+}

@@ -1,0 +1,84 @@
+//! `portcullis serve`.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use tokio::net::TcpListener;
+
+use crate::args::Serve;
+use crate::config::{Config, Loaded};
+use crate::explain::codes;
+use crate::failure::Failure;
+use crate::lifecycle::Lifecycle;
+use crate::wiring::{self, App};
+use crate::telemetry;
+
+/// A server that listens and has yet to run.
+pub struct Server {
+    pub app: App,
+    pub address: SocketAddr,
+    pub first_token: Option<String>,
+    listener: TcpListener,
+}
+
+/// Opens the store and the listener.
+pub async fn listen(config: &Config) -> Result<Server, Failure> {
+    let wanted = config.listen()?;
+    // The port first: whoever finds it taken has not touched the data.
+    let listener = TcpListener::bind(wanted)
+        .await
+        .map_err(|error| Failure::coded(1, &codes::LISTEN, format!("listening on {wanted}: {error}")))?;
+    let address = listener.local_addr().map_err(|error| Failure::local("finding the own address", &error))?;
+    let started = wiring::start(config).await?;
+    Ok(Server { app: started.app, address, first_token: started.first_token, listener })
+}
+
+impl Server {
+    /// Serves until the lifecycle ends it.
+    pub async fn run(self, lifecycle: Lifecycle) -> Result<(), Failure> {
+        let router = wiring::router(&self.app);
+        let soft = lifecycle.soft.clone();
+        let serving = axum::serve(self.listener, router).with_graceful_shutdown(soft.cancelled_owned());
+        tokio::select! {
+            done = serving => done.map_err(|error| Failure::local("serving", &error))?,
+            () = lifecycle.hard.cancelled() => tracing::warn!("requests were cut off"),
+        }
+        self.app.tlog.close().await;
+        Ok(())
+    }
+}
+
+pub async fn run(own: &Serve) -> Result<ExitCode, Failure> {
+    telemetry::start();
+    let config = Loaded::for_serve(own)?.config;
+    let server = listen(&config).await?;
+    let url = format!("http://{}", server.address);
+    if let Some(token) = &server.first_token {
+        welcome(&url, token);
+    }
+    tracing::info!(url, data = %config.data.folder.display(), "serving");
+    let lifecycle = Lifecycle::new();
+    lifecycle.on_signals().map_err(|error| Failure::local("waiting for signals", &error))?;
+    server.run(lifecycle).await?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first start prints the token, once, and what to try.
+fn welcome(url: &str, token: &str) {
+    crate::output::println(&format!(
+        "Portcullis listens on {url}.
+
+This is the administrator's token. It is shown this once and ends in 90 days:
+
+  export PORTCULLIS_SERVER={url}
+  export PORTCULLIS_TOKEN={token}
+
+Try next, in another terminal:
+
+  portcullis sign REGISTRY/REPOSITORY:TAG       sign an image of yours
+  portcullis verify REGISTRY/REPOSITORY:TAG     verify it
+  portcullis key get default                    the public key, for cosign verify --key
+"
+    ));
+}

@@ -1,0 +1,42 @@
+//! `portcullis init` and `portcullis config`.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write as _};
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::args::{Config, Globals, Init};
+use crate::config::{EXAMPLE, Loaded};
+use crate::failure::Failure;
+use crate::output::list;
+
+pub fn init(own: &Init) -> Result<ExitCode, Failure> {
+    let path = &own.file;
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => {
+            Failure::plain(7, format!("{} is there already; it was left as it is", path.display()), "name another file")
+        }
+        _ => Failure::local(format!("writing {}", path.display()), &error),
+    })?;
+    file.write_all(EXAMPLE.as_bytes()).map_err(|error| Failure::local(format!("writing {}", path.display()), &error))?;
+    eprintln!("wrote {}; next: portcullis config check, portcullis serve", path.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn run(globals: &Globals, own: Config) -> Result<ExitCode, Failure> {
+    match own {
+        Config::Check(file) => {
+            Loaded::read(&file)?;
+            eprintln!("the configuration is valid");
+        }
+        Config::View { file, origin } => {
+            let loaded = Loaded::read(&file)?.rows();
+            let json = loaded.iter().map(|[key, value, from]| json!({ "key": key, "value": value, "origin": from })).collect();
+            let width = if origin { 3 } else { 2 };
+            let rows: Vec<Vec<String>> = loaded.iter().map(|row| row[..width].to_vec()).collect();
+            list(globals, &json, &["KEY", "VALUE", "ORIGIN"][..width], &rows);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,125 @@
+//! The command line's side of the API.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode, Url};
+use serde::de::DeserializeOwned;
+
+use crate::args::Globals;
+use crate::explain::codes;
+use crate::failure::Failure;
+
+/// A server, asked with a token.
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: Option<String>,
+    project: Option<String>,
+}
+
+impl Client {
+    pub fn new(globals: &Globals) -> Result<Self, Failure> {
+        let text = format!("{}/", globals.server.trim_end_matches('/'));
+        let base = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let base = base.ok_or_else(|| {
+            Failure::usage(format!("--server {:?} is not an http or https address", globals.server), "write http://HOST:PORT")
+        })?;
+        let http = crate::client::http(Duration::from_secs(globals.timeout))?;
+        Ok(Self { http, base, token: globals.token.clone(), project: globals.project.clone() })
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.json(Method::GET, path, None).await
+    }
+
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &serde_json::Value) -> Result<T, Failure> {
+        self.json(Method::POST, path, Some(body)).await
+    }
+
+    /// A call whose answer has no body, or one that does not matter.
+    pub async fn send(&self, method: Method, path: &str) -> Result<(), Failure> {
+        self.call(method, path, None).await.map(|_| ())
+    }
+
+    pub async fn text(&self, path: &str) -> Result<String, Failure> {
+        let bytes = self.call(Method::GET, path, None).await?;
+        String::from_utf8(bytes).map_err(|_| self.nonsense(path, "it is not text"))
+    }
+
+    pub async fn bytes(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        self.call(Method::GET, path, None).await
+    }
+
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<T, Failure> {
+        let bytes = self.call(method, path, body).await?;
+        serde_json::from_slice(&bytes).map_err(|error| self.nonsense(path, &error.to_string()))
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Option<&serde_json::Value>) -> Result<Vec<u8>, Failure> {
+        let response = self.request(method, path, body)?.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        if status.is_success() { Ok(bytes.to_vec()) } else { Err(self.refused(path, status, &bytes)) }
+    }
+
+    /// A call whose answer is read as it comes.
+    pub async fn stream(&self, path: &str, body: &serde_json::Value) -> Result<reqwest::Response, Failure> {
+        let request = self.request(Method::POST, path, Some(body))?.header("accept", "application/x-ndjson");
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        Err(self.refused(path, status, &bytes))
+    }
+
+    fn request(&self, method: Method, path: &str, body: Option<&serde_json::Value>) -> Result<reqwest::RequestBuilder, Failure> {
+        let url = self.base.join(path).map_err(|error| Failure::local(format!("making the address of {path}"), &error))?;
+        let mut request = self.http.request(method, url);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(project) = &self.project {
+            request = request.header("x-portcullis-project", project);
+        }
+        Ok(match body {
+            Some(body) => request.json(body),
+            None => request,
+        })
+    }
+
+    pub fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        Failure::coded(6, &codes::SERVER, kernel::chain(error))
+    }
+
+    fn refused(&self, path: &str, status: StatusCode, bytes: &[u8]) -> Failure {
+        match serde_json::from_slice::<serde_json::Value>(bytes) {
+            Ok(document) if document["code"].is_string() => Failure::problem(status.as_u16(), document),
+            Ok(document) if document["message"].is_string() => {
+                let cause = document["message"].as_str().unwrap_or_default().to_owned();
+                let exit = if status == StatusCode::NOT_FOUND { 4 } else { 6 };
+                Failure::coded(exit, &codes::SERVER, cause)
+            }
+            _ => self.nonsense(path, &format!("status {status}")),
+        }
+    }
+
+    fn nonsense(&self, path: &str, why: &str) -> Failure {
+        let cause = format!("{}{path} did not answer like a Portcullis server: {why}", self.base);
+        Failure::coded(6, &codes::SERVER, cause)
+    }
+}
+
+/// An HTTP client on the one TLS library of the program.
+pub fn http(timeout: Duration) -> Result<reqwest::Client, Failure> {
+    // A second installation fails, and changes nothing.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let client = reqwest::Client::builder().timeout(timeout).redirect(reqwest::redirect::Policy::none()).build();
+    client.map_err(|error| Failure::local("starting the HTTP client", &error))
+}

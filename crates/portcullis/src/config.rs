@@ -1,0 +1,349 @@
+//! The configuration: one TOML file, checked whole; a flag wins over the environment, the environment over the
+//! file, the file over the default.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use signing::Formats;
+use upstream::oci::RegistryConfig;
+
+use crate::args::{ConfigFile, Serve};
+use crate::explain::codes;
+use crate::failure::Failure;
+
+/// The file that is read when none is named and it is there.
+const FILE: &str = "portcullis.toml";
+
+/// Everything that can be configured.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub data: DataFolder,
+    pub server: ServerSection,
+    pub database: DatabaseSection,
+    pub blobs: BlobsSection,
+    pub log: LogSection,
+    pub keys: KeysSection,
+    pub signing: SigningSection,
+    /// By host and port, as references name them.
+    pub registries: BTreeMap<String, RegistryConfig>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataFolder {
+    pub folder: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerSection {
+    pub listen: String,
+    pub public_url: Option<String>,
+    pub insecure_http: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatabaseSection {
+    pub url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BlobsSection {
+    pub url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    pub key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeysSection {
+    pub password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SigningSection {
+    pub formats: Vec<String>,
+    pub registry_formats: BTreeMap<String, Vec<String>>,
+}
+
+impl Default for DataFolder {
+    fn default() -> Self {
+        Self { folder: PathBuf::from("./portcullis-data") }
+    }
+}
+
+impl Default for ServerSection {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:7480".to_owned(), public_url: None, insecure_http: false }
+    }
+}
+
+impl Default for SigningSection {
+    fn default() -> Self {
+        Self { formats: vec!["bundle".to_owned(), "legacy".to_owned()], registry_formats: BTreeMap::new() }
+    }
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    File(PathBuf),
+    Environment(String),
+    Flag(&'static str),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// The scalar keys: section, key, and whether the value may be shown.
+const KEYS: &[(&str, &str, Shown)] = &[
+    ("data", "folder", Shown::Whole),
+    ("server", "listen", Shown::Whole),
+    ("server", "public_url", Shown::Whole),
+    ("server", "insecure_http", Shown::Whole),
+    ("database", "url", Shown::WithoutPassword),
+    ("blobs", "url", Shown::Whole),
+    ("log", "key_file", Shown::Whole),
+    ("keys", "password_file", Shown::Whole),
+    ("signing", "formats", Shown::Whole),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Whole,
+    WithoutPassword,
+}
+
+/// The configuration with the origin of each scalar value.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    table: toml::Table,
+    origins: BTreeMap<(&'static str, &'static str), Origin>,
+}
+
+impl Loaded {
+    /// Reads file and environment.
+    pub fn read(file: &ConfigFile) -> Result<Self, Failure> {
+        Self::read_with(file, &[])
+    }
+
+    /// The same, with the flags of `serve` on top.
+    pub fn for_serve(args: &Serve) -> Result<Self, Failure> {
+        let folder = args.data.as_ref().map(|folder| toml::Value::String(folder.display().to_string()));
+        let listen = args.listen.clone().map(toml::Value::String);
+        let insecure = args.insecure_http.then_some(toml::Value::Boolean(true));
+        let flags = [("data", "folder", "--data", folder), ("server", "listen", "--listen", listen), (
+            "server",
+            "insecure_http",
+            "--insecure-http",
+            insecure,
+        )];
+        Self::read_with(&args.file, &flags)
+    }
+
+    fn read_with(
+        file: &ConfigFile,
+        flags: &[(&'static str, &'static str, &'static str, Option<toml::Value>)],
+    ) -> Result<Self, Failure> {
+        let path = file.config.clone().or_else(|| Path::new(FILE).exists().then(|| PathBuf::from(FILE)));
+        let (mut table, mut origins) = (toml::Table::new(), BTreeMap::new());
+        if let Some(path) = &path {
+            let invalid = |why: String| Failure::coded(1, &codes::CONFIG, format!("{}: {why}", path.display()));
+            let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
+            // Read once as what it has to be, so that an error names its line.
+            toml::from_str::<Config>(&text).map_err(|error| invalid(error.to_string()))?;
+            table = text.parse().map_err(|error: toml::de::Error| invalid(error.to_string()))?;
+        }
+        for &(section, key, _) in KEYS {
+            let mut origin = Origin::Default;
+            if table.get(section).and_then(|section| section.get(key)).is_some() {
+                origin = Origin::File(path.clone().unwrap_or_default());
+            }
+            let name = format!("PORTCULLIS_{}_{}", section.to_uppercase(), key.to_uppercase());
+            if let Ok(text) = std::env::var(&name) {
+                set(&mut table, section, key, value_of(key, &text));
+                origin = Origin::Environment(name);
+            }
+            let flag = flags.iter().find(|flag| (flag.0, flag.1) == (section, key));
+            if let Some((_, _, name, Some(value))) = flag {
+                set(&mut table, section, key, value.clone());
+                origin = Origin::Flag(name);
+            }
+            origins.insert((section, key), origin);
+        }
+        let config: Config = table
+            .clone()
+            .try_into()
+            .map_err(|error: toml::de::Error| Failure::coded(1, &codes::CONFIG, error.to_string()))?;
+        let loaded = Self { config, table, origins };
+        loaded.check()?;
+        Ok(loaded)
+    }
+
+    /// What types cannot say.
+    fn check(&self) -> Result<(), Failure> {
+        self.config.listen()?;
+        self.config.formats()?;
+        if let Some(url) = &self.config.server.public_url
+            && !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
+        {
+            let cause = format!("server.public_url {url:?} is not an http or https address");
+            return Err(Failure::coded(1, &codes::CONFIG, cause));
+        }
+        self.config.oci()?.checked().map(|_| ()).map_err(Failure::from)
+    }
+
+    /// Key, value and origin of every scalar, secrets left out.
+    pub fn rows(&self) -> Vec<[String; 3]> {
+        let mut rows = Vec::with_capacity(KEYS.len());
+        for &(section, key, shown) in KEYS {
+            let text = match self.table.get(section).and_then(|section| section.get(key)) {
+                Some(toml::Value::String(text)) if shown == Shown::WithoutPassword => without_password(text),
+                Some(value) => value.to_string(),
+                None => self.config.default_of(section, key),
+            };
+            rows.push([format!("{section}.{key}"), text, self.origins[&(section, key)].to_string()]);
+        }
+        for (host, registry) in &self.config.registries {
+            let projects: Vec<&str> = registry.credentials.keys().map(String::as_str).collect();
+            let text = format!("credentials for [{}]", projects.join(", "));
+            rows.push([format!("registries.{host:?}"), text, "file".to_owned()]);
+        }
+        rows
+    }
+}
+
+fn set(table: &mut toml::Table, section: &str, key: &str, value: toml::Value) {
+    let section = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    if let toml::Value::Table(section) = section {
+        section.insert(key.to_owned(), value);
+    }
+}
+
+/// A value from the environment, in the type of its key.
+fn value_of(key: &str, text: &str) -> toml::Value {
+    match (key, text) {
+        ("insecure_http", "true" | "1") => toml::Value::Boolean(true),
+        ("insecure_http", "false" | "0") => toml::Value::Boolean(false),
+        ("formats", text) => {
+            toml::Value::Array(text.split(',').map(|word| toml::Value::String(word.trim().to_owned())).collect())
+        }
+        _ => toml::Value::String(text.to_owned()),
+    }
+}
+
+fn without_password(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut url) if url.password().is_some() => {
+            let _ = url.set_password(Some("***"));
+            url.to_string()
+        }
+        _ => url.to_owned(),
+    }
+}
+
+impl Config {
+    /// The address to listen on; plain HTTP on an address that others reach has to be asked for.
+    pub fn listen(&self) -> Result<SocketAddr, Failure> {
+        let address: SocketAddr = self.server.listen.parse().map_err(|_| {
+            let cause = format!("server.listen {:?} is not ADDRESS:PORT", self.server.listen);
+            Failure::coded(1, &codes::CONFIG, cause)
+        })?;
+        if !address.ip().is_loopback() && !self.server.insecure_http {
+            return Err(Failure::coded(1, &codes::INSECURE, format!("server.listen is {address}")));
+        }
+        Ok(address)
+    }
+
+    /// What to write, by the registry's host.
+    pub fn formats(&self) -> Result<impl Fn(&str) -> Formats + Send + Sync + 'static, Failure> {
+        let parse = |words: &Vec<String>| words.join(",").parse::<Formats>().map_err(Failure::from);
+        let default = parse(&self.signing.formats)?;
+        let mut own = BTreeMap::new();
+        for (host, words) in &self.signing.registry_formats {
+            own.insert(host.clone(), parse(words)?);
+        }
+        Ok(move |host: &str| own.get(host).copied().unwrap_or(default))
+    }
+
+    /// The registries' client. The server never uses a person's Docker configuration.
+    pub fn oci(&self) -> Result<upstream::oci::Config, Failure> {
+        let registries = self.registries.clone();
+        Ok(upstream::oci::Config { registries, ..upstream::oci::Config::default() })
+    }
+
+    /// A file of the data folder, unless configured elsewhere.
+    pub fn secret_file(&self, configured: Option<&PathBuf>, name: &str) -> PathBuf {
+        configured.cloned().unwrap_or_else(|| self.data.folder.join("secrets").join(name))
+    }
+
+    fn default_of(&self, section: &str, key: &str) -> String {
+        match (section, key) {
+            ("data", "folder") => format!("{:?}", self.data.folder.display().to_string()),
+            ("server", "listen") => format!("{:?}", self.server.listen),
+            ("server", "public_url") => format!("\"http://{}\"", self.server.listen),
+            ("server", "insecure_http") => self.server.insecure_http.to_string(),
+            ("database", "url") => format!("\"sqlite:{}\"", self.data.folder.join("portcullis.db").display()),
+            ("blobs", "url") => format!("\"{}\"", self.data.folder.join("blobs").display()),
+            ("log", "key_file") => format!("\"{}\"", self.secret_file(None, "log.json").display()),
+            ("keys", "password_file") => format!("\"{}\"", self.secret_file(None, "keys.password").display()),
+            _ => format!("{:?}", self.signing.formats),
+        }
+    }
+}
+
+/// What `portcullis init` writes.
+pub const EXAMPLE: &str = include_str!("portcullis.example.toml");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_valid_and_says_the_defaults() {
+        let config: Config = toml::from_str(EXAMPLE).unwrap();
+        assert_eq!(config.server.listen, ServerSection::default().listen);
+        // Every commented line is a key that exists: uncommented, the whole still reads.
+        let all: String = EXAMPLE.lines().map(|line| line.strip_prefix("#= ").unwrap_or(line)).fold(
+            String::new(),
+            |text, line| text + line + "\n",
+        );
+        let config: Config = toml::from_str(&all).unwrap();
+        assert_eq!(config.registries.len(), 1);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_its_line() {
+        let error = toml::from_str::<Config>("[server]\nlisten = \"127.0.0.1:1\"\nlisen = 1\n").unwrap_err();
+        assert!(error.to_string().contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn plain_http_on_an_address_that_others_reach_has_to_be_asked_for() {
+        let mut config = Config::default();
+        config.server.listen = "0.0.0.0:7480".to_owned();
+        assert!(config.listen().is_err());
+        config.server.insecure_http = true;
+        assert!(config.listen().is_ok());
+    }
+}

@@ -1,0 +1,149 @@
+//! Runs the story's commands, shows them, and holds what came out against what was told.
+
+use std::path::{Path, PathBuf};
+
+use kernel::Clock as _;
+use tokio::process::Command;
+
+use crate::demo::server::ServerProcess;
+use crate::failure::Failure;
+
+/// Lines of a command's output that are shown; a list of 400 is cut.
+const LINES_MAX: usize = 12;
+
+pub struct Stage {
+    folder: PathBuf,
+    url: String,
+    token: String,
+    clock: kernel::SystemClock,
+    failed: u32,
+    chapters: u32,
+}
+
+/// What a step has to come to.
+pub struct Expect {
+    code: i32,
+    out: Vec<String>,
+    err: Vec<String>,
+}
+
+impl Expect {
+    pub fn code(code: i32) -> Self {
+        Self { code, out: Vec::new(), err: Vec::new() }
+    }
+
+    pub fn prints(mut self, text: &str) -> Self {
+        self.out.push(text.to_owned());
+        self
+    }
+
+    pub fn prints_err(mut self, text: &str) -> Self {
+        self.err.push(text.to_owned());
+        self
+    }
+}
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+    seconds: f64,
+}
+
+impl Stage {
+    pub fn new(folder: &Path, server: &ServerProcess) -> Self {
+        let (url, token) = (server.url.clone(), server.token.clone());
+        Self { folder: folder.to_owned(), url, token, clock: kernel::SystemClock::new(), failed: 0, chapters: 0 }
+    }
+
+    pub fn say(&self, text: &str) {
+        println!("{text}");
+    }
+
+    pub fn chapter(&mut self, title: &str) {
+        self.chapters += 1;
+        println!("\n{}. {title}\n", self.chapters);
+    }
+
+    /// Steps that did not come out as told.
+    pub fn failed(&self) -> u32 {
+        self.failed
+    }
+
+    /// Writes a list of images for `--from-file`.
+    pub fn write(&self, name: &str, lines: &[String]) -> Result<String, Failure> {
+        let path = self.folder.join(name);
+        std::fs::write(&path, lines.join("\n") + "\n").map_err(|error| Failure::local(format!("writing {name}"), &error))?;
+        Ok(name.to_owned())
+    }
+
+    /// Runs one command of the story.
+    pub async fn run(&mut self, words: &[&str], expect: Expect) -> Result<(), Failure> {
+        println!("$ portcullis {}", words.join(" "));
+        let ran = self.command(words).await?;
+        show(&ran.out);
+        show(&ran.err);
+        println!("  ({:.2} s, exit code {})", ran.seconds, ran.code);
+        let missing_out = expect.out.iter().filter(|text| !ran.out.contains(*text));
+        let missing_err = expect.err.iter().filter(|text| !ran.err.contains(*text));
+        let missing: Vec<&String> = missing_out.chain(missing_err).collect();
+        if ran.code != expect.code || !missing.is_empty() {
+            self.failed += 1;
+            println!("  NOT AS TOLD: expected exit code {} and {missing:?}", expect.code);
+        }
+        Ok(())
+    }
+
+    /// Compares a number with what it has to be.
+    pub fn check(&mut self, what: &str, found: u64, expected: u64) {
+        if found == expected {
+            println!("  {what}: {found}");
+        } else {
+            self.failed += 1;
+            println!("  NOT AS TOLD: {what}: {found}, expected {expected}");
+        }
+    }
+
+    pub async fn log_size(&self) -> Result<u64, Failure> {
+        let ran = self.command(&["log", "info", "-o", "json"]).await?;
+        let info: serde_json::Value = serde_json::from_str(&ran.out).unwrap_or_default();
+        info["size"].as_u64().ok_or_else(|| Failure::plain(1, format!("log info said: {}", ran.err), ""))
+    }
+
+    pub async fn signatures(&self) -> Result<u64, Failure> {
+        let ran = self.command(&["signature", "list", "--limit", "10000", "-o", "json"]).await?;
+        let list: serde_json::Value = serde_json::from_str(&ran.out).unwrap_or_default();
+        let count = list.as_array().map(|list| list.len() as u64);
+        count.ok_or_else(|| Failure::plain(1, format!("signature list said: {}", ran.err), ""))
+    }
+
+    async fn command(&self, words: &[&str]) -> Result<Ran, Failure> {
+        let failed = |error: std::io::Error| Failure::local(format!("running portcullis {}", words.join(" ")), &error);
+        let began = self.clock.monotonic();
+        let output = Command::new(std::env::current_exe().map_err(failed)?)
+            .args(words)
+            .current_dir(&self.folder)
+            .env("PORTCULLIS_SERVER", &self.url)
+            .env("PORTCULLIS_TOKEN", &self.token)
+            .env_remove("PORTCULLIS_PROJECT")
+            .output()
+            .await
+            .map_err(failed)?;
+        Ok(Ran {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+            seconds: self.clock.monotonic().since(began).as_secs_f64(),
+        })
+    }
+}
+
+fn show(text: &str) {
+    let lines: Vec<&str> = text.lines().collect();
+    for line in lines.iter().take(LINES_MAX) {
+        println!("  {line}");
+    }
+    if lines.len() > LINES_MAX {
+        println!("  … and {} lines more", lines.len() - LINES_MAX);
+    }
+}

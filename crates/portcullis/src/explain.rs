@@ -1,0 +1,91 @@
+//! Every code with its page, offline.
+
+use kernel::Code;
+
+/// Codes of the command line and the configuration.
+pub mod codes {
+    use kernel::Code;
+
+    pub const CONFIG: Code = Code {
+        id: "PC1701",
+        title: "the configuration is not valid",
+        explanation: "portcullis.toml has an unknown key, a value of the wrong kind, or two values that contradict \
+each other. The configuration is checked whole before anything starts.",
+        hint: "portcullis config check; portcullis init writes a commented example",
+    };
+    pub const LISTEN: Code = Code {
+        id: "PC1702",
+        title: "the address cannot be listened on",
+        explanation: "The port is in use, or the address is not one of this machine.",
+        hint: "choose another with --listen ADDRESS:PORT",
+    };
+    pub const INSECURE: Code = Code {
+        id: "PC1703",
+        title: "plain HTTP is only for loopback",
+        explanation: "The server speaks plain HTTP. On an address that others reach, tokens could be read on the way. \
+Put a proxy that speaks TLS before it and say so.",
+        hint: "listen on 127.0.0.1, or give --insecure-http if a proxy speaks TLS",
+    };
+    pub const SERVER: Code = Code {
+        id: "PC1704",
+        title: "the server does not answer",
+        explanation: "The command could not reach the server, or something else answered at its address. Nothing is \
+known about what was asked: this is neither a yes nor a no.",
+        hint: "check --server or PORTCULLIS_SERVER, and that `portcullis serve` runs",
+    };
+    pub const SECRETS: Code = Code {
+        id: "PC1705",
+        title: "the server's own secrets cannot be read",
+        explanation: "The log's key and the password of the signing keys lie in the data folder under secrets/, \
+readable by the server's user only. One is missing, damaged or unreadable; without it the server would become \
+another log, so it does not start.",
+        hint: "put the folder secrets/ back from a backup",
+    };
+    pub const NOT_VERIFIED: Code = Code {
+        id: "PC1301",
+        title: "the image is not verified",
+        explanation: "Every signature that is attached to the image was looked at and none counts under the policy; \
+the reasons are listed, one for each. This is an answer, not a failure to ask: exit code 8.",
+        hint: "portcullis image tree REF shows what is attached",
+    };
+    pub const BLOB_NOT_VERIFIED: Code = Code {
+        id: "PC1302",
+        title: "the file is not verified",
+        explanation: "The bundle does not sign this file under the policy. Exit code 8.",
+        hint: "check that bundle, file and key belong together",
+    };
+    pub const ALL: &[&Code] = &[&CONFIG, &LISTEN, &INSECURE, &SERVER, &SECRETS, &NOT_VERIFIED, &BLOB_NOT_VERIFIED];
+}
+
+/// Every code of the program, in order.
+pub fn all() -> Vec<&'static Code> {
+    let mut all: Vec<&Code> = [
+        &[&kernel::reference_codes::REFERENCE][..],
+        store::codes::ALL,
+        signing::codes::ALL,
+        signing::ports::codes::ALL,
+        tlog::codes::ALL,
+        upstream::oci::codes::ALL,
+        access::codes::ALL,
+        web::body_codes::ALL,
+        codes::ALL,
+    ]
+    .concat();
+    all.sort_by_key(|code| code.id);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_code_stands_once_and_has_its_page() {
+        let all = super::all();
+        for pair in all.windows(2) {
+            assert_ne!(pair[0].id, pair[1].id);
+        }
+        for code in all {
+            assert!(code.id.len() == 6 && code.id.starts_with("PC"), "{}", code.id);
+            assert!(code.explanation.len() > 40 && !code.hint.is_empty(), "{}", code.id);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! How a command fails: one shape for people, one for programs, one exit code.
+
+use std::process::ExitCode;
+
+use kernel::{Code, Fault};
+
+use crate::args::{Globals, Output};
+
+/// A command's failure.
+#[derive(Debug)]
+pub struct Failure {
+    exit: u8,
+    code: Option<String>,
+    what: String,
+    cause: Vec<String>,
+    hint: String,
+    /// The server's own problem document, for `-o json`.
+    document: Option<serde_json::Value>,
+}
+
+/// Exit code of wrong usage.
+const USAGE: u8 = 2;
+
+impl Failure {
+    /// The command line contradicts itself.
+    pub fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { exit: USAGE, code: None, what: what.into(), cause: Vec::new(), hint: hint.into(), document: None }
+    }
+
+    /// Something on this machine did not work.
+    pub fn local(what: impl Into<String>, error: &dyn std::error::Error) -> Self {
+        let cause = vec![kernel::chain(error)];
+        Self { exit: 1, code: None, what: what.into(), cause, hint: String::new(), document: None }
+    }
+
+    /// A plain failure with a hint.
+    pub fn plain(exit: u8, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { exit, code: None, what: what.into(), cause: Vec::new(), hint: hint.into(), document: None }
+    }
+
+    /// A failure with one of the command line's own codes.
+    pub fn coded(exit: u8, code: &'static Code, cause: String) -> Self {
+        Self {
+            exit,
+            code: Some(code.id.to_owned()),
+            what: code.title.to_owned(),
+            cause: vec![cause],
+            hint: code.hint.to_owned(),
+            document: None,
+        }
+    }
+
+    /// What the server said, `application/problem+json`.
+    pub fn problem(status: u16, document: serde_json::Value) -> Self {
+        let text = |name: &str| document[name].as_str().unwrap_or_default().to_owned();
+        let exit = match status {
+            401 | 403 => 5,
+            404 => 4,
+            409 | 412 => 7,
+            429 | 502..=504 | 507 => 6,
+            _ => 1,
+        };
+        let mut cause = vec![text("detail")];
+        for error in document["errors"].as_array().into_iter().flatten() {
+            cause.extend(error["detail"].as_str().map(str::to_owned));
+        }
+        let request = text("request_id");
+        if status >= 500 && !request.is_empty() {
+            cause.push(format!("request {request}"));
+        }
+        Self { exit, code: Some(text("code")), what: text("title"), cause, hint: text("hint"), document: Some(document) }
+    }
+
+    /// The exit code.
+    pub fn exit(&self) -> u8 {
+        self.exit
+    }
+
+    /// One line, for lists of outcomes.
+    pub fn line(&self) -> String {
+        let code = self.code.as_deref().unwrap_or("error");
+        match self.cause.first() {
+            Some(cause) => format!("{code}: {cause}"),
+            None => format!("{code}: {}", self.what),
+        }
+    }
+
+    /// Prints it and gives the exit code.
+    pub fn report(self, globals: &Globals) -> ExitCode {
+        if globals.output == Output::Json {
+            let own = || serde_json::json!({ "code": self.code, "title": self.what, "detail": self.cause.join("; "), "hint": self.hint });
+            println!("{}", self.document.clone().unwrap_or_else(own));
+        }
+        match &self.code {
+            Some(code) => eprintln!("error[{code}]: {}", self.what),
+            None => eprintln!("error: {}", self.what),
+        }
+        for cause in self.cause.iter().filter(|cause| !cause.is_empty() && **cause != self.what) {
+            eprintln!("  cause: {cause}");
+        }
+        if !self.hint.is_empty() {
+            eprintln!("  hint: {}", self.hint);
+        }
+        ExitCode::from(self.exit)
+    }
+}
+
+impl<F: Fault> From<F> for Failure {
+    fn from(fault: F) -> Self {
+        Self {
+            exit: fault.kind().exit_code(),
+            code: Some(fault.code().id.to_owned()),
+            what: fault.code().title.to_owned(),
+            cause: vec![kernel::chain(&fault)],
+            hint: fault.hint(),
+            document: None,
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What goes to standard output.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use crate::args::{Globals, Output};
+
+/// Prints a table with a header, columns as wide as they need.
+pub fn table(header: &[&str], rows: &[Vec<String>]) {
+    let mut widths: Vec<usize> = header.iter().map(|name| name.len()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        println(padded.join("  ").trim_end());
+    };
+    line(&mut header.iter().copied());
+    for row in rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+}
+
+/// Prints rows in the form that was asked for: the JSON as it is, or a table, or the first column.
+pub fn list(globals: &Globals, json: &serde_json::Value, header: &[&str], rows: &[Vec<String>]) {
+    match globals.output {
+        Output::Json => println(&pretty(json)),
+        Output::Name => rows.iter().for_each(|row| println(&row[0])),
+        Output::Table => table(header, rows),
+    }
+}
+
+pub fn pretty(json: &serde_json::Value) -> String {
+    serde_json::to_string_pretty(json).unwrap_or_default()
+}
+
+/// Prints a line; a reader that went away (`| head`) ends the program quietly.
+pub fn println(line: &str) {
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Shows how far long work is: a bar on a terminal, plain lines elsewhere, nothing when asked to be quiet.
+pub struct Progress {
+    bar: Option<indicatif::ProgressBar>,
+    total: u64,
+    done: u64,
+    quiet: bool,
+}
+
+/// Plain progress lines a piece of work prints at most.
+const LINES_MAX: u64 = 10;
+
+impl Progress {
+    pub fn new(globals: &Globals, total: u64) -> Self {
+        let terminal = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let quiet = globals.quiet || total < 2;
+        let bar = (terminal && !quiet).then(|| indicatif::ProgressBar::new(total));
+        Self { bar, total, done: 0, quiet }
+    }
+
+    pub fn step(&mut self) {
+        self.done += 1;
+        match &self.bar {
+            Some(bar) => bar.inc(1),
+            None if self.quiet => {}
+            None => {
+                let every = (self.total / LINES_MAX).max(1);
+                if self.done.is_multiple_of(every) || self.done == self.total {
+                    eprintln!("{}/{}", self.done, self.total);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

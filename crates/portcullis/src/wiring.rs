@@ -1,0 +1,253 @@
+//! Where siblings meet: the parts of a server, put together.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use access::{Access, Context, NewToken, ProjectName, Role};
+use async_trait::async_trait;
+use axum::extract::{FromRef, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use kernel::{Clock, Fault, Kind, Random, SystemClock, SystemRandom};
+use signing::ports::{Log, LoggedEntry, NewEntry};
+use signing::trust::{self, LogIdentity, TrustRoot};
+use signing::{Keyring, Signing, Verifying};
+use store::{Blobs, Db, FolderLock};
+use tlog::{HashedRekord, LogKey, Settings, Tlog};
+use utoipa::OpenApi as _;
+
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::metrics::{self, Metrics};
+use crate::secrets;
+
+/// How long the log's lease lasts when its holder does not renew it, in seconds; another server waits that long.
+const LEASE_SECONDS: u64 = 5;
+/// Days that the first token lives; the longest that there is.
+const FIRST_TOKEN_DAYS: i64 = 90;
+
+/// Everything a handler may ask for.
+#[derive(Clone)]
+pub struct App {
+    pub access: Access,
+    pub signing: Signing,
+    pub verifying: Verifying,
+    pub tlog: Tlog,
+    pub metrics: Metrics,
+    db: Db,
+    identity: Arc<LogIdentity>,
+    public_url: Arc<str>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    /// Released when the last clone goes.
+    _lock: Arc<FolderLock>,
+}
+
+/// What a start came to.
+pub struct Started {
+    pub app: App,
+    /// The administrator's token, on the first start of all.
+    pub first_token: Option<String>,
+}
+
+/// The embedded log behind the signing domain's port.
+struct EmbeddedLog(Tlog);
+
+#[async_trait]
+impl Log for EmbeddedLog {
+    async fn append(&self, entry: NewEntry) -> Result<LoggedEntry, Box<dyn Fault>> {
+        let NewEntry { digest, signature, public_key } = entry;
+        let verifier = tlog::Verifier::PublicKey(public_key);
+        let entry = HashedRekord { digest: digest.as_bytes().to_vec(), signature, verifier };
+        match self.0.append(&entry).await {
+            Ok(entry) => Ok(LoggedEntry { index: entry.index, json: entry.json }),
+            Err(error) => Err(Box::new(error)),
+        }
+    }
+}
+
+/// Opens everything; on the first start of all, makes the default project and key, and the administrator's token.
+pub async fn start(config: &Config) -> Result<Started, Failure> {
+    let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock::new()), Arc::new(SystemRandom));
+    let lock = FolderLock::take(&config.data.folder)?;
+    let default_url = || format!("sqlite:{}", config.data.folder.join("portcullis.db").display());
+    let db = Db::open(&config.database.url.clone().unwrap_or_else(default_url)).await?;
+    db.migrate(&[store::lease::MIGRATIONS, access::MIGRATIONS, signing::MIGRATIONS, tlog::MIGRATIONS].concat()).await?;
+    let access = Access::new(db.clone(), clock.clone(), random.clone());
+    let fresh = !access.has_tokens().await?;
+
+    let log_file = config.secret_file(config.log.key_file.as_ref(), "log.json");
+    let log_secret = secrets::log_key(&log_file, fresh, &*clock, &*random)?;
+    let key = LogKey::new(&log_secret.origin, &log_secret.pkcs8).map_err(|error| Failure::local("the log's key", &error))?;
+    let identity = LogIdentity {
+        origin: log_secret.origin.clone(),
+        public_key: key.verifier().spki(),
+        id: key.verifier().log_id().to_vec(),
+        since: log_secret.since,
+    };
+    let holder = holder(&config.data.folder)?;
+    let lease_ttl = Duration::from_secs(LEASE_SECONDS);
+    let tlog = Tlog::open(Settings { db: db.clone(), blobs: blobs(config)?, key, holder, lease_ttl }).await?;
+
+    let password_file = config.secret_file(config.keys.password_file.as_ref(), "keys.password");
+    let password = secrets::password(&password_file, fresh, &*random)?;
+    let keyring = Keyring::new(db.clone(), password, clock.clone(), random.clone());
+    let client = upstream::oci::Client::new(config.oci()?, clock.clone(), random.clone())?;
+    let log = Arc::new(EmbeddedLog(tlog.clone()));
+    let signing = Signing::new(
+        db.clone(),
+        access.clone(),
+        keyring,
+        Arc::new(client),
+        log,
+        config.formats()?,
+        clock.clone(),
+        random.clone(),
+    );
+    let trust = Arc::new(TrustRoot::from_json(&trust::trusted_root(&identity))?);
+    let verifying = Verifying::new(signing.clone(), trust);
+    let first_token = if fresh { Some(first_start(&access, &signing).await?) } else { None };
+    let metrics = Metrics::new(clock.clone()).map_err(|error| Failure::local("making the metrics", &error))?;
+    let public_url = config.server.public_url.clone().unwrap_or_else(|| format!("http://{}", config.server.listen));
+    let public_url: Arc<str> = public_url.trim_end_matches('/').into();
+    let (identity, lock) = (Arc::new(identity), Arc::new(lock));
+    let app = App { access, signing, verifying, tlog, metrics, db, identity, public_url, clock, random, _lock: lock };
+    Ok(Started { app, first_token })
+}
+
+/// A name for this server on the lease that is the same after a restart: the data folder is its own.
+fn holder(folder: &Path) -> Result<String, Failure> {
+    let folder = std::fs::canonicalize(folder).map_err(|error| Failure::local("finding the data folder", &error))?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(format!("{}:{}", host.trim(), folder.display()))
+}
+
+fn blobs(config: &Config) -> Result<Blobs, Failure> {
+    let Some(url) = &config.blobs.url else { return Ok(Blobs::folder(&config.data.folder.join("blobs"))?) };
+    let Some(rest) = url.strip_prefix("s3://") else { return Ok(Blobs::folder(Path::new(url))?) };
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let bucket = object_store::aws::AmazonS3Builder::from_env().with_bucket_name(bucket).build();
+    let bucket = bucket.map_err(|error| Failure::local(format!("opening {url}"), &error))?;
+    Ok(match prefix.trim_matches('/') {
+        "" => Blobs::over(Arc::new(bucket)),
+        prefix => Blobs::over(Arc::new(object_store::prefix::PrefixStore::new(bucket, prefix))),
+    })
+}
+
+/// A server that starts for the first time can be used at once: one project that may sign anything, one key. The
+/// token comes last: a start that died before it begins anew.
+async fn first_start(access: &Access, signing: &Signing) -> Result<String, Failure> {
+    let project = ProjectName::default_project();
+    let context = Context::server(project.clone());
+    let exists = |error: &dyn Fault| error.kind() == Kind::Conflict;
+    match access.create_project(&context, project, vec!["**".parse()?]).await {
+        Err(error) if !exists(&error) => return Err(error.into()),
+        _ => {}
+    }
+    match signing.keyring().create(&context, signing::DEFAULT_KEY).await {
+        Err(error) if !exists(&error) => return Err(error.into()),
+        _ => {}
+    }
+    let new = NewToken { name: "first administrator".to_owned(), project: None, role: Role::Admin, days: FIRST_TOKEN_DAYS };
+    let (_, text) = access.create_token(&context, new).await?;
+    Ok(text.expose().to_owned())
+}
+
+impl FromRef<App> for Access {
+    fn from_ref(app: &App) -> Self {
+        app.access.clone()
+    }
+}
+
+impl FromRef<App> for Signing {
+    fn from_ref(app: &App) -> Self {
+        app.signing.clone()
+    }
+}
+
+impl FromRef<App> for Verifying {
+    fn from_ref(app: &App) -> Self {
+        app.verifying.clone()
+    }
+}
+
+/// Every route of the server.
+pub fn router(app: &App) -> Router {
+    let sources = web::request::Sources { clock: app.clock.clone(), random: app.random.clone() };
+    let api = Router::new()
+        .merge(access::api::router::<App>())
+        .merge(signing::api::router::<App>())
+        .route("/trust/trusted_root.json", get(trusted_root))
+        .route("/trust/signing_config.json", get(signing_config))
+        .route("/openapi.json", get(|| async { Json(openapi()) }));
+    Router::new()
+        .nest("/api/v1", api)
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render_metrics))
+        .with_state(app.clone())
+        .merge(tlog::router(app.tlog.clone()))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "there is no such address; see /api/v1/openapi.json\n") })
+        .layer(from_fn_with_state(app.metrics.clone(), metrics::layer))
+        .layer(map_response(no_sniff))
+        .layer(from_fn_with_state(sources, web::request::layer))
+}
+
+async fn no_sniff(mut response: Response) -> Response {
+    let value = axum::http::HeaderValue::from_static("nosniff");
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, value);
+    response
+}
+
+/// Ready is who can read its own store; no dependency plays a part.
+async fn readyz(State(app): State<App>) -> Response {
+    match app.db.read_one("SELECT 1 AS one", Vec::new()).await {
+        Ok(_) => "ready\n".into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", kernel::chain(&error))).into_response(),
+    }
+}
+
+async fn render_metrics(State(app): State<App>) -> String {
+    if let Ok(checkpoint) = app.tlog.checkpoint().await {
+        app.metrics.log_entries(checkpoint.size);
+    }
+    app.metrics.render()
+}
+
+async fn trusted_root(State(app): State<App>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], trust::trusted_root(&app.identity))
+}
+
+async fn signing_config(State(app): State<App>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], trust::signing_config(&app.identity, &app.public_url))
+}
+
+/// The API's description (OpenAPI 3.1).
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    #[derive(utoipa::OpenApi)]
+    #[openapi(info(title = "Portcullis", description = "Signs and verifies container images."))]
+    struct Root;
+    let mut root = Root::openapi();
+    root.merge(access::api::Docs::openapi());
+    root.merge(signing::api::Docs::openapi());
+    root
+}
+
+#[cfg(test)]
+mod tests {
+    /// The API's description is a contract: a change of it is a change of this file, in the same commit.
+    #[test]
+    fn the_openapi_description_is_the_committed_one() {
+        let now = serde_json::to_string_pretty(&super::openapi()).unwrap() + "\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+        if std::env::var_os("PORTCULLIS_UPDATE_SNAPSHOTS").is_some() {
+            std::fs::write(path, &now).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(committed == now, "docs/openapi.json is out of date: PORTCULLIS_UPDATE_SNAPSHOTS=1 cargo test -p portcullis");
+    }
+}
