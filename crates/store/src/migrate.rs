@@ -24,7 +24,8 @@ impl Db {
     pub async fn migrate(&self, migrations: &[Migration]) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         if tx.is_postgres() {
-            tx.read("SELECT pg_advisory_xact_lock($1)", args![MIGRATION_LOCK])
+            // Its answer is of type VOID, which no row of ours can hold: it is not read.
+            tx.execute("SELECT pg_advisory_xact_lock($1)", args![MIGRATION_LOCK])
                 .await?;
         }
         tx.script(

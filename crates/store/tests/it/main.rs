@@ -1,0 +1,7 @@
+//! The conformance suite: every case runs on SQLite and on PostgreSQL.
+
+mod blobs;
+mod leases;
+mod on;
+mod rows;
+mod schema;
