@@ -8,7 +8,12 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 ///
 /// A security control must never become the outage.
 #[derive(Debug, Parser)]
-#[command(name = "portcullis", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "portcullis",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 pub struct Args {
     #[command(flatten)]
     pub globals: Globals,
@@ -23,10 +28,22 @@ pub struct Globals {
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     pub output: Output,
     /// The server to ask
-    #[arg(long, global = true, env = "PORTCULLIS_SERVER", default_value = "http://127.0.0.1:7480", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "PORTCULLIS_SERVER",
+        default_value = "http://127.0.0.1:7480",
+        value_name = "URL"
+    )]
     pub server: String,
     /// The token to ask with
-    #[arg(long, global = true, env = "PORTCULLIS_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    #[arg(
+        long,
+        global = true,
+        env = "PORTCULLIS_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
     pub token: Option<String>,
     /// The project that the request is about; only for tokens that are good for every project
     #[arg(long, global = true, env = "PORTCULLIS_PROJECT", value_name = "NAME")]
@@ -367,5 +384,9 @@ pub struct Demo {
 
 fn annotation(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("an annotation is NAME=VALUE")?;
-    if name.is_empty() { Err("an annotation is NAME=VALUE".to_owned()) } else { Ok((name.to_owned(), value.to_owned())) }
+    if name.is_empty() {
+        Err("an annotation is NAME=VALUE".to_owned())
+    } else {
+        Ok((name.to_owned(), value.to_owned()))
+    }
 }

@@ -20,19 +20,33 @@ pub struct Client {
 impl Client {
     pub fn new(globals: &Globals) -> Result<Self, Failure> {
         let text = format!("{}/", globals.server.trim_end_matches('/'));
-        let base = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let base = Url::parse(&text)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https"));
         let base = base.ok_or_else(|| {
-            Failure::usage(format!("--server {:?} is not an http or https address", globals.server), "write http://HOST:PORT")
+            Failure::usage(
+                format!("--server {:?} is not an http or https address", globals.server),
+                "write http://HOST:PORT",
+            )
         })?;
         let http = crate::client::http(Duration::from_secs(globals.timeout))?;
-        Ok(Self { http, base, token: globals.token.clone(), project: globals.project.clone() })
+        Ok(Self {
+            http,
+            base,
+            token: globals.token.clone(),
+            project: globals.project.clone(),
+        })
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.json(Method::GET, path, None).await
     }
 
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &serde_json::Value) -> Result<T, Failure> {
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> Result<T, Failure> {
         self.json(Method::POST, path, Some(body)).await
     }
 
@@ -60,16 +74,31 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|error| self.nonsense(path, &error.to_string()))
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<&serde_json::Value>) -> Result<Vec<u8>, Failure> {
-        let response = self.request(method, path, body)?.send().await.map_err(|error| self.unreachable(&error))?;
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Vec<u8>, Failure> {
+        let response = self
+            .request(method, path, body)?
+            .send()
+            .await
+            .map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
-        if status.is_success() { Ok(bytes.to_vec()) } else { Err(self.refused(path, status, &bytes)) }
+        if status.is_success() {
+            Ok(bytes.to_vec())
+        } else {
+            Err(self.refused(path, status, &bytes))
+        }
     }
 
     /// A call whose answer is read as it comes.
     pub async fn stream(&self, path: &str, body: &serde_json::Value) -> Result<reqwest::Response, Failure> {
-        let request = self.request(Method::POST, path, Some(body))?.header("accept", "application/x-ndjson");
+        let request = self
+            .request(Method::POST, path, Some(body))?
+            .header("accept", "application/x-ndjson");
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         if status.is_success() {
@@ -79,8 +108,16 @@ impl Client {
         Err(self.refused(path, status, &bytes))
     }
 
-    fn request(&self, method: Method, path: &str, body: Option<&serde_json::Value>) -> Result<reqwest::RequestBuilder, Failure> {
-        let url = self.base.join(path).map_err(|error| Failure::local(format!("making the address of {path}"), &error))?;
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<reqwest::RequestBuilder, Failure> {
+        let url = self
+            .base
+            .join(path)
+            .map_err(|error| Failure::local(format!("making the address of {path}"), &error))?;
         let mut request = self.http.request(method, url);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
@@ -111,7 +148,10 @@ impl Client {
     }
 
     fn nonsense(&self, path: &str, why: &str) -> Failure {
-        let cause = format!("{}{path} did not answer like a Portcullis server: {why}", self.base);
+        let cause = format!(
+            "{}{path} did not answer like a Portcullis server: {why}",
+            self.base
+        );
         Failure::coded(6, &codes::SERVER, cause)
     }
 }
@@ -120,6 +160,9 @@ impl Client {
 pub fn http(timeout: Duration) -> Result<reqwest::Client, Failure> {
     // A second installation fails, and changes nothing.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let client = reqwest::Client::builder().timeout(timeout).redirect(reqwest::redirect::Policy::none()).build();
+    let client = reqwest::Client::builder()
+        .timeout(timeout)
+        .redirect(reqwest::redirect::Policy::none())
+        .build();
     client.map_err(|error| Failure::local("starting the HTTP client", &error))
 }

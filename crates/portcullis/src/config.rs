@@ -78,19 +78,28 @@ pub struct SigningSection {
 
 impl Default for DataFolder {
     fn default() -> Self {
-        Self { folder: PathBuf::from("./portcullis-data") }
+        Self {
+            folder: PathBuf::from("./portcullis-data"),
+        }
     }
 }
 
 impl Default for ServerSection {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:7480".to_owned(), public_url: None, insecure_http: false }
+        Self {
+            listen: "127.0.0.1:7480".to_owned(),
+            public_url: None,
+            insecure_http: false,
+        }
     }
 }
 
 impl Default for SigningSection {
     fn default() -> Self {
-        Self { formats: vec!["bundle".to_owned(), "legacy".to_owned()], registry_formats: BTreeMap::new() }
+        Self {
+            formats: vec!["bundle".to_owned(), "legacy".to_owned()],
+            registry_formats: BTreeMap::new(),
+        }
     }
 }
 
@@ -149,15 +158,17 @@ impl Loaded {
 
     /// The same, with the flags of `serve` on top.
     pub fn for_serve(args: &Serve) -> Result<Self, Failure> {
-        let folder = args.data.as_ref().map(|folder| toml::Value::String(folder.display().to_string()));
+        let folder = args
+            .data
+            .as_ref()
+            .map(|folder| toml::Value::String(folder.display().to_string()));
         let listen = args.listen.clone().map(toml::Value::String);
         let insecure = args.insecure_http.then_some(toml::Value::Boolean(true));
-        let flags = [("data", "folder", "--data", folder), ("server", "listen", "--listen", listen), (
-            "server",
-            "insecure_http",
-            "--insecure-http",
-            insecure,
-        )];
+        let flags = [
+            ("data", "folder", "--data", folder),
+            ("server", "listen", "--listen", listen),
+            ("server", "insecure_http", "--insecure-http", insecure),
+        ];
         Self::read_with(&args.file, &flags)
     }
 
@@ -165,14 +176,20 @@ impl Loaded {
         file: &ConfigFile,
         flags: &[(&'static str, &'static str, &'static str, Option<toml::Value>)],
     ) -> Result<Self, Failure> {
-        let path = file.config.clone().or_else(|| Path::new(FILE).exists().then(|| PathBuf::from(FILE)));
+        let path = file
+            .config
+            .clone()
+            .or_else(|| Path::new(FILE).exists().then(|| PathBuf::from(FILE)));
         let (mut table, mut origins) = (toml::Table::new(), BTreeMap::new());
         if let Some(path) = &path {
-            let invalid = |why: String| Failure::coded(1, &codes::CONFIG, format!("{}: {why}", path.display()));
+            let invalid =
+                |why: String| Failure::coded(1, &codes::CONFIG, format!("{}: {why}", path.display()));
             let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
             // Read once as what it has to be, so that an error names its line.
             toml::from_str::<Config>(&text).map_err(|error| invalid(error.to_string()))?;
-            table = text.parse().map_err(|error: toml::de::Error| invalid(error.to_string()))?;
+            table = text
+                .parse()
+                .map_err(|error: toml::de::Error| invalid(error.to_string()))?;
         }
         for &(section, key, _) in KEYS {
             let mut origin = Origin::Default;
@@ -195,7 +212,11 @@ impl Loaded {
             .clone()
             .try_into()
             .map_err(|error: toml::de::Error| Failure::coded(1, &codes::CONFIG, error.to_string()))?;
-        let loaded = Self { config, table, origins };
+        let loaded = Self {
+            config,
+            table,
+            origins,
+        };
         loaded.check()?;
         Ok(loaded)
     }
@@ -203,7 +224,7 @@ impl Loaded {
     /// What types cannot say.
     fn check(&self) -> Result<(), Failure> {
         self.config.listen()?;
-        self.config.formats()?;
+        let _valid = self.config.formats()?;
         if let Some(url) = &self.config.server.public_url
             && !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
         {
@@ -222,7 +243,11 @@ impl Loaded {
                 Some(value) => value.to_string(),
                 None => self.config.default_of(section, key),
             };
-            rows.push([format!("{section}.{key}"), text, self.origins[&(section, key)].to_string()]);
+            rows.push([
+                format!("{section}.{key}"),
+                text,
+                self.origins[&(section, key)].to_string(),
+            ]);
         }
         for (host, registry) in &self.config.registries {
             let projects: Vec<&str> = registry.credentials.keys().map(String::as_str).collect();
@@ -234,7 +259,9 @@ impl Loaded {
 }
 
 fn set(table: &mut toml::Table, section: &str, key: &str, value: toml::Value) {
-    let section = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    let section = table
+        .entry(section)
+        .or_insert_with(|| toml::Value::Table(toml::Table::new()));
     if let toml::Value::Table(section) = section {
         section.insert(key.to_owned(), value);
     }
@@ -245,9 +272,11 @@ fn value_of(key: &str, text: &str) -> toml::Value {
     match (key, text) {
         ("insecure_http", "true" | "1") => toml::Value::Boolean(true),
         ("insecure_http", "false" | "0") => toml::Value::Boolean(false),
-        ("formats", text) => {
-            toml::Value::Array(text.split(',').map(|word| toml::Value::String(word.trim().to_owned())).collect())
-        }
+        ("formats", text) => toml::Value::Array(
+            text.split(',')
+                .map(|word| toml::Value::String(word.trim().to_owned()))
+                .collect(),
+        ),
         _ => toml::Value::String(text.to_owned()),
     }
 }
@@ -270,7 +299,11 @@ impl Config {
             Failure::coded(1, &codes::CONFIG, cause)
         })?;
         if !address.ip().is_loopback() && !self.server.insecure_http {
-            return Err(Failure::coded(1, &codes::INSECURE, format!("server.listen is {address}")));
+            return Err(Failure::coded(
+                1,
+                &codes::INSECURE,
+                format!("server.listen is {address}"),
+            ));
         }
         Ok(address)
     }
@@ -289,12 +322,17 @@ impl Config {
     /// The registries' client. The server never uses a person's Docker configuration.
     pub fn oci(&self) -> Result<upstream::oci::Config, Failure> {
         let registries = self.registries.clone();
-        Ok(upstream::oci::Config { registries, ..upstream::oci::Config::default() })
+        Ok(upstream::oci::Config {
+            registries,
+            ..upstream::oci::Config::default()
+        })
     }
 
     /// A file of the data folder, unless configured elsewhere.
     pub fn secret_file(&self, configured: Option<&PathBuf>, name: &str) -> PathBuf {
-        configured.cloned().unwrap_or_else(|| self.data.folder.join("secrets").join(name))
+        configured
+            .cloned()
+            .unwrap_or_else(|| self.data.folder.join("secrets").join(name))
     }
 
     fn default_of(&self, section: &str, key: &str) -> String {
@@ -324,10 +362,10 @@ mod tests {
         let config: Config = toml::from_str(EXAMPLE).unwrap();
         assert_eq!(config.server.listen, ServerSection::default().listen);
         // Every commented line is a key that exists: uncommented, the whole still reads.
-        let all: String = EXAMPLE.lines().map(|line| line.strip_prefix("#= ").unwrap_or(line)).fold(
-            String::new(),
-            |text, line| text + line + "\n",
-        );
+        let all: String = EXAMPLE
+            .lines()
+            .map(|line| line.strip_prefix("#= ").unwrap_or(line))
+            .fold(String::new(), |text, line| text + line + "\n");
         let config: Config = toml::from_str(&all).unwrap();
         assert_eq!(config.registries.len(), 1);
     }

@@ -54,7 +54,15 @@ the reasons are listed, one for each. This is an answer, not a failure to ask: e
         explanation: "The bundle does not sign this file under the policy. Exit code 8.",
         hint: "check that bundle, file and key belong together",
     };
-    pub const ALL: &[&Code] = &[&CONFIG, &LISTEN, &INSECURE, &SERVER, &SECRETS, &NOT_VERIFIED, &BLOB_NOT_VERIFIED];
+    pub const ALL: &[&Code] = &[
+        &CONFIG,
+        &LISTEN,
+        &INSECURE,
+        &SERVER,
+        &SECRETS,
+        &NOT_VERIFIED,
+        &BLOB_NOT_VERIFIED,
+    ];
 }
 
 /// Every code of the program, in order.
@@ -85,7 +93,11 @@ mod tests {
         }
         for code in all {
             assert!(code.id.len() == 6 && code.id.starts_with("PC"), "{}", code.id);
-            assert!(code.explanation.len() > 40 && !code.hint.is_empty(), "{}", code.id);
+            assert!(
+                code.explanation.len() > 40 && !code.hint.is_empty(),
+                "{}",
+                code.id
+            );
         }
     }
 }

@@ -24,18 +24,39 @@ const USAGE: u8 = 2;
 impl Failure {
     /// The command line contradicts itself.
     pub fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { exit: USAGE, code: None, what: what.into(), cause: Vec::new(), hint: hint.into(), document: None }
+        Self {
+            exit: USAGE,
+            code: None,
+            what: what.into(),
+            cause: Vec::new(),
+            hint: hint.into(),
+            document: None,
+        }
     }
 
     /// Something on this machine did not work.
     pub fn local(what: impl Into<String>, error: &dyn std::error::Error) -> Self {
         let cause = vec![kernel::chain(error)];
-        Self { exit: 1, code: None, what: what.into(), cause, hint: String::new(), document: None }
+        Self {
+            exit: 1,
+            code: None,
+            what: what.into(),
+            cause,
+            hint: String::new(),
+            document: None,
+        }
     }
 
     /// A plain failure with a hint.
     pub fn plain(exit: u8, what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { exit, code: None, what: what.into(), cause: Vec::new(), hint: hint.into(), document: None }
+        Self {
+            exit,
+            code: None,
+            what: what.into(),
+            cause: Vec::new(),
+            hint: hint.into(),
+            document: None,
+        }
     }
 
     /// A failure with one of the command line's own codes.
@@ -68,7 +89,14 @@ impl Failure {
         if status >= 500 && !request.is_empty() {
             cause.push(format!("request {request}"));
         }
-        Self { exit, code: Some(text("code")), what: text("title"), cause, hint: text("hint"), document: Some(document) }
+        Self {
+            exit,
+            code: Some(text("code")),
+            what: text("title"),
+            cause,
+            hint: text("hint"),
+            document: Some(document),
+        }
     }
 
     /// The exit code.
@@ -95,7 +123,11 @@ impl Failure {
             Some(code) => eprintln!("error[{code}]: {}", self.what),
             None => eprintln!("error: {}", self.what),
         }
-        for cause in self.cause.iter().filter(|cause| !cause.is_empty() && **cause != self.what) {
+        for cause in self
+            .cause
+            .iter()
+            .filter(|cause| !cause.is_empty() && **cause != self.what)
+        {
             eprintln!("  cause: {cause}");
         }
         if !self.hint.is_empty() {

@@ -20,7 +20,10 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     pub fn new() -> Self {
-        Self { soft: CancellationToken::new(), hard: CancellationToken::new() }
+        Self {
+            soft: CancellationToken::new(),
+            hard: CancellationToken::new(),
+        }
     }
 
     /// Stops softly on the first SIGTERM or SIGINT, hard when the drain takes too long, at once on the second.

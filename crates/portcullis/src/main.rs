@@ -31,5 +31,7 @@ fn main() -> ExitCode {
         }
     };
     let globals = args.globals.clone();
-    runtime.block_on(cli::run(args)).unwrap_or_else(|failure| failure.report(&globals))
+    runtime
+        .block_on(cli::run(args))
+        .unwrap_or_else(|failure| failure.report(&globals))
 }

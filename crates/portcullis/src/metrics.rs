@@ -9,7 +9,9 @@ use kernel::Clock;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 /// Seconds: from a look-up in the store to a call that a slow registry holds.
-const BUCKETS_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+const BUCKETS_SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
+];
 
 /// What the server counts.
 #[derive(Clone)]
@@ -27,10 +29,19 @@ impl Metrics {
     pub fn new(clock: Arc<dyn Clock>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let labels = &["method", "route", "status"];
-        let requests = IntCounterVec::new(Opts::new("portcullis_http_requests_total", "Requests answered"), labels)?;
-        let options = HistogramOpts::new("portcullis_http_request_seconds", "Time to answer a request, in seconds");
+        let requests = IntCounterVec::new(
+            Opts::new("portcullis_http_requests_total", "Requests answered"),
+            labels,
+        )?;
+        let options = HistogramOpts::new(
+            "portcullis_http_request_seconds",
+            "Time to answer a request, in seconds",
+        );
         let seconds = HistogramVec::new(options.buckets(BUCKETS_SECONDS.to_vec()), &["method", "route"])?;
-        let log_entries = IntGauge::new("portcullis_tlog_entries", "Entries that the transparency log holds")?;
+        let log_entries = IntGauge::new(
+            "portcullis_tlog_entries",
+            "Entries that the transparency log holds",
+        )?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(log_entries.clone()))?;
@@ -38,7 +49,13 @@ impl Metrics {
         for status in ["500", "503", "507"] {
             requests.with_label_values(&["POST", "/api/v1/signatures", status]);
         }
-        Ok(Self(Arc::new(Inner { clock, registry, requests, seconds, log_entries })))
+        Ok(Self(Arc::new(Inner {
+            clock,
+            registry,
+            requests,
+            seconds,
+            log_entries,
+        })))
     }
 
     pub fn log_entries(&self, entries: u64) {
@@ -46,20 +63,38 @@ impl Metrics {
     }
 
     pub fn render(&self) -> String {
-        TextEncoder::new().encode_to_string(&self.0.registry.gather()).unwrap_or_default()
+        TextEncoder::new()
+            .encode_to_string(&self.0.registry.gather())
+            .unwrap_or_default()
     }
 }
 
 /// Counts and times a request by its route, which is a pattern and not a path.
 pub async fn layer(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("none", MatchedPath::as_str)
+        .to_owned();
     let method = request.method().clone();
     // Methods are an open set; those that no route takes are one.
-    let method = if matches!(method.as_str(), "GET" | "POST" | "PUT" | "DELETE" | "HEAD") { method.as_str() } else { "other" };
+    let method = if matches!(method.as_str(), "GET" | "POST" | "PUT" | "DELETE" | "HEAD") {
+        method.as_str()
+    } else {
+        "other"
+    };
     let began = metrics.0.clock.monotonic();
     let response = next.run(request).await;
     let seconds = metrics.0.clock.monotonic().since(began).as_secs_f64();
-    metrics.0.seconds.with_label_values(&[method, &route]).observe(seconds);
-    metrics.0.requests.with_label_values(&[method, &route, response.status().as_str()]).inc();
+    metrics
+        .0
+        .seconds
+        .with_label_values(&[method, &route])
+        .observe(seconds);
+    metrics
+        .0
+        .requests
+        .with_label_values(&[method, &route, response.status().as_str()])
+        .inc();
     response
 }

@@ -13,7 +13,10 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) {
         }
     }
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<String> = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let padded: Vec<String> = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         println(padded.join("  ").trim_end());
     };
     line(&mut header.iter().copied());
@@ -59,7 +62,12 @@ impl Progress {
         let terminal = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let quiet = globals.quiet || total < 2;
         let bar = (terminal && !quiet).then(|| indicatif::ProgressBar::new(total));
-        Self { bar, total, done: 0, quiet }
+        Self {
+            bar,
+            total,
+            done: 0,
+            quiet,
+        }
     }
 
     pub fn step(&mut self) {

@@ -31,29 +31,57 @@ struct LogFile {
 
 /// Reads the log's key, or makes one if `fresh` says that there is no log yet. A log whose key is lost is never
 /// replaced silently: that would be another log under the same roof.
-pub fn log_key(path: &Path, fresh: bool, clock: &dyn Clock, random: &dyn Random) -> Result<LogSecret, Failure> {
+pub fn log_key(
+    path: &Path,
+    fresh: bool,
+    clock: &dyn Clock,
+    random: &dyn Random,
+) -> Result<LogSecret, Failure> {
     let text = match read(path)? {
         Some(text) => text,
         None if fresh => {
-            let pkcs8 = tlog::LogKey::generate(random).map_err(|error| Failure::local("making the log's key", &error))?;
+            let pkcs8 = tlog::LogKey::generate(random)
+                .map_err(|error| Failure::local("making the log's key", &error))?;
             let mut name = [0; 16];
             random.fill(&mut name);
-            let origin = format!("{}.log.portcullis", uuid::Builder::from_random_bytes(name).into_uuid());
+            let origin = format!(
+                "{}.log.portcullis",
+                uuid::Builder::from_random_bytes(name).into_uuid()
+            );
             let private_key = Zeroizing::new(BASE64.encode(&pkcs8));
-            let text = serde_json::to_string_pretty(&LogFile { origin, since: clock.now(), private_key });
+            let text = serde_json::to_string_pretty(&LogFile {
+                origin,
+                since: clock.now(),
+                private_key,
+            });
             let text = text.map_err(|error| Failure::local("writing the log's key", &error))?;
             create(path, &text)?;
             text
         }
         None => {
-            let cause = format!("{} is missing, but the database has a log that it signed", path.display());
+            let cause = format!(
+                "{} is missing, but the database has a log that it signed",
+                path.display()
+            );
             return Err(Failure::coded(1, &codes::SECRETS, cause));
         }
     };
-    let damaged = |why: &str| Failure::coded(1, &codes::SECRETS, format!("{} is damaged: {why}", path.display()));
+    let damaged = |why: &str| {
+        Failure::coded(
+            1,
+            &codes::SECRETS,
+            format!("{} is damaged: {why}", path.display()),
+        )
+    };
     let file: LogFile = serde_json::from_str(&text).map_err(|error| damaged(&error.to_string()))?;
-    let pkcs8 = BASE64.decode(&*file.private_key).map_err(|error| damaged(&error.to_string()))?;
-    Ok(LogSecret { origin: file.origin, pkcs8: Zeroizing::new(pkcs8), since: file.since })
+    let pkcs8 = BASE64
+        .decode(&*file.private_key)
+        .map_err(|error| damaged(&error.to_string()))?;
+    Ok(LogSecret {
+        origin: file.origin,
+        pkcs8: Zeroizing::new(pkcs8),
+        since: file.since,
+    })
 }
 
 /// Reads the password that closes the signing keys, or makes one.
@@ -62,7 +90,10 @@ pub fn password(path: &Path, fresh: bool, random: &dyn Random) -> Result<Secret,
         return Ok(Secret::new(text.trim_end().to_owned()));
     }
     if !fresh {
-        let cause = format!("{} is missing, but the database has keys that it closes", path.display());
+        let cause = format!(
+            "{} is missing, but the database has keys that it closes",
+            path.display()
+        );
         return Err(Failure::coded(1, &codes::SECRETS, cause));
     }
     let mut bytes = Zeroizing::new([0; 32]);
@@ -76,7 +107,11 @@ fn read(path: &Path) -> Result<Option<String>, Failure> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Failure::coded(1, &codes::SECRETS, format!("reading {}: {error}", path.display()))),
+        Err(error) => Err(Failure::coded(
+            1,
+            &codes::SECRETS,
+            format!("reading {}: {error}", path.display()),
+        )),
     }
 }
 
@@ -84,12 +119,23 @@ fn read(path: &Path) -> Result<Option<String>, Failure> {
 fn create(path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::local(format!("writing {}", path.display()), &error);
     let folder: PathBuf = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .map_err(failed)?;
     let staged = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&staged).map_err(failed)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&staged)
+        .map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)?;
     file.sync_all().map_err(failed)?;
     std::fs::rename(&staged, path).map_err(failed)?;
-    std::fs::File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    std::fs::File::open(&folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed)
 }

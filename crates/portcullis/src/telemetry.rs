@@ -7,12 +7,17 @@ use tracing_subscriber::fmt;
 
 /// Sends logs to standard error; `RUST_LOG` chooses what, `info` if it is not set.
 pub fn start() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,hyper=warn"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,hyper=warn"));
     let base = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call, as in tests, changes nothing.
     let _ = if std::io::stderr().is_terminal() {
         base.compact().with_target(false).try_init()
     } else {
-        base.json().flatten_event(true).with_target(false).with_current_span(false).try_init()
+        base.json()
+            .flatten_event(true)
+            .with_target(false)
+            .with_current_span(false)
+            .try_init()
     };
 }

@@ -60,11 +60,22 @@ struct EmbeddedLog(Tlog);
 #[async_trait]
 impl Log for EmbeddedLog {
     async fn append(&self, entry: NewEntry) -> Result<LoggedEntry, Box<dyn Fault>> {
-        let NewEntry { digest, signature, public_key } = entry;
+        let NewEntry {
+            digest,
+            signature,
+            public_key,
+        } = entry;
         let verifier = tlog::Verifier::PublicKey(public_key);
-        let entry = HashedRekord { digest: digest.as_bytes().to_vec(), signature, verifier };
+        let entry = HashedRekord {
+            digest: digest.as_bytes().to_vec(),
+            signature,
+            verifier,
+        };
         match self.0.append(&entry).await {
-            Ok(entry) => Ok(LoggedEntry { index: entry.index, json: entry.json }),
+            Ok(entry) => Ok(LoggedEntry {
+                index: entry.index,
+                json: entry.json,
+            }),
             Err(error) => Err(Box::new(error)),
         }
     }
@@ -72,17 +83,28 @@ impl Log for EmbeddedLog {
 
 /// Opens everything; on the first start of all, makes the default project and key, and the administrator's token.
 pub async fn start(config: &Config) -> Result<Started, Failure> {
-    let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock::new()), Arc::new(SystemRandom));
+    let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) =
+        (Arc::new(SystemClock::new()), Arc::new(SystemRandom));
     let lock = FolderLock::take(&config.data.folder)?;
     let default_url = || format!("sqlite:{}", config.data.folder.join("portcullis.db").display());
     let db = Db::open(&config.database.url.clone().unwrap_or_else(default_url)).await?;
-    db.migrate(&[store::lease::MIGRATIONS, access::MIGRATIONS, signing::MIGRATIONS, tlog::MIGRATIONS].concat()).await?;
+    db.migrate(
+        &[
+            store::lease::MIGRATIONS,
+            access::MIGRATIONS,
+            signing::MIGRATIONS,
+            tlog::MIGRATIONS,
+        ]
+        .concat(),
+    )
+    .await?;
     let access = Access::new(db.clone(), clock.clone(), random.clone());
     let fresh = !access.has_tokens().await?;
 
     let log_file = config.secret_file(config.log.key_file.as_ref(), "log.json");
     let log_secret = secrets::log_key(&log_file, fresh, &*clock, &*random)?;
-    let key = LogKey::new(&log_secret.origin, &log_secret.pkcs8).map_err(|error| Failure::local("the log's key", &error))?;
+    let key = LogKey::new(&log_secret.origin, &log_secret.pkcs8)
+        .map_err(|error| Failure::local("the log's key", &error))?;
     let identity = LogIdentity {
         origin: log_secret.origin.clone(),
         public_key: key.verifier().spki(),
@@ -91,7 +113,14 @@ pub async fn start(config: &Config) -> Result<Started, Failure> {
     };
     let holder = holder(&config.data.folder)?;
     let lease_ttl = Duration::from_secs(LEASE_SECONDS);
-    let tlog = Tlog::open(Settings { db: db.clone(), blobs: blobs(config)?, key, holder, lease_ttl }).await?;
+    let tlog = Tlog::open(Settings {
+        db: db.clone(),
+        blobs: blobs(config)?,
+        key,
+        holder,
+        lease_ttl,
+    })
+    .await?;
 
     let password_file = config.secret_file(config.keys.password_file.as_ref(), "keys.password");
     let password = secrets::password(&password_file, fresh, &*random)?;
@@ -110,27 +139,55 @@ pub async fn start(config: &Config) -> Result<Started, Failure> {
     );
     let trust = Arc::new(TrustRoot::from_json(&trust::trusted_root(&identity))?);
     let verifying = Verifying::new(signing.clone(), trust);
-    let first_token = if fresh { Some(first_start(&access, &signing).await?) } else { None };
-    let metrics = Metrics::new(clock.clone()).map_err(|error| Failure::local("making the metrics", &error))?;
-    let public_url = config.server.public_url.clone().unwrap_or_else(|| format!("http://{}", config.server.listen));
+    let first_token = if fresh {
+        Some(first_start(&access, &signing).await?)
+    } else {
+        None
+    };
+    let metrics =
+        Metrics::new(clock.clone()).map_err(|error| Failure::local("making the metrics", &error))?;
+    let public_url = config
+        .server
+        .public_url
+        .clone()
+        .unwrap_or_else(|| format!("http://{}", config.server.listen));
     let public_url: Arc<str> = public_url.trim_end_matches('/').into();
     let (identity, lock) = (Arc::new(identity), Arc::new(lock));
-    let app = App { access, signing, verifying, tlog, metrics, db, identity, public_url, clock, random, _lock: lock };
+    let app = App {
+        access,
+        signing,
+        verifying,
+        tlog,
+        metrics,
+        db,
+        identity,
+        public_url,
+        clock,
+        random,
+        _lock: lock,
+    };
     Ok(Started { app, first_token })
 }
 
 /// A name for this server on the lease that is the same after a restart: the data folder is its own.
 fn holder(folder: &Path) -> Result<String, Failure> {
-    let folder = std::fs::canonicalize(folder).map_err(|error| Failure::local("finding the data folder", &error))?;
+    let folder =
+        std::fs::canonicalize(folder).map_err(|error| Failure::local("finding the data folder", &error))?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Ok(format!("{}:{}", host.trim(), folder.display()))
 }
 
 fn blobs(config: &Config) -> Result<Blobs, Failure> {
-    let Some(url) = &config.blobs.url else { return Ok(Blobs::folder(&config.data.folder.join("blobs"))?) };
-    let Some(rest) = url.strip_prefix("s3://") else { return Ok(Blobs::folder(Path::new(url))?) };
+    let Some(url) = &config.blobs.url else {
+        return Ok(Blobs::folder(&config.data.folder.join("blobs"))?);
+    };
+    let Some(rest) = url.strip_prefix("s3://") else {
+        return Ok(Blobs::folder(Path::new(url))?);
+    };
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let bucket = object_store::aws::AmazonS3Builder::from_env().with_bucket_name(bucket).build();
+    let bucket = object_store::aws::AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .build();
     let bucket = bucket.map_err(|error| Failure::local(format!("opening {url}"), &error))?;
     Ok(match prefix.trim_matches('/') {
         "" => Blobs::over(Arc::new(bucket)),
@@ -144,7 +201,10 @@ async fn first_start(access: &Access, signing: &Signing) -> Result<String, Failu
     let project = ProjectName::default_project();
     let context = Context::server(project.clone());
     let exists = |error: &dyn Fault| error.kind() == Kind::Conflict;
-    match access.create_project(&context, project, vec!["**".parse()?]).await {
+    match access
+        .create_project(&context, project, vec!["**".parse()?])
+        .await
+    {
         Err(error) if !exists(&error) => return Err(error.into()),
         _ => {}
     }
@@ -152,7 +212,12 @@ async fn first_start(access: &Access, signing: &Signing) -> Result<String, Failu
         Err(error) if !exists(&error) => return Err(error.into()),
         _ => {}
     }
-    let new = NewToken { name: "first administrator".to_owned(), project: None, role: Role::Admin, days: FIRST_TOKEN_DAYS };
+    let new = NewToken {
+        name: "first administrator".to_owned(),
+        project: None,
+        role: Role::Admin,
+        days: FIRST_TOKEN_DAYS,
+    };
     let (_, text) = access.create_token(&context, new).await?;
     Ok(text.expose().to_owned())
 }
@@ -177,7 +242,10 @@ impl FromRef<App> for Verifying {
 
 /// Every route of the server.
 pub fn router(app: &App) -> Router {
-    let sources = web::request::Sources { clock: app.clock.clone(), random: app.random.clone() };
+    let sources = web::request::Sources {
+        clock: app.clock.clone(),
+        random: app.random.clone(),
+    };
     let api = Router::new()
         .merge(access::api::router::<App>())
         .merge(signing::api::router::<App>())
@@ -191,7 +259,12 @@ pub fn router(app: &App) -> Router {
         .route("/metrics", get(render_metrics))
         .with_state(app.clone())
         .merge(tlog::router(app.tlog.clone()))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "there is no such address; see /api/v1/openapi.json\n") })
+        .fallback(|| async {
+            (
+                StatusCode::NOT_FOUND,
+                "there is no such address; see /api/v1/openapi.json\n",
+            )
+        })
         .layer(from_fn_with_state(app.metrics.clone(), metrics::layer))
         .layer(map_response(no_sniff))
         .layer(from_fn_with_state(sources, web::request::layer))
@@ -199,7 +272,9 @@ pub fn router(app: &App) -> Router {
 
 async fn no_sniff(mut response: Response) -> Response {
     let value = axum::http::HeaderValue::from_static("nosniff");
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, value);
+    response
+        .headers_mut()
+        .insert(header::X_CONTENT_TYPE_OPTIONS, value);
     response
 }
 
@@ -207,7 +282,11 @@ async fn no_sniff(mut response: Response) -> Response {
 async fn readyz(State(app): State<App>) -> Response {
     match app.db.read_one("SELECT 1 AS one", Vec::new()).await {
         Ok(_) => "ready\n".into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", kernel::chain(&error))).into_response(),
+        Err(error) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{}\n", kernel::chain(&error)),
+        )
+            .into_response(),
     }
 }
 
@@ -219,11 +298,17 @@ async fn render_metrics(State(app): State<App>) -> String {
 }
 
 async fn trusted_root(State(app): State<App>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], trust::trusted_root(&app.identity))
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        trust::trusted_root(&app.identity),
+    )
 }
 
 async fn signing_config(State(app): State<App>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], trust::signing_config(&app.identity, &app.public_url))
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        trust::signing_config(&app.identity, &app.public_url),
+    )
 }
 
 /// The API's description (OpenAPI 3.1).
@@ -248,6 +333,9 @@ mod tests {
             std::fs::write(path, &now).unwrap();
         }
         let committed = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(committed == now, "docs/openapi.json is out of date: PORTCULLIS_UPDATE_SNAPSHOTS=1 cargo test -p portcullis");
+        assert!(
+            committed == now,
+            "docs/openapi.json is out of date: PORTCULLIS_UPDATE_SNAPSHOTS=1 cargo test -p portcullis"
+        );
     }
 }

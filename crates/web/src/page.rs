@@ -1,6 +1,6 @@
 //! Lists, a page at a time.
 
-use axum::extract::{FromRequestParts, Query};
+use axum::extract::{FromRequestParts, OriginalUri, Query};
 use axum::http::request::Parts;
 use kernel::limits::PAGE_ROWS_MAX;
 use kernel::{Code, Cursor, CursorError, Fault, Kind};
@@ -68,10 +68,13 @@ impl<S: Sync> FromRequestParts<S> for Paging {
                 _ => filters.push((name, value)),
             }
         }
+        // Routes are nested below a prefix, which the inner address lacks.
+        let original = parts.extensions.get::<OriginalUri>();
+        let path = original.map_or(parts.uri.path(), |uri| uri.path()).to_owned();
         Ok(Self {
             limit,
             after,
-            path: parts.uri.path().to_owned(),
+            path,
             filters,
         })
     }

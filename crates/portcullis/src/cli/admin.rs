@@ -16,7 +16,12 @@ const DONE: Result<ExitCode, Failure> = Ok(ExitCode::SUCCESS);
 /// The columns of a list of things: header and JSON field.
 type Columns = &'static [(&'static str, &'static str)];
 
-const KEYS: Columns = &[("NAME", "name"), ("VERSION", "version"), ("ID", "id"), ("VERIFIES UNTIL", "verify_until")];
+const KEYS: Columns = &[
+    ("NAME", "name"),
+    ("VERSION", "version"),
+    ("ID", "id"),
+    ("VERIFIES UNTIL", "verify_until"),
+];
 const PROJECTS: Columns = &[("NAME", "name"), ("IMAGES", "images"), ("CREATED", "created_at")];
 const TOKENS: Columns = &[
     ("ID", "id"),
@@ -26,17 +31,31 @@ const TOKENS: Columns = &[
     ("EXPIRES", "expires_at"),
     ("REVOKED", "revoked_at"),
 ];
-const SIGNATURES: Columns =
-    &[("ID", "id"), ("IMAGE", "image"), ("KEY", "key"), ("LOG INDEX", "log_index"), ("CREATED", "created_at")];
+const SIGNATURES: Columns = &[
+    ("ID", "id"),
+    ("IMAGE", "image"),
+    ("KEY", "key"),
+    ("LOG INDEX", "log_index"),
+    ("CREATED", "created_at"),
+];
 
 fn show(globals: &Globals, items: &Value, columns: Columns) {
     let cell = |value: &Value| match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
-        Value::Array(parts) => parts.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+        Value::Array(parts) => parts
+            .iter()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join(" "),
         other => other.to_string(),
     };
-    let row = |item: &Value| columns.iter().map(|(_, field)| cell(&item[field])).collect::<Vec<_>>();
+    let row = |item: &Value| {
+        columns
+            .iter()
+            .map(|(_, field)| cell(&item[field]))
+            .collect::<Vec<_>>()
+    };
     let rows: Vec<Vec<String>> = items.as_array().into_iter().flatten().map(row).collect();
     let header: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
     list(globals, items, &header, &rows);
@@ -62,7 +81,9 @@ fn one(globals: &Globals, item: &Value, name: &str) {
         Output::Table => {
             let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             let fields = item.as_object().into_iter().flatten();
-            let rows: Vec<_> = fields.map(|(name, value)| vec![name.clone(), text(value).trim().replace('\n', " ")]).collect();
+            let rows: Vec<_> = fields
+                .map(|(name, value)| vec![name.clone(), text(value).trim().replace('\n', " ")])
+                .collect();
             table(&["FIELD", "VALUE"], &rows);
         }
     }
@@ -74,13 +95,18 @@ fn path(parts: &[&str]) -> String {
     if let Some(mut segments) = url.as_mut().and_then(|url| url.path_segments_mut().ok()) {
         segments.pop_if_empty().extend(parts);
     }
-    url.map(|url| url.path().trim_start_matches('/').to_owned()).unwrap_or_default()
+    url.map(|url| url.path().trim_start_matches('/').to_owned())
+        .unwrap_or_default()
 }
 
 pub async fn key(globals: &Globals, own: Key) -> Result<ExitCode, Failure> {
     let client = Client::new(globals)?;
     match own {
-        Key::Create { name } => one(globals, &client.post("api/v1/keys", &json!({ "name": name })).await?, "name"),
+        Key::Create { name } => one(
+            globals,
+            &client.post("api/v1/keys", &json!({ "name": name })).await?,
+            "name",
+        ),
         Key::Import { name, file } => {
             let private = input::read_text(&file)?;
             let password = input::password();
@@ -89,12 +115,27 @@ pub async fn key(globals: &Globals, own: Key) -> Result<ExitCode, Failure> {
         }
         Key::List => show(globals, &pages(&client, "api/v1/keys", usize::MAX).await?, KEYS),
         Key::Get { name } if globals.output == Output::Table => {
-            println(client.text(&path(&["api", "v1", "keys", &name, "cosign.pub"])).await?.trim_end());
+            println(
+                client
+                    .text(&path(&["api", "v1", "keys", &name, "cosign.pub"]))
+                    .await?
+                    .trim_end(),
+            );
         }
-        Key::Get { name } => one(globals, &client.get(&path(&["api", "v1", "keys", &name])).await?, "name"),
+        Key::Get { name } => one(
+            globals,
+            &client.get(&path(&["api", "v1", "keys", &name])).await?,
+            "name",
+        ),
         Key::Rotate { name, verify_until } => {
             let body = verify_until.map_or_else(|| json!({}), |until| json!({ "verify_until": until }));
-            one(globals, &client.post(&path(&["api", "v1", "keys", &format!("{name}:rotate")]), &body).await?, "name");
+            one(
+                globals,
+                &client
+                    .post(&path(&["api", "v1", "keys", &format!("{name}:rotate")]), &body)
+                    .await?,
+                "name",
+            );
         }
     }
     DONE
@@ -107,8 +148,16 @@ pub async fn project(globals: &Globals, own: Project) -> Result<ExitCode, Failur
             let body = json!({ "name": name, "images": images });
             one(globals, &client.post("api/v1/projects", &body).await?, "name");
         }
-        Project::List => show(globals, &pages(&client, "api/v1/projects", usize::MAX).await?, PROJECTS),
-        Project::Get { name } => one(globals, &client.get(&path(&["api", "v1", "projects", &name])).await?, "name"),
+        Project::List => show(
+            globals,
+            &pages(&client, "api/v1/projects", usize::MAX).await?,
+            PROJECTS,
+        ),
+        Project::Get { name } => one(
+            globals,
+            &client.get(&path(&["api", "v1", "projects", &name])).await?,
+            "name",
+        ),
     }
     DONE
 }
@@ -116,22 +165,39 @@ pub async fn project(globals: &Globals, own: Project) -> Result<ExitCode, Failur
 pub async fn token(globals: &Globals, own: Token) -> Result<ExitCode, Failure> {
     let client = Client::new(globals)?;
     match own {
-        Token::Create { name, role, everywhere, days } => {
+        Token::Create {
+            name,
+            role,
+            everywhere,
+            days,
+        } => {
             let mut body = json!({ "name": name, "role": role, "everywhere": everywhere, "days": days });
             if let (Some(project), false) = (&globals.project, everywhere) {
                 body["project"] = json!(project);
             }
             let made: Value = client.post("api/v1/tokens", &body).await?;
             if globals.output == Output::Table {
-                eprintln!("This is the only time that the token is shown. It ends {}.", made["expires_at"].as_str().unwrap_or_default());
+                eprintln!(
+                    "This is the only time that the token is shown. It ends {}.",
+                    made["expires_at"].as_str().unwrap_or_default()
+                );
                 println(made["token"].as_str().unwrap_or_default());
             } else {
                 one(globals, &made, "token");
             }
         }
-        Token::List => show(globals, &pages(&client, "api/v1/tokens", usize::MAX).await?, TOKENS),
+        Token::List => show(
+            globals,
+            &pages(&client, "api/v1/tokens", usize::MAX).await?,
+            TOKENS,
+        ),
         Token::Revoke { id } => {
-            client.send(Method::POST, &path(&["api", "v1", "tokens", &format!("{id}:revoke")])).await?;
+            client
+                .send(
+                    Method::POST,
+                    &path(&["api", "v1", "tokens", &format!("{id}:revoke")]),
+                )
+                .await?;
             eprintln!("revoked {id}");
         }
     }
@@ -150,7 +216,11 @@ pub async fn auth(globals: &Globals, own: Auth) -> Result<ExitCode, Failure> {
                 Output::Json => println(&pretty(&answer)),
                 _ => println(if allowed { "yes" } else { "no" }),
             }
-            return Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(NOT_ALLOWED) });
+            return Ok(if allowed {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(NOT_ALLOWED)
+            });
         }
     }
     DONE
@@ -160,13 +230,23 @@ pub async fn signature(globals: &Globals, own: Signature) -> Result<ExitCode, Fa
     let client = Client::new(globals)?;
     match own {
         Signature::List { image, key, limit } => {
-            let mut query = format!("api/v1/signatures?limit={}", limit.clamp(1, kernel::limits::PAGE_ROWS_MAX));
+            let mut query = format!(
+                "api/v1/signatures?limit={}",
+                limit.clamp(1, kernel::limits::PAGE_ROWS_MAX)
+            );
             for (name, value) in [("image", image), ("key", key)] {
                 if let Some(value) = value {
-                    query.push_str(&format!("&{name}={}", path(&[&value]).replace('+', "%2B").replace('&', "%26")));
+                    query.push_str(&format!(
+                        "&{name}={}",
+                        path(&[&value]).replace('+', "%2B").replace('&', "%26")
+                    ));
                 }
             }
-            show(globals, &pages(&client, &query, limit as usize).await?, SIGNATURES);
+            show(
+                globals,
+                &pages(&client, &query, limit as usize).await?,
+                SIGNATURES,
+            );
         }
         Signature::Get { id } => {
             let page: Value = client.get(&path(&["api", "v1", "signatures", &id])).await?;

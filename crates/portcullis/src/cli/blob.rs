@@ -17,8 +17,12 @@ const BUNDLE_BYTES_MAX: u64 = 16 << 20;
 
 pub fn run(globals: &Globals, own: &VerifyBlob) -> Result<ExitCode, Failure> {
     let policy = input::policy(&own.authority, &[])?;
-    let failed = |path: &std::path::Path, error: std::io::Error| Failure::local(format!("reading {}", path.display()), &error);
-    let size = std::fs::metadata(&own.bundle).map_err(|error| failed(&own.bundle, error))?.len();
+    let failed = |path: &std::path::Path, error: std::io::Error| {
+        Failure::local(format!("reading {}", path.display()), &error)
+    };
+    let size = std::fs::metadata(&own.bundle)
+        .map_err(|error| failed(&own.bundle, error))?
+        .len();
     if size > BUNDLE_BYTES_MAX {
         let what = format!("{} is larger than {BUNDLE_BYTES_MAX} bytes", own.bundle.display());
         return Err(Failure::plain(1, what, "give the bundle that the signer wrote"));
@@ -32,7 +36,13 @@ pub fn run(globals: &Globals, own: &VerifyBlob) -> Result<ExitCode, Failure> {
             (Digest::of(&content), Some(content))
         }
     };
-    match check_blob(&bundle, digest, content.as_deref(), &policy, SystemClock::new().now()) {
+    match check_blob(
+        &bundle,
+        digest,
+        content.as_deref(),
+        &policy,
+        SystemClock::new().now(),
+    ) {
         Ok(accepted) => {
             if globals.output == Output::Json {
                 let body = json!({

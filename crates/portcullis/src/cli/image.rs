@@ -22,13 +22,19 @@ pub async fn run(globals: &Globals, own: Image) -> Result<ExitCode, Failure> {
     let image: Reference = image.parse()?;
     let client = input::registry(&registry)?;
     let manifest = client.manifest("", &image).await?;
-    let tree = Tree { registry: &client, image: &image };
+    let tree = Tree {
+        registry: &client,
+        image: &image,
+    };
     let root = tree.node(manifest.digest, manifest.media_type, 0).await?;
     match globals.output {
         Output::Json => println(&pretty(&root)),
         Output::Name => println(root["digest"].as_str().unwrap_or_default()),
         Output::Table => {
-            println(&format!("{image}  {}", root["digest"].as_str().unwrap_or_default()));
+            println(&format!(
+                "{image}  {}",
+                root["digest"].as_str().unwrap_or_default()
+            ));
             draw(&root, "");
         }
     }
@@ -45,7 +51,11 @@ impl Tree<'_> {
     async fn node(&self, digest: Digest, kind: String, depth: usize) -> Result<Value, Failure> {
         let mut attached = Vec::new();
         if depth < DEPTH_MAX {
-            for referrer in self.registry.referrers("", self.image.repository(), digest).await? {
+            for referrer in self
+                .registry
+                .referrers("", self.image.repository(), digest)
+                .await?
+            {
                 let kind = self.kind(referrer.digest).await?;
                 attached.push(Box::pin(self.node(referrer.digest, kind, depth + 1)).await?);
             }
@@ -58,14 +68,24 @@ impl Tree<'_> {
 
     /// What a referrer says that it is: its own manifest knows, the list may not.
     async fn kind(&self, digest: Digest) -> Result<String, Failure> {
-        let manifest = match self.registry.manifest("", &self.image.repository().at(digest)).await {
+        let manifest = match self
+            .registry
+            .manifest("", &self.image.repository().at(digest))
+            .await
+        {
             Ok(manifest) => manifest,
-            Err(RegistryError { reason: RegistryReason::NotFound, .. }) => return Ok("listed, but gone".to_owned()),
+            Err(RegistryError {
+                reason: RegistryReason::NotFound,
+                ..
+            }) => return Ok("listed, but gone".to_owned()),
             Err(error) => return Err(error.into()),
         };
         let read: Value = serde_json::from_slice(&manifest.bytes).unwrap_or_default();
         let predicate = read["annotations"]["dev.sigstore.bundle.predicateType"].as_str();
-        let kind = read["artifactType"].as_str().or(read["config"]["mediaType"].as_str()).unwrap_or("unknown");
+        let kind = read["artifactType"]
+            .as_str()
+            .or(read["config"]["mediaType"].as_str())
+            .unwrap_or("unknown");
         Ok(predicate.map_or_else(|| kind.to_owned(), |predicate| format!("{kind}  {predicate}")))
     }
 
@@ -73,13 +93,20 @@ impl Tree<'_> {
         let mut found = Vec::new();
         for suffix in TAGS {
             let tag = legacy::tag(digest).replace(".sig", &format!(".{suffix}"));
-            match self.registry.manifest("", &self.image.repository().tagged(&tag)).await {
+            match self
+                .registry
+                .manifest("", &self.image.repository().tagged(&tag))
+                .await
+            {
                 Ok(manifest) => {
                     let count = legacy::layers(&manifest).map_or(0, |layers| layers.len());
                     let kind = format!("tag {tag}  {count} layers");
                     found.push(json!({ "digest": manifest.digest, "kind": kind, "attached": [] }));
                 }
-                Err(RegistryError { reason: RegistryReason::NotFound, .. }) => {}
+                Err(RegistryError {
+                    reason: RegistryReason::NotFound,
+                    ..
+                }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -94,9 +121,16 @@ fn draw(node: &Value, indent: &str) {
     }
     for (at, child) in attached.iter().enumerate() {
         let last = at + 1 == attached.len();
-        let (branch, below) = if last { ("└── ", "    ") } else { ("├── ", "│   ") };
+        let (branch, below) = if last {
+            ("└── ", "    ")
+        } else {
+            ("├── ", "│   ")
+        };
         let digest = child["digest"].as_str().unwrap_or_default();
-        println(&format!("{indent}{branch}{digest}  {}", child["kind"].as_str().unwrap_or_default()));
+        println(&format!(
+            "{indent}{branch}{digest}  {}",
+            child["kind"].as_str().unwrap_or_default()
+        ));
         draw(child, &format!("{indent}{below}"));
     }
 }

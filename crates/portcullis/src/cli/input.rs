@@ -18,13 +18,22 @@ pub fn images(own: &Images) -> Result<Vec<Reference>, Failure> {
     let mut texts = own.images.clone();
     if let Some(path) = &own.from_file {
         let lines = read_text(path)?;
-        let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let lines = lines
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
         texts.extend(lines.map(str::to_owned));
     }
     if texts.is_empty() {
-        return Err(Failure::usage("no image is named", "name images, or give --from-file a file that is not empty"));
+        return Err(Failure::usage(
+            "no image is named",
+            "name images, or give --from-file a file that is not empty",
+        ));
     }
-    texts.iter().map(|text| text.parse().map_err(Failure::from)).collect()
+    texts
+        .iter()
+        .map(|text| text.parse().map_err(Failure::from))
+        .collect()
 }
 
 /// A file, or standard input for `-`.
@@ -49,9 +58,13 @@ pub fn policy(own: &Authority, annotations: &[(String, String)]) -> Result<Polic
     for path in &own.key {
         keys.push(PublicKey::from_pem(&read_text(path)?).map_err(signing::SigningError::from)?);
     }
-    let mut policy = Policy::keys("the command line", keys).with_annotations(annotations.iter().cloned().collect());
+    let mut policy =
+        Policy::keys("the command line", keys).with_annotations(annotations.iter().cloned().collect());
     if let (Some(identity), Some(issuer)) = (&own.certificate_identity, &own.certificate_oidc_issuer) {
-        policy.identities.push(Identity { identity: identity.clone(), issuer: issuer.clone() });
+        policy.identities.push(Identity {
+            identity: identity.clone(),
+            issuer: issuer.clone(),
+        });
     }
     if policy.keys.is_empty() && policy.identities.is_empty() {
         let hint = "give --key cosign.pub, or --certificate-identity with --certificate-oidc-issuer";
@@ -73,10 +86,20 @@ pub fn policy(own: &Authority, annotations: &[(String, String)]) -> Result<Polic
 
 /// The registries' client of a person: their Docker configuration.
 pub fn registry(own: &LocalRegistry) -> Result<oci::Client, Failure> {
-    let mut config = oci::Config { docker_config: oci::user_docker_config(), ..oci::Config::default() };
+    let mut config = oci::Config {
+        docker_config: oci::user_docker_config(),
+        ..oci::Config::default()
+    };
     for host in &own.allow_plain_http {
-        let plain = oci::RegistryConfig { plain_http: Some(true), ..oci::RegistryConfig::default() };
+        let plain = oci::RegistryConfig {
+            plain_http: Some(true),
+            ..oci::RegistryConfig::default()
+        };
         config.registries.insert(host.clone(), plain);
     }
-    Ok(oci::Client::new(config, Arc::new(SystemClock::new()), Arc::new(SystemRandom))?)
+    Ok(oci::Client::new(
+        config,
+        Arc::new(SystemClock::new()),
+        Arc::new(SystemRandom),
+    )?)
 }

@@ -17,10 +17,21 @@ pub async fn run(globals: &Globals, own: Log) -> Result<ExitCode, Failure> {
     match own {
         Log::Info => info(globals).await?,
         Log::Entry { index } => entry(globals, index).await?,
-        Log::Proof { index, size, folder: Some(folder) } => {
-            proof(globals, &Folder::open(&folder, None).await?.proof(index, size).await?);
+        Log::Proof {
+            index,
+            size,
+            folder: Some(folder),
+        } => {
+            proof(
+                globals,
+                &Folder::open(&folder, None).await?.proof(index, size).await?,
+            );
         }
-        Log::Proof { index, size, folder: None } => {
+        Log::Proof {
+            index,
+            size,
+            folder: None,
+        } => {
             let mirror = Mirror::of_server(globals).await?;
             proof(globals, &mirror.open().await?.proof(index, size).await?);
         }
@@ -28,7 +39,10 @@ pub async fn run(globals: &Globals, own: Log) -> Result<ExitCode, Failure> {
             return fsck_data(globals, &folder).await;
         }
         Log::Fsck { folder: Some(folder) } => {
-            return report(globals, &Folder::open(&folder, None).await?.fsck(&mut |_| {}).await?);
+            return report(
+                globals,
+                &Folder::open(&folder, None).await?.fsck(&mut |_| {}).await?,
+            );
         }
         Log::Fsck { folder: None } => {
             let mirror = Mirror::of_server(globals).await?;
@@ -37,7 +51,10 @@ pub async fn run(globals: &Globals, own: Log) -> Result<ExitCode, Failure> {
         Log::Export { folder } => {
             let size = mirror(globals, &folder).await?;
             if !globals.quiet {
-                eprintln!("{size} entries are in {}; check them with: portcullis log fsck {0}", folder.display());
+                eprintln!(
+                    "{size} entries are in {}; check them with: portcullis log fsck {0}",
+                    folder.display()
+                );
             }
         }
     }
@@ -48,24 +65,32 @@ pub async fn run(globals: &Globals, own: Log) -> Result<ExitCode, Failure> {
 async fn identity(client: &Client) -> Result<LogVerifier, Failure> {
     let root: Value = client.get("api/v1/trust/trusted_root.json").await?;
     let log = &root["tlogs"][0];
-    let origin = log["baseUrl"].as_str().and_then(|url| url.strip_prefix("https://")).unwrap_or_default();
+    let origin = log["baseUrl"]
+        .as_str()
+        .and_then(|url| url.strip_prefix("https://"))
+        .unwrap_or_default();
     let key = base64::Engine::decode(
         &base64::engine::general_purpose::STANDARD,
         log["publicKey"]["rawBytes"].as_str().unwrap_or_default(),
     );
     let key = key.map_err(|error| Failure::local("reading the log's public key", &error))?;
-    LogVerifier::from_spki(origin, &key).map_err(|error| Failure::local("reading the log's public key", &error))
+    LogVerifier::from_spki(origin, &key)
+        .map_err(|error| Failure::local("reading the log's public key", &error))
 }
 
 async fn info(globals: &Globals) -> Result<(), Failure> {
     let client = Client::new(globals)?;
     let verifier = identity(&client).await?;
     let note = client.text("api/v2/checkpoint").await?;
-    let checkpoint = verifier.verify(&note).map_err(|error| Failure::local("the checkpoint is not this log's", &error))?;
+    let checkpoint = verifier
+        .verify(&note)
+        .map_err(|error| Failure::local("the checkpoint is not this log's", &error))?;
     let root = kernel::Digest::from_bytes(checkpoint.root).hex();
     let id = kernel::Digest::from_bytes(verifier.log_id()).hex();
     match globals.output {
-        Output::Json => println(&pretty(&json!({ "origin": checkpoint.origin, "size": checkpoint.size, "root": root, "log_id": id }))),
+        Output::Json => println(&pretty(
+            &json!({ "origin": checkpoint.origin, "size": checkpoint.size, "root": root, "log_id": id }),
+        )),
         Output::Name => println(&checkpoint.origin),
         Output::Table => table(
             &["FIELD", "VALUE"],
@@ -84,15 +109,21 @@ async fn entry(globals: &Globals, index: u64) -> Result<(), Failure> {
     let client = Client::new(globals)?;
     let verifier = identity(&client).await?;
     let note = client.text("api/v2/checkpoint").await?;
-    let checkpoint = verifier.verify(&note).map_err(|error| Failure::local("the checkpoint is not this log's", &error))?;
+    let checkpoint = verifier
+        .verify(&note)
+        .map_err(|error| Failure::local("the checkpoint is not this log's", &error))?;
     if index >= checkpoint.size {
-        let what = format!("the log has {} entries; there is no entry {index}", checkpoint.size);
+        let what = format!(
+            "the log has {} entries; there is no entry {index}",
+            checkpoint.size
+        );
         return Err(Failure::plain(4, what, "portcullis log info"));
     }
     let width = TilePath::width_at(None, index / TILE_WIDTH, checkpoint.size);
     let path = TilePath::bundle(index / TILE_WIDTH).with_width(width);
     let bytes = client.bytes(&format!("api/v2/{path}")).await?;
-    let entries = tlog::tile::parse_bundle(&bytes, width).map_err(|error| Failure::local("reading the entries", &error))?;
+    let entries = tlog::tile::parse_bundle(&bytes, width)
+        .map_err(|error| Failure::local("reading the entries", &error))?;
     let body: Value = serde_json::from_slice(&entries[(index % TILE_WIDTH) as usize])
         .map_err(|error| Failure::local("reading the entry", &error))?;
     println(&pretty(&json!({ "index": index, "body": body })));
@@ -108,7 +139,10 @@ fn proof(globals: &Globals, proof: &Inclusion) {
     if globals.output == Output::Json {
         return println(&pretty(&json));
     }
-    println(&format!("entry {} is in the log of {} entries", proof.index, proof.size));
+    println(&format!(
+        "entry {} is in the log of {} entries",
+        proof.index, proof.size
+    ));
     println(&format!("leaf  {}", hex(&proof.leaf)));
     hashes.iter().for_each(|hash| println(&format!("      {hash}")));
     println(&format!("root  {}", hex(&proof.root)));
@@ -118,14 +152,29 @@ fn report(globals: &Globals, audit: &Audit) -> Result<ExitCode, Failure> {
     if globals.output == Output::Json {
         println(&pretty(&serde_json::to_value(audit).unwrap_or_default()));
     } else {
-        let Audit { size, entries_checked, tiles_checked, root, .. } = audit;
-        println(&format!("{entries_checked} of {size} entries and {tiles_checked} tiles checked, root {root}"));
+        let Audit {
+            size,
+            entries_checked,
+            tiles_checked,
+            root,
+            ..
+        } = audit;
+        println(&format!(
+            "{entries_checked} of {size} entries and {tiles_checked} tiles checked, root {root}"
+        ));
     }
     if audit.damage.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    audit.damage.iter().for_each(|damage| eprintln!("damaged: {damage}"));
-    Err(Failure::plain(1, format!("the log is damaged in {} places", audit.damage.len()), "put the named files back from a backup"))
+    audit
+        .damage
+        .iter()
+        .for_each(|damage| eprintln!("damaged: {damage}"));
+    Err(Failure::plain(
+        1,
+        format!("the log is damaged in {} places", audit.damage.len()),
+        "put the named files back from a backup",
+    ))
 }
 
 /// Checks the log of a data folder whose server is stopped.
@@ -167,7 +216,10 @@ impl Drop for Mirror {
 fn uuid_of_process() -> String {
     let mut bytes = [0; 16];
     kernel::Random::fill(&kernel::SystemRandom, &mut bytes);
-    uuid::Builder::from_random_bytes(bytes).into_uuid().simple().to_string()
+    uuid::Builder::from_random_bytes(bytes)
+        .into_uuid()
+        .simple()
+        .to_string()
 }
 
 /// Copies the server's log: every tile first, the checkpoint last, then everything is checked.
@@ -175,7 +227,9 @@ async fn mirror(globals: &Globals, folder: &Path) -> Result<u64, Failure> {
     let client = Client::new(globals)?;
     let verifier = identity(&client).await?;
     let note = client.text("api/v2/checkpoint").await?;
-    let checkpoint = verifier.verify(&note).map_err(|error| Failure::local("the checkpoint is not this log's", &error))?;
+    let checkpoint = verifier
+        .verify(&note)
+        .map_err(|error| Failure::local("the checkpoint is not this log's", &error))?;
     let blobs = Blobs::folder(folder)?;
     let paths = tiles(checkpoint.size);
     let mut progress = Progress::new(globals, paths.len() as u64);
@@ -188,14 +242,22 @@ async fn mirror(globals: &Globals, folder: &Path) -> Result<u64, Failure> {
         progress.step();
     }
     let write = |name: &str, text: String| {
-        std::fs::write(folder.join(name), text).map_err(|error| Failure::local(format!("writing {name}"), &error))
+        std::fs::write(folder.join(name), text)
+            .map_err(|error| Failure::local(format!("writing {name}"), &error))
     };
     write("log.pub", verifier.pem())?;
     write("checkpoint", note)?;
-    let audit = Folder::open(folder, Some(verifier)).await?.fsck(&mut |_| {}).await?;
+    let audit = Folder::open(folder, Some(verifier))
+        .await?
+        .fsck(&mut |_| {})
+        .await?;
     match audit.damage.first() {
         None => Ok(checkpoint.size),
-        Some(damage) => Err(Failure::plain(1, format!("what the server sent is damaged: {damage}"), "portcullis log fsck")),
+        Some(damage) => Err(Failure::plain(
+            1,
+            format!("what the server sent is damaged: {damage}"),
+            "portcullis log fsck",
+        )),
     }
 }
 

@@ -53,11 +53,21 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
 fn explain_code(code: Option<&str>) -> Result<ExitCode, Failure> {
     let all = explain::all();
     let Some(wanted) = code else {
-        all.iter().for_each(|code| println(&format!("{}  {}", code.id, code.title)));
+        all.iter()
+            .for_each(|code| println(&format!("{}  {}", code.id, code.title)));
         return Ok(ExitCode::SUCCESS);
     };
     let found = all.iter().find(|code| code.id.eq_ignore_ascii_case(wanted));
-    let code = found.ok_or_else(|| Failure::plain(4, format!("there is no code {wanted}"), "portcullis explain lists them"))?;
-    println(&format!("{}: {}\n\n{}\n\nWhat to do: {}", code.id, code.title, code.explanation, code.hint));
+    let code = found.ok_or_else(|| {
+        Failure::plain(
+            4,
+            format!("there is no code {wanted}"),
+            "portcullis explain lists them",
+        )
+    })?;
+    println(&format!(
+        "{}: {}\n\n{}\n\nWhat to do: {}",
+        code.id, code.title, code.explanation, code.hint
+    ));
     Ok(ExitCode::SUCCESS)
 }

@@ -10,8 +10,8 @@ use crate::config::{Config, Loaded};
 use crate::explain::codes;
 use crate::failure::Failure;
 use crate::lifecycle::Lifecycle;
-use crate::wiring::{self, App};
 use crate::telemetry;
+use crate::wiring::{self, App};
 
 /// A server that listens and has yet to run.
 pub struct Server {
@@ -28,9 +28,16 @@ pub async fn listen(config: &Config) -> Result<Server, Failure> {
     let listener = TcpListener::bind(wanted)
         .await
         .map_err(|error| Failure::coded(1, &codes::LISTEN, format!("listening on {wanted}: {error}")))?;
-    let address = listener.local_addr().map_err(|error| Failure::local("finding the own address", &error))?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| Failure::local("finding the own address", &error))?;
     let started = wiring::start(config).await?;
-    Ok(Server { app: started.app, address, first_token: started.first_token, listener })
+    Ok(Server {
+        app: started.app,
+        address,
+        first_token: started.first_token,
+        listener,
+    })
 }
 
 impl Server {
@@ -58,7 +65,9 @@ pub async fn run(own: &Serve) -> Result<ExitCode, Failure> {
     }
     tracing::info!(url, data = %config.data.folder.display(), "serving");
     let lifecycle = Lifecycle::new();
-    lifecycle.on_signals().map_err(|error| Failure::local("waiting for signals", &error))?;
+    lifecycle
+        .on_signals()
+        .map_err(|error| Failure::local("waiting for signals", &error))?;
     server.run(lifecycle).await?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

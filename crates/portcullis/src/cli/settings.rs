@@ -13,14 +13,24 @@ use crate::output::list;
 
 pub fn init(own: &Init) -> Result<ExitCode, Failure> {
     let path = &own.file;
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => {
-            Failure::plain(7, format!("{} is there already; it was left as it is", path.display()), "name another file")
-        }
-        _ => Failure::local(format!("writing {}", path.display()), &error),
-    })?;
-    file.write_all(EXAMPLE.as_bytes()).map_err(|error| Failure::local(format!("writing {}", path.display()), &error))?;
-    eprintln!("wrote {}; next: portcullis config check, portcullis serve", path.display());
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => Failure::plain(
+                7,
+                format!("{} is there already; it was left as it is", path.display()),
+                "name another file",
+            ),
+            _ => Failure::local(format!("writing {}", path.display()), &error),
+        })?;
+    file.write_all(EXAMPLE.as_bytes())
+        .map_err(|error| Failure::local(format!("writing {}", path.display()), &error))?;
+    eprintln!(
+        "wrote {}; next: portcullis config check, portcullis serve",
+        path.display()
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -32,7 +42,10 @@ pub fn run(globals: &Globals, own: Config) -> Result<ExitCode, Failure> {
         }
         Config::View { file, origin } => {
             let loaded = Loaded::read(&file)?.rows();
-            let json = loaded.iter().map(|[key, value, from]| json!({ "key": key, "value": value, "origin": from })).collect();
+            let json = loaded
+                .iter()
+                .map(|[key, value, from]| json!({ "key": key, "value": value, "origin": from }))
+                .collect();
             let width = if origin { 3 } else { 2 };
             let rows: Vec<Vec<String>> = loaded.iter().map(|row| row[..width].to_vec()).collect();
             list(globals, &json, &["KEY", "VALUE", "ORIGIN"][..width], &rows);

@@ -13,20 +13,32 @@ use crate::args::{Globals, Output, Sign};
 use crate::cli::input;
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{Progress, println, pretty};
+use crate::output::{Progress, pretty, println};
 
 pub async fn run(globals: &Globals, own: Sign) -> Result<ExitCode, Failure> {
     let images = input::images(&own.images)?;
-    if own.local { local(globals, &own, &images).await } else { server(globals, &own, &images).await }
+    if own.local {
+        local(globals, &own, &images).await
+    } else {
+        server(globals, &own, &images).await
+    }
 }
 
 async fn server(globals: &Globals, own: &Sign, images: &[Reference]) -> Result<ExitCode, Failure> {
     let client = Client::new(globals)?;
-    let formats: Option<Vec<&str>> = own.formats.as_ref().map(|words| words.split(',').map(str::trim).collect());
-    let annotations: serde_json::Map<String, Value> =
-        own.images.annotations.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    let formats: Option<Vec<&str>> = own
+        .formats
+        .as_ref()
+        .map(|words| words.split(',').map(str::trim).collect());
+    let annotations: serde_json::Map<String, Value> = own
+        .images
+        .annotations
+        .iter()
+        .map(|(name, value)| (name.clone(), json!(value)))
+        .collect();
     let item = |image: &Reference| {
-        let mut item = json!({ "image": image, "annotations": annotations, "recursive": own.images.recursive });
+        let mut item =
+            json!({ "image": image, "annotations": annotations, "recursive": own.images.recursive });
         if let Some(key) = &own.key {
             item["key"] = json!(key);
         }
@@ -49,8 +61,15 @@ async fn server(globals: &Globals, own: &Sign, images: &[Reference]) -> Result<E
             }
         }
         if answered != chunk.len() {
-            let what = format!("the server answered for {answered} of {} images and went away", chunk.len());
-            return Err(Failure::plain(6, what, "run the same command again: what is signed already is only looked up"));
+            let what = format!(
+                "the server answered for {answered} of {} images and went away",
+                chunk.len()
+            );
+            return Err(Failure::plain(
+                6,
+                what,
+                "run the same command again: what is signed already is only looked up",
+            ));
         }
     }
     tally.finish()
@@ -69,12 +88,18 @@ async fn local(globals: &Globals, own: &Sign, images: &[Reference]) -> Result<Ex
     let now = SystemClock::new().now();
     let mut tally = Tally::new(globals, images.len());
     for image in images {
-        let outcome = signing::local::sign(&registry, &signer, image, &annotations, own.images.recursive, formats, now);
+        let outcome = signing::local::sign(
+            &registry,
+            &signer,
+            image,
+            &annotations,
+            own.images.recursive,
+            formats,
+            now,
+        );
         match outcome.await {
             Ok(signed) => {
-                let body = |one: &signing::local::LocallySigned| {
-                    json!({ "image": one.image, "digest": one.digest, "deduplicated": one.deduplicated })
-                };
+                let body = |one: &signing::local::LocallySigned| json!({ "image": one.image, "digest": one.digest, "deduplicated": one.deduplicated });
                 let mut signature = body(&signed[0]);
                 signature["manifests"] = signed[1..].iter().map(body).collect();
                 tally.add(&json!({ "image": image, "signature": signature }));
@@ -95,10 +120,15 @@ struct Lines(Vec<u8>);
 impl Lines {
     fn push(&mut self, bytes: &[u8]) -> Vec<Value> {
         self.0.extend_from_slice(bytes);
-        let Some(end) = self.0.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
+        let Some(end) = self.0.iter().rposition(|byte| *byte == b'\n') else {
+            return Vec::new();
+        };
         let rest = self.0.split_off(end + 1);
         let whole = std::mem::replace(&mut self.0, rest);
-        whole.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+        whole
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .collect()
     }
 }
 
@@ -116,7 +146,15 @@ struct Tally<'a> {
 impl<'a> Tally<'a> {
     fn new(globals: &'a Globals, total: usize) -> Self {
         let progress = Progress::new(globals, total as u64);
-        Self { globals, progress, lines: Vec::new(), signed: 0, known: 0, failed: None, failures: 0 }
+        Self {
+            globals,
+            progress,
+            lines: Vec::new(),
+            signed: 0,
+            known: 0,
+            failed: None,
+            failures: 0,
+        }
     }
 
     fn add(&mut self, line: &Value) {
@@ -124,12 +162,23 @@ impl<'a> Tally<'a> {
         let signature = &line["signature"];
         if signature.is_object() {
             self.one(signature);
-            signature["manifests"].as_array().into_iter().flatten().for_each(|own| self.one(own));
+            signature["manifests"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .for_each(|own| self.one(own));
         } else {
-            let status = line["problem"]["status"].as_u64().and_then(|status| u16::try_from(status).ok()).unwrap_or(500);
+            let status = line["problem"]["status"]
+                .as_u64()
+                .and_then(|status| u16::try_from(status).ok())
+                .unwrap_or(500);
             let failure = Failure::problem(status, line["problem"].clone());
             if self.globals.output != Output::Json {
-                eprintln!("failed   {}: {}", line["image"].as_str().unwrap_or_default(), failure.line());
+                eprintln!(
+                    "failed   {}: {}",
+                    line["image"].as_str().unwrap_or_default(),
+                    failure.line()
+                );
             }
             self.failures += 1;
             // The gravest decides the exit code: "may not" over "could not ask".
@@ -144,14 +193,21 @@ impl<'a> Tally<'a> {
 
     fn one(&mut self, signature: &Value) {
         let known = signature["deduplicated"].as_bool().unwrap_or(false);
-        if known { self.known += 1 } else { self.signed += 1 }
+        if known {
+            self.known += 1
+        } else {
+            self.signed += 1
+        }
         let image = signature["image"].as_str().unwrap_or_default();
         match self.globals.output {
             Output::Json => {}
             Output::Name => println(image),
             Output::Table if known => println(&format!("already  {image}")),
             Output::Table => {
-                let place = signature["log_index"].as_u64().map(|index| format!("  log index {index}")).unwrap_or_default();
+                let place = signature["log_index"]
+                    .as_u64()
+                    .map(|index| format!("  log index {index}"))
+                    .unwrap_or_default();
                 println(&format!("signed   {image}{place}"));
             }
         }
@@ -163,7 +219,10 @@ impl<'a> Tally<'a> {
             println(&pretty(&Value::Array(self.lines)));
         }
         if !self.globals.quiet {
-            eprintln!("{} signed, {} already signed, {} failed", self.signed, self.known, self.failures);
+            eprintln!(
+                "{} signed, {} already signed, {} failed",
+                self.signed, self.known, self.failures
+            );
         }
         match self.failed {
             None => Ok(ExitCode::SUCCESS),

@@ -22,7 +22,10 @@ pub async fn run(globals: &Globals, own: Verify) -> Result<ExitCode, Failure> {
     let images = input::images(&own.images)?;
     let own = &own;
     let local = match own.local {
-        true => Some((input::registry(&own.registry)?, input::policy(&own.authority, &own.images.annotations)?)),
+        true => Some((
+            input::registry(&own.registry)?,
+            input::policy(&own.authority, &own.images.annotations)?,
+        )),
         false => None,
     };
     let (local, client) = (&local, &Client::new(globals)?);
@@ -32,7 +35,10 @@ pub async fn run(globals: &Globals, own: Verify) -> Result<ExitCode, Failure> {
                 let now = SystemClock::new().now();
                 let reports = verify::verify(registry, "", &image, policy, own.images.recursive, now).await;
                 reports.map_err(Failure::from).and_then(|reports| {
-                    let fresh = |report| Verdict { report: std::sync::Arc::new(report), age: std::time::Duration::ZERO };
+                    let fresh = |report| Verdict {
+                        report: std::sync::Arc::new(report),
+                        age: std::time::Duration::ZERO,
+                    };
                     let body = ReportBody::of(reports.into_iter().map(fresh).collect());
                     body.ok_or_else(|| Failure::plain(1, "there is no report", ""))
                 })
@@ -41,7 +47,11 @@ pub async fn run(globals: &Globals, own: Verify) -> Result<ExitCode, Failure> {
         };
         (image, outcome)
     };
-    let outcomes: Vec<_> = futures::stream::iter(images).map(ask).buffered(CONCURRENT_MAX).collect().await;
+    let outcomes: Vec<_> = futures::stream::iter(images)
+        .map(ask)
+        .buffered(CONCURRENT_MAX)
+        .collect()
+        .await;
     print(globals, outcomes)
 }
 
@@ -49,14 +59,21 @@ async fn server(client: &Client, own: &Verify, image: &Reference) -> Result<Repo
     let authority = &own.authority;
     if authority.certificate_identity.is_some() || authority.trusted_root.is_some() {
         let hint = "add --local: the server verifies with keys and its own log";
-        return Err(Failure::usage("identities and trusted roots are checked here, not by the server", hint));
+        return Err(Failure::usage(
+            "identities and trusted roots are checked here, not by the server",
+            hint,
+        ));
     }
     let mut keys = Vec::with_capacity(authority.key.len());
     for path in &authority.key {
         keys.push(input::read_text(path)?);
     }
-    let annotations: serde_json::Map<String, Value> =
-        own.images.annotations.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
+    let annotations: serde_json::Map<String, Value> = own
+        .images
+        .annotations
+        .iter()
+        .map(|(name, value)| (name.clone(), json!(value)))
+        .collect();
     let body = json!({
         "image": image, "keys": keys, "annotations": annotations,
         "log_required": !authority.insecure_ignore_log, "recursive": own.images.recursive,
@@ -64,7 +81,10 @@ async fn server(client: &Client, own: &Verify, image: &Reference) -> Result<Repo
     client.post("api/v1/verifications", &body).await
 }
 
-fn print(globals: &Globals, outcomes: Vec<(Reference, Result<ReportBody, Failure>)>) -> Result<ExitCode, Failure> {
+fn print(
+    globals: &Globals,
+    outcomes: Vec<(Reference, Result<ReportBody, Failure>)>,
+) -> Result<ExitCode, Failure> {
     let (mut refused, mut failed, mut lines) = (0, None, Vec::new());
     let single = outcomes.len() == 1;
     for (image, outcome) in outcomes {
@@ -89,7 +109,11 @@ fn print(globals: &Globals, outcomes: Vec<(Reference, Result<ReportBody, Failure
         }
     }
     if globals.output == Output::Json {
-        println(&pretty(&if single { lines.pop().unwrap_or_default() } else { Value::Array(lines) }));
+        println(&pretty(&if single {
+            lines.pop().unwrap_or_default()
+        } else {
+            Value::Array(lines)
+        }));
     }
     match (refused, failed) {
         (0, None) => Ok(ExitCode::SUCCESS),
@@ -97,7 +121,11 @@ fn print(globals: &Globals, outcomes: Vec<(Reference, Result<ReportBody, Failure
         (0, Some(failure)) => Err(failure),
         _ if globals.output == Output::Json => Ok(ExitCode::from(NOT_VERIFIED)),
         (count, _) => {
-            let cause = if count == 1 { "1 image is refused".to_owned() } else { format!("{count} images are refused") };
+            let cause = if count == 1 {
+                "1 image is refused".to_owned()
+            } else {
+                format!("{count} images are refused")
+            };
             Err(Failure::coded(NOT_VERIFIED, &codes::NOT_VERIFIED, cause))
         }
     }
@@ -120,7 +148,10 @@ fn table(report: &ReportBody) {
         }
     } else {
         println(&format!("REFUSED   {}", report.image));
-        report.reasons.iter().for_each(|reason| println(&format!("          {reason}")));
+        report
+            .reasons
+            .iter()
+            .for_each(|reason| println(&format!("          {reason}")));
     }
     report.manifests.iter().for_each(table);
 }

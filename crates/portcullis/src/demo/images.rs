@@ -27,7 +27,10 @@ impl Images {
         let mut references = Vec::with_capacity(count);
         for number in 1..=count {
             let repository = format!("{repository}-{number}");
-            references.push(self.push(&repository, "1.0", &format!("{repository} in its first version")).await?);
+            references.push(
+                self.push(&repository, "1.0", &format!("{repository} in its first version"))
+                    .await?,
+            );
         }
         Ok(references)
     }
@@ -36,7 +39,8 @@ impl Images {
     pub async fn change(&self, repository: &str, count: usize) -> Result<(), Failure> {
         for number in 1..=count {
             let repository = format!("{repository}-{number}");
-            self.push(&repository, "1.0", &format!("{repository} in its second version")).await?;
+            self.push(&repository, "1.0", &format!("{repository} in its second version"))
+                .await?;
         }
         Ok(())
     }

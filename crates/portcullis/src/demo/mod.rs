@@ -26,55 +26,118 @@ const CHANGED: usize = 3;
 pub async fn run(own: Demo) -> Result<ExitCode, Failure> {
     let folder = Folder::new(own.data.clone())?;
     let registry = Registry::memory(Options::default());
-    let running = registry.serve_on_loopback().await.map_err(|error| Failure::local("starting the registry", &error))?;
+    let running = registry
+        .serve_on_loopback()
+        .await
+        .map_err(|error| Failure::local("starting the registry", &error))?;
     let images = Images::new(registry, running.host());
     let mut server = ServerProcess::start(&folder.path.join("server")).await?;
     let mut stage = Stage::new(&folder.path, &server);
-    stage.say(&format!("A registry runs at {}, a server at {}. Both are on this machine only.", images.host, server.url));
+    stage.say(&format!(
+        "A registry runs at {}, a server at {}. Both are on this machine only.",
+        images.host, server.url
+    ));
     story(&mut stage, &images, &mut server).await?;
     let failed = stage.failed();
     if own.exit {
         server.stop().await?;
-        println!("\n{}", if failed == 0 { "Every step came out as told.".to_owned() } else { format!("{failed} steps did not come out as told.") });
-        return Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        println!(
+            "\n{}",
+            if failed == 0 {
+                "Every step came out as told.".to_owned()
+            } else {
+                format!("{failed} steps did not come out as told.")
+            }
+        );
+        return Ok(if failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
     }
     farewell(&server, &images.host);
     let signal = tokio::signal::ctrl_c().await;
     signal.map_err(|error| Failure::local("waiting for Ctrl-C", &error))?;
     server.stop().await?;
-    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn story(stage: &mut Stage, images: &Images, server: &mut ServerProcess) -> Result<(), Failure> {
-    let web = images.push("shop/web", "1.0", "the web shop, version 1.0").await?;
+    let web = images
+        .push("shop/web", "1.0", "the web shop, version 1.0")
+        .await?;
     stage.chapter("Sign one image, and verify it");
-    stage.run(&["sign", &web], Expect::code(0).prints("signed ")).await?;
-    stage.run(&["verify", &web], Expect::code(0).prints("verified ").prints("log index")).await?;
-    stage.run(&["image", "tree", &web], Expect::code(0).prints("cosign/sign/v1").prints(".sig")).await?;
+    stage
+        .run(&["sign", &web], Expect::code(0).prints("signed "))
+        .await?;
+    stage
+        .run(
+            &["verify", &web],
+            Expect::code(0).prints("verified ").prints("log index"),
+        )
+        .await?;
+    stage
+        .run(
+            &["image", "tree", &web],
+            Expect::code(0).prints("cosign/sign/v1").prints(".sig"),
+        )
+        .await?;
 
     stage.chapter("An image that nobody signed is refused, with the reason");
     let stranger = images.push("shop/stranger", "1.0", "nobody signed this").await?;
-    stage.run(&["verify", &stranger], Expect::code(8).prints("REFUSED").prints("no signature is attached")).await?;
+    stage
+        .run(
+            &["verify", &stranger],
+            Expect::code(8)
+                .prints("REFUSED")
+                .prints("no signature is attached"),
+        )
+        .await?;
 
-    stage.chapter("Somebody pushes other content under the signed tag: the digest is another, so it is refused");
-    images.push("shop/web", "1.0", "the web shop, with a surprise").await?;
-    stage.run(&["verify", &web], Expect::code(8).prints("REFUSED")).await?;
+    stage.chapter(
+        "Somebody pushes other content under the signed tag: the digest is another, so it is refused",
+    );
+    images
+        .push("shop/web", "1.0", "the web shop, with a surprise")
+        .await?;
+    stage
+        .run(&["verify", &web], Expect::code(8).prints("REFUSED"))
+        .await?;
 
-    stage.chapter(&format!("Release {RELEASE} images with one signature and one log entry"));
+    stage.chapter(&format!(
+        "Release {RELEASE} images with one signature and one log entry"
+    ));
     let release = images.many("release/part", RELEASE).await?;
     let list = stage.write("release.txt", &release)?;
     let before = stage.log_size().await?;
     let expect = Expect::code(0).prints_err(&format!("{RELEASE} signed, 0 already signed, 0 failed"));
-    stage.run(&["sign", "--release", "--from-file", &list], expect).await?;
-    stage.check("entries that the log grew by", stage.log_size().await? - before, 1);
-    stage.run(&["verify", &release[RELEASE - 1]], Expect::code(0).prints("verified ")).await?;
+    stage
+        .run(&["sign", "--release", "--from-file", &list], expect)
+        .await?;
+    stage.check(
+        "entries that the log grew by",
+        stage.log_size().await? - before,
+        1,
+    );
+    stage
+        .run(
+            &["verify", &release[RELEASE - 1]],
+            Expect::code(0).prints("verified "),
+        )
+        .await?;
 
     fleet(stage, images).await?;
     crash(stage, server, &release[0]).await
 }
 
 async fn fleet(stage: &mut Stage, images: &Images) -> Result<(), Failure> {
-    stage.chapter(&format!("A team signs its {FLEET} images, and then all of them again, because {CHANGED} changed"));
+    stage.chapter(&format!(
+        "A team signs its {FLEET} images, and then all of them again, because {CHANGED} changed"
+    ));
     let fleet = images.many("fleet/service", FLEET).await?;
     let list = stage.write("fleet.txt", &fleet)?;
     let expect = Expect::code(0).prints_err(&format!("{FLEET} signed, 0 already signed, 0 failed"));
@@ -84,7 +147,11 @@ async fn fleet(stage: &mut Stage, images: &Images) -> Result<(), Failure> {
     let known = FLEET - CHANGED;
     let expect = Expect::code(0).prints_err(&format!("{CHANGED} signed, {known} already signed, 0 failed"));
     stage.run(&["sign", "--from-file", &list], expect).await?;
-    stage.check("entries that the log grew by", stage.log_size().await? - before, CHANGED as u64);
+    stage.check(
+        "entries that the log grew by",
+        stage.log_size().await? - before,
+        CHANGED as u64,
+    );
     Ok(())
 }
 
@@ -95,8 +162,15 @@ async fn crash(stage: &mut Stage, server: &mut ServerProcess, image: &str) -> Re
     server.kill_and_restart().await?;
     stage.check("signatures", stage.signatures().await?, signatures);
     stage.check("log entries", stage.log_size().await?, size);
-    stage.run(&["log", "fsck"], Expect::code(0).prints(&format!("{size} of {size} entries"))).await?;
-    stage.run(&["verify", image], Expect::code(0).prints("verified ")).await
+    stage
+        .run(
+            &["log", "fsck"],
+            Expect::code(0).prints(&format!("{size} of {size} entries")),
+        )
+        .await?;
+    stage
+        .run(&["verify", image], Expect::code(0).prints("verified "))
+        .await
 }
 
 fn farewell(server: &ServerProcess, host: &str) {
@@ -124,8 +198,10 @@ struct Folder {
 impl Folder {
     fn new(named: Option<std::path::PathBuf>) -> Result<Self, Failure> {
         let keep = named.is_some();
-        let path = named.unwrap_or_else(|| std::env::temp_dir().join(format!("portcullis-demo-{}", std::process::id())));
-        std::fs::create_dir_all(&path).map_err(|error| Failure::local(format!("making {}", path.display()), &error))?;
+        let path = named
+            .unwrap_or_else(|| std::env::temp_dir().join(format!("portcullis-demo-{}", std::process::id())));
+        std::fs::create_dir_all(&path)
+            .map_err(|error| Failure::local(format!("making {}", path.display()), &error))?;
         Ok(Self { path, keep })
     }
 }

@@ -26,10 +26,18 @@ pub struct ServerProcess {
 impl ServerProcess {
     pub async fn start(data: &Path) -> Result<Self, Failure> {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let listen = free.map_err(|error| Failure::local("finding a free port", &error))?.to_string();
+        let listen = free
+            .map_err(|error| Failure::local("finding a free port", &error))?
+            .to_string();
         let mut child = spawn(data, &listen)?;
         let token = token(&mut child).await?;
-        let server = Self { url: format!("http://{listen}"), token, listen, data: data.to_owned(), child };
+        let server = Self {
+            url: format!("http://{listen}"),
+            token,
+            listen,
+            data: data.to_owned(),
+            child,
+        };
         server.ready().await?;
         Ok(server)
     }
@@ -40,32 +48,51 @@ impl ServerProcess {
 
     /// SIGKILL: no handler runs, nothing is flushed.
     pub async fn kill_and_restart(&mut self) -> Result<(), Failure> {
-        self.child.kill().await.map_err(|error| Failure::local("killing the server", &error))?;
+        self.child
+            .kill()
+            .await
+            .map_err(|error| Failure::local("killing the server", &error))?;
         self.child = spawn(&self.data, &self.listen)?;
         self.ready().await
     }
 
     pub async fn stop(&mut self) -> Result<(), Failure> {
-        self.child.kill().await.map_err(|error| Failure::local("stopping the server", &error))
+        self.child
+            .kill()
+            .await
+            .map_err(|error| Failure::local("stopping the server", &error))
     }
 
     async fn ready(&self) -> Result<(), Failure> {
         let http = crate::client::http(Duration::from_secs(1))?;
         for _ in 0..START_SECONDS_MAX * 1_000 / POLL_MS {
-            if http.get(format!("{}/readyz", self.url)).send().await.is_ok_and(|answer| answer.status().is_success()) {
+            if http
+                .get(format!("{}/readyz", self.url))
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status().is_success())
+            {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
         }
         let what = format!("the server is not ready after {START_SECONDS_MAX} s");
-        Err(Failure::plain(1, what, format!("look at {}", self.data.join("server.log").display())))
+        Err(Failure::plain(
+            1,
+            what,
+            format!("look at {}", self.data.join("server.log").display()),
+        ))
     }
 }
 
 fn spawn(data: &Path, listen: &str) -> Result<Child, Failure> {
     let failed = |error: std::io::Error| Failure::local("starting the server", &error);
     std::fs::create_dir_all(data).map_err(failed)?;
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(data.join("server.log")).map_err(failed)?;
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(data.join("server.log"))
+        .map_err(failed)?;
     Command::new(std::env::current_exe().map_err(failed)?)
         .args(["serve", "--listen", listen, "--data"])
         .arg(data)
@@ -81,7 +108,13 @@ fn spawn(data: &Path, listen: &str) -> Result<Child, Failure> {
 
 /// The token from what the first start prints.
 async fn token(child: &mut Child) -> Result<String, Failure> {
-    let missing = || Failure::plain(1, "the server printed no token", "give --data a folder that is empty or new");
+    let missing = || {
+        Failure::plain(
+            1,
+            "the server printed no token",
+            "give --data a folder that is empty or new",
+        )
+    };
     let mut lines = BufReader::new(child.stdout.take().ok_or_else(missing)?).lines();
     let read = async {
         while let Ok(Some(line)) = lines.next_line().await {
@@ -91,5 +124,7 @@ async fn token(child: &mut Child) -> Result<String, Failure> {
         }
         Err(missing())
     };
-    tokio::time::timeout(Duration::from_secs(START_SECONDS_MAX), read).await.map_err(|_| missing())?
+    tokio::time::timeout(Duration::from_secs(START_SECONDS_MAX), read)
+        .await
+        .map_err(|_| missing())?
 }

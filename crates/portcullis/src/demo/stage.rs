@@ -9,7 +9,9 @@ use crate::demo::server::ServerProcess;
 use crate::failure::Failure;
 
 /// Lines of a command's output that are shown; a list of 400 is cut.
-const LINES_MAX: usize = 12;
+const LINES_MAX: usize = 8;
+/// Lines that are shown of one that is cut.
+const LINES_BEGINNING: usize = 3;
 
 pub struct Stage {
     folder: PathBuf,
@@ -29,7 +31,11 @@ pub struct Expect {
 
 impl Expect {
     pub fn code(code: i32) -> Self {
-        Self { code, out: Vec::new(), err: Vec::new() }
+        Self {
+            code,
+            out: Vec::new(),
+            err: Vec::new(),
+        }
     }
 
     pub fn prints(mut self, text: &str) -> Self {
@@ -53,7 +59,14 @@ struct Ran {
 impl Stage {
     pub fn new(folder: &Path, server: &ServerProcess) -> Self {
         let (url, token) = (server.url.clone(), server.token.clone());
-        Self { folder: folder.to_owned(), url, token, clock: kernel::SystemClock::new(), failed: 0, chapters: 0 }
+        Self {
+            folder: folder.to_owned(),
+            url,
+            token,
+            clock: kernel::SystemClock::new(),
+            failed: 0,
+            chapters: 0,
+        }
     }
 
     pub fn say(&self, text: &str) {
@@ -73,7 +86,8 @@ impl Stage {
     /// Writes a list of images for `--from-file`.
     pub fn write(&self, name: &str, lines: &[String]) -> Result<String, Failure> {
         let path = self.folder.join(name);
-        std::fs::write(&path, lines.join("\n") + "\n").map_err(|error| Failure::local(format!("writing {name}"), &error))?;
+        std::fs::write(&path, lines.join("\n") + "\n")
+            .map_err(|error| Failure::local(format!("writing {name}"), &error))?;
         Ok(name.to_owned())
     }
 
@@ -89,7 +103,10 @@ impl Stage {
         let missing: Vec<&String> = missing_out.chain(missing_err).collect();
         if ran.code != expect.code || !missing.is_empty() {
             self.failed += 1;
-            println!("  NOT AS TOLD: expected exit code {} and {missing:?}", expect.code);
+            println!(
+                "  NOT AS TOLD: expected exit code {} and {missing:?}",
+                expect.code
+            );
         }
         Ok(())
     }
@@ -107,18 +124,23 @@ impl Stage {
     pub async fn log_size(&self) -> Result<u64, Failure> {
         let ran = self.command(&["log", "info", "-o", "json"]).await?;
         let info: serde_json::Value = serde_json::from_str(&ran.out).unwrap_or_default();
-        info["size"].as_u64().ok_or_else(|| Failure::plain(1, format!("log info said: {}", ran.err), ""))
+        info["size"]
+            .as_u64()
+            .ok_or_else(|| Failure::plain(1, format!("log info said: {}", ran.err), ""))
     }
 
     pub async fn signatures(&self) -> Result<u64, Failure> {
-        let ran = self.command(&["signature", "list", "--limit", "10000", "-o", "json"]).await?;
+        let ran = self
+            .command(&["signature", "list", "--limit", "10000", "-o", "json"])
+            .await?;
         let list: serde_json::Value = serde_json::from_str(&ran.out).unwrap_or_default();
         let count = list.as_array().map(|list| list.len() as u64);
         count.ok_or_else(|| Failure::plain(1, format!("signature list said: {}", ran.err), ""))
     }
 
     async fn command(&self, words: &[&str]) -> Result<Ran, Failure> {
-        let failed = |error: std::io::Error| Failure::local(format!("running portcullis {}", words.join(" ")), &error);
+        let failed =
+            |error: std::io::Error| Failure::local(format!("running portcullis {}", words.join(" ")), &error);
         let began = self.clock.monotonic();
         let output = Command::new(std::env::current_exe().map_err(failed)?)
             .args(words)
@@ -138,12 +160,17 @@ impl Stage {
     }
 }
 
+/// Shows what a command printed; of a long list its beginning, of progress only the end.
 fn show(text: &str) {
-    let lines: Vec<&str> = text.lines().collect();
-    for line in lines.iter().take(LINES_MAX) {
-        println!("  {line}");
+    let lines: Vec<&str> = text.lines().filter(|line| !is_progress(line)).collect();
+    let shown = if lines.len() > LINES_MAX { LINES_BEGINNING } else { lines.len() };
+    lines[..shown].iter().for_each(|line| println!("  {line}"));
+    if lines.len() > shown {
+        println!("  … and {} lines more", lines.len() - shown);
     }
-    if lines.len() > LINES_MAX {
-        println!("  … and {} lines more", lines.len() - LINES_MAX);
-    }
+}
+
+/// `120/400`, which commands print where there is no terminal.
+fn is_progress(line: &str) -> bool {
+    line.split_once('/').is_some_and(|(done, all)| done.parse::<u32>().is_ok() && all.parse::<u32>().is_ok())
 }
