@@ -1,0 +1,73 @@
+//! Measures Portcullis beside what a user would have instead, in one run on one machine.
+//!
+//! Each benchmark prints a line for each figure: what was measured, the peer's value in the same run, their ratio,
+//! the target of the design, and whether it holds. Processor time is read from `/proc`, so that other work on the
+//! machine does not count. `cargo xtask bench all` writes `bench/RESULTS.md`.
+
+mod core_limits;
+mod figures;
+mod load;
+mod peers;
+mod race;
+mod server;
+mod signing_cost;
+mod transparency;
+mod verifying;
+
+use anyhow::{Result, bail};
+use figures::Figure;
+
+/// Every benchmark, in the order of the table in RESULTS.md.
+const NAMES: &[&str] = &[
+    "sign-cpu",
+    "sign-memory",
+    "dedup",
+    "signing-core",
+    "log-append",
+    "verify-cold",
+    "verify-warm",
+    "referrers-race",
+];
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let json = args.iter().any(|arg| arg == "--json");
+    let mut names: Vec<&str> = args.iter().map(String::as_str).filter(|arg| *arg != "--json").collect();
+    let all = names == ["all"];
+    if all {
+        names = NAMES.to_vec();
+    }
+    if names.is_empty() {
+        bail!("name benchmarks: all, {}", NAMES.join(", "));
+    }
+    // A second installation fails, and changes nothing.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    server::build()?;
+    let mut figures = Vec::new();
+    for name in names {
+        eprintln!("{name} …");
+        for figure in run(name).await? {
+            println!("{}", if json { figure.json() } else { figure.line() });
+            figures.push(figure);
+        }
+    }
+    if all {
+        figures::write_results(&figures)?;
+    }
+    Ok(())
+}
+
+async fn run(name: &str) -> Result<Vec<Figure>> {
+    match name {
+        "sign-cpu" => signing_cost::cpu().await,
+        "sign-memory" => signing_cost::memory().await,
+        "dedup" => signing_cost::dedup().await,
+        "signing-core" => core_limits::signing(),
+        "log-append" => transparency::append().await,
+        "verify-cold" => verifying::cold().await,
+        "verify-warm" => verifying::warm().await,
+        "referrers-race" => race::referrers().await,
+        _ => bail!("there is no benchmark {name}; there are: all, {}", NAMES.join(", ")),
+    }
+}
