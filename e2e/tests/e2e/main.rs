@@ -1,0 +1,12 @@
+//! What users rely on, with everything real: see the library of this package.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test may end the test")]
+
+mod access;
+mod cosign;
+mod damage;
+mod interop;
+mod kill_log;
+mod kill_signing;
+mod postgresql;
+mod readme;
