@@ -28,7 +28,9 @@ fn best(mut work: impl FnMut(u32) -> Result<()>) -> Result<f64> {
 
 pub fn signing() -> Result<Vec<Figure>> {
     let (signer, pkcs8) = LocalSigner::generate()?;
-    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &pkcs8).ok().context("the key")?;
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &pkcs8)
+        .ok()
+        .context("the key")?;
     let (random, message) = (SystemRandom::new(), [7; 400]);
     let limit = best(|_| pair.sign(&random, &message).map(|_| ()).ok().context("signing"))?;
     let annotations = Annotations::new();

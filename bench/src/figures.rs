@@ -41,7 +41,9 @@ impl Figure {
 
     pub fn holds(&self) -> bool {
         match self.target {
-            Target::TimesLess(times) | Target::TimesMore(times) => self.ratio().is_some_and(|ratio| ratio >= times),
+            Target::TimesLess(times) | Target::TimesMore(times) => {
+                self.ratio().is_some_and(|ratio| ratio >= times)
+            }
             Target::AtMost(limit) => self.portcullis <= limit,
             Target::AtLeast(limit) => self.portcullis >= limit,
         }
@@ -66,19 +68,41 @@ impl Figure {
     }
 
     pub fn line(&self) -> String {
-        let peer = self.peer_value.map(|value| format!("{} {}", self.peer, round(value))).unwrap_or_default();
-        let ratio = self.ratio().map(|ratio| format!("{}x", round(ratio))).unwrap_or_default();
+        let peer = self
+            .peer_value
+            .map(|value| format!("{} {}", self.peer, round(value)))
+            .unwrap_or_default();
+        let ratio = self
+            .ratio()
+            .map(|ratio| format!("{}x", round(ratio)))
+            .unwrap_or_default();
         let holds = if self.holds() { "holds" } else { "DOES NOT HOLD" };
         let what = format!("{}: {}", self.bench, self.what);
-        format!("{what:60} {:>12} {:6} {peer:28} {ratio:>10}  target {}: {holds}", round(self.portcullis), self.unit, self.target())
+        format!(
+            "{what:60} {:>12} {:6} {peer:28} {ratio:>10}  target {}: {holds}",
+            round(self.portcullis),
+            self.unit,
+            self.target()
+        )
     }
 
     fn row(&self) -> String {
-        let peer = self.peer_value.map_or_else(|| "–".to_owned(), |value| format!("{} {}", self.peer, round(value)));
-        let ratio = self.ratio().map_or_else(|| "–".to_owned(), |ratio| format!("{}", round(ratio)));
+        let peer = self.peer_value.map_or_else(
+            || "–".to_owned(),
+            |value| format!("{} {}", self.peer, round(value)),
+        );
+        let ratio = self
+            .ratio()
+            .map_or_else(|| "–".to_owned(), |ratio| format!("{}", round(ratio)));
         let holds = if self.holds() { "yes" } else { "**no**" };
-        let Self { bench, what, unit, .. } = self;
-        format!("| `{bench}` | {what} | {} {unit} | {peer} | {ratio} | {} | {holds} |", round(self.portcullis), self.target())
+        let Self {
+            bench, what, unit, ..
+        } = self;
+        format!(
+            "| `{bench}` | {what} | {} {unit} | {peer} | {ratio} | {} | {holds} |",
+            round(self.portcullis),
+            self.target()
+        )
     }
 }
 
@@ -99,10 +123,16 @@ pub fn write_results(figures: &[Figure]) -> Result<()> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/RESULTS.md");
     let old = std::fs::read_to_string(path).unwrap_or_default();
     let notes = old.split_once(NOTES).map_or("\n", |(_, notes)| notes);
-    let git = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().context("running git")?;
+    let git = Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output()
+        .context("running git")?;
     let commit = String::from_utf8_lossy(&git.stdout).trim().to_owned();
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or_default();
     let model = model.trim_start_matches([' ', '\t', ':']);
     let cores = info.lines().filter(|line| line.starts_with("processor")).count();
     let rows: Vec<String> = figures.iter().map(Figure::row).collect();

@@ -38,9 +38,16 @@ where
             Ok::<f64, anyhow::Error>(began.elapsed().as_secs_f64() * 1_000.0)
         }
     };
-    let mut sorted: Vec<f64> = stream::iter(0..count).map(timed).buffer_unordered(at_once).try_collect().await?;
+    let mut sorted: Vec<f64> = stream::iter(0..count)
+        .map(timed)
+        .buffer_unordered(at_once)
+        .try_collect()
+        .await?;
     sorted.sort_unstable_by(f64::total_cmp);
-    Ok(Times { sorted, seconds: began.elapsed().as_secs_f64() })
+    Ok(Times {
+        sorted,
+        seconds: began.elapsed().as_secs_f64(),
+    })
 }
 
 /// The machine's own clock: here it is what is measured with.

@@ -33,7 +33,11 @@ const NAMES: &[&str] = &[
 async fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let json = args.iter().any(|arg| arg == "--json");
-    let mut names: Vec<&str> = args.iter().map(String::as_str).filter(|arg| *arg != "--json").collect();
+    let mut names: Vec<&str> = args
+        .iter()
+        .map(String::as_str)
+        .filter(|arg| *arg != "--json")
+        .collect();
     let all = names == ["all"];
     if all {
         names = NAMES.to_vec();
@@ -68,6 +72,9 @@ async fn run(name: &str) -> Result<Vec<Figure>> {
         "verify-cold" => verifying::cold().await,
         "verify-warm" => verifying::warm().await,
         "referrers-race" => race::referrers().await,
-        _ => bail!("there is no benchmark {name}; there are: all, {}", NAMES.join(", ")),
+        _ => bail!(
+            "there is no benchmark {name}; there are: all, {}",
+            NAMES.join(", ")
+        ),
     }
 }

@@ -24,24 +24,52 @@ pub async fn referrers() -> Result<Vec<Figure>> {
     let own = race(|number| {
         let mut command = std::process::Command::new(program()?);
         let annotation = format!("signer={number}");
-        command.args(["sign", "--local", "--formats", "bundle", "--quiet", "--key", &key, "-a", &annotation, &own_image]);
-        command.env("COSIGN_PASSWORD", "bench").stdout(std::process::Stdio::null());
+        command.args([
+            "sign",
+            "--local",
+            "--formats",
+            "bundle",
+            "--quiet",
+            "--key",
+            &key,
+            "-a",
+            &annotation,
+            &own_image,
+        ]);
+        command
+            .env("COSIGN_PASSWORD", "bench")
+            .stdout(std::process::Stdio::null());
         Ok(command)
     })
     .await?;
-    ensure!(own == SIGNERS, "only {own} of {SIGNERS} portcullis processes reported success");
+    ensure!(
+        own == SIGNERS,
+        "only {own} of {SIGNERS} portcullis processes reported success"
+    );
 
     let peer_image = images.put("peer", 1).await?.remove(0);
     let peer = race(|number| {
         let annotation = format!("signer={number}");
-        let args = ["sign", "--yes", "--key", "cosign.key", "--signing-config", "signing_config.json", "-a", &annotation, &peer_image];
+        let args = [
+            "sign",
+            "--yes",
+            "--key",
+            "cosign.key",
+            "--signing-config",
+            "signing_config.json",
+            "-a",
+            &annotation,
+            &peer_image,
+        ];
         Ok(cosign.command(&args))
     })
     .await?;
     ensure!(peer > 0, "no cosign process reported success");
     Ok(vec![Figure {
         bench: "referrers-race",
-        what: format!("signatures present after {SIGNERS} signers at once (cosign reported {peer} successes)"),
+        what: format!(
+            "signatures present after {SIGNERS} signers at once (cosign reported {peer} successes)"
+        ),
         unit: "",
         portcullis: present(&images, &own_image).await? as f64,
         peer: "cosign 3.1.3 processes",
@@ -67,8 +95,18 @@ async fn race(command: impl Fn(usize) -> Result<std::process::Command>) -> Resul
 async fn present(images: &Images, image: &str) -> Result<usize> {
     let (name, digest) = image.split_once('@').context("no digest")?;
     let (_, repository) = name.split_once('/').context("no repository")?;
-    let Some(index) = images.registry.tag_digest(repository, &digest.replace(':', "-")).await? else { return Ok(0) };
-    let bytes = images.registry.manifest_bytes(repository, index).await?.context("the index is gone")?;
+    let Some(index) = images
+        .registry
+        .tag_digest(repository, &digest.replace(':', "-"))
+        .await?
+    else {
+        return Ok(0);
+    };
+    let bytes = images
+        .registry
+        .manifest_bytes(repository, index)
+        .await?
+        .context("the index is gone")?;
     let index: Value = serde_json::from_slice(&bytes)?;
     Ok(index["manifests"].as_array().map_or(0, Vec::len))
 }

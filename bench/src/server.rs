@@ -15,7 +15,10 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Builds what is measured.
 pub fn build() -> Result<()> {
-    let status = Command::new("cargo").args(["build", "--release", "-p", "portcullis"]).current_dir(ROOT).status()?;
+    let status = Command::new("cargo")
+        .args(["build", "--release", "-p", "portcullis"])
+        .current_dir(ROOT)
+        .status()?;
     ensure!(status.success(), "building portcullis failed");
     Ok(())
 }
@@ -23,7 +26,11 @@ pub fn build() -> Result<()> {
 /// The program.
 pub fn program() -> Result<PathBuf> {
     let beside = std::env::current_exe()?.with_file_name("portcullis");
-    if beside.exists() { Ok(beside) } else { bail!("{} is missing", beside.display()) }
+    if beside.exists() {
+        Ok(beside)
+    } else {
+        bail!("{} is missing", beside.display())
+    }
 }
 
 pub struct Server {
@@ -57,10 +64,24 @@ impl Server {
                 break token.to_owned();
             }
         };
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(120)).build()?;
-        let server = Self { url: format!("http://{address}"), token, http, child, _data: data };
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(120))
+            .build()?;
+        let server = Self {
+            url: format!("http://{address}"),
+            token,
+            http,
+            child,
+            _data: data,
+        };
         for _ in 0..500 {
-            if server.http.get(format!("{}/readyz", server.url)).send().await.is_ok_and(|answer| answer.status() == 200) {
+            if server
+                .http
+                .get(format!("{}/readyz", server.url))
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status() == 200)
+            {
                 return Ok(server);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -81,20 +102,37 @@ impl Server {
     /// The most memory that the server held, in MB.
     pub fn peak_memory(&self) -> Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .context("no VmHWM")?;
         let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kib / 1024.0)
     }
 
     pub async fn get(&self, path: &str) -> Result<String> {
-        let answer = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.token).send().await?;
+        let answer = self
+            .http
+            .get(format!("{}{path}", self.url))
+            .bearer_auth(&self.token)
+            .send()
+            .await?;
         Ok(answer.error_for_status()?.text().await?)
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        let answer = self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.token).json(body).send().await?;
+        let answer = self
+            .http
+            .post(format!("{}{path}", self.url))
+            .bearer_auth(&self.token)
+            .json(body)
+            .send()
+            .await?;
         let status = answer.status();
-        let body: Value = answer.json().await.with_context(|| format!("{path} answered {status}"))?;
+        let body: Value = answer
+            .json()
+            .await
+            .with_context(|| format!("{path} answered {status}"))?;
         ensure!(status.is_success(), "{path} answered {status}: {body}");
         Ok(body)
     }
@@ -102,8 +140,13 @@ impl Server {
     /// Signs all images in batches; fails if any was not signed.
     pub async fn sign(&self, images: &[String]) -> Result<()> {
         for chunk in images.chunks(1_000) {
-            let items: Vec<Value> = chunk.iter().map(|image| serde_json::json!({ "image": image })).collect();
-            let lines = self.post("/api/v1/signatures:batch", &serde_json::json!({ "items": items })).await?;
+            let items: Vec<Value> = chunk
+                .iter()
+                .map(|image| serde_json::json!({ "image": image }))
+                .collect();
+            let lines = self
+                .post("/api/v1/signatures:batch", &serde_json::json!({ "items": items }))
+                .await?;
             for line in lines.as_array().context("no list")? {
                 ensure!(line["signature"].is_object(), "not signed: {line}");
             }

@@ -23,7 +23,10 @@ pub struct Images {
 
 impl Images {
     pub async fn new(referrers: bool) -> Result<Self> {
-        let registry = Registry::memory(Options { referrers, ..Options::default() });
+        let registry = Registry::memory(Options {
+            referrers,
+            ..Options::default()
+        });
         let running = registry.serve_on_loopback().await?;
         Ok(Self { registry, running })
     }
@@ -33,7 +36,10 @@ impl Images {
         let mut references = Vec::with_capacity(count);
         for number in 0..count {
             let repository = format!("{name}/{number}");
-            let digest = self.registry.put_image(&repository, "1", &format!("{name} {number}")).await?;
+            let digest = self
+                .registry
+                .put_image(&repository, "1", &format!("{name} {number}"))
+                .await?;
             references.push(format!("{}/{repository}@{digest}", self.running.host()));
         }
         Ok(references)
@@ -62,7 +68,10 @@ async fn cosign_sign_cpu(server: &Server, images: &Images) -> Result<f64> {
 
 pub async fn cpu() -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for (formats, what, times) in [("bundle,legacy", "both formats", 100.0), ("bundle", "bundle only", 150.0)] {
+    for (formats, what, times) in [
+        ("bundle,legacy", "both formats", 100.0),
+        ("bundle", "bundle only", 150.0),
+    ] {
         let images = Images::new(true).await?;
         let server = Server::start(formats).await?;
         let fresh = images.put("fresh", IMAGES).await?;
@@ -89,7 +98,10 @@ pub async fn memory() -> Result<Vec<Figure>> {
     let fresh = images.put("fresh", 600).await?;
     let (server, fresh) = (&server, &fresh);
     let sign = |number: usize| async move {
-        server.post("/api/v1/signatures", &json!({ "image": fresh[number] })).await.map(|_| ())
+        server
+            .post("/api/v1/signatures", &json!({ "image": fresh[number] }))
+            .await
+            .map(|_| ())
     };
     load::run(600, 600, sign).await?;
     Ok(vec![Figure {
@@ -114,7 +126,12 @@ pub async fn dedup() -> Result<Vec<Figure>> {
     let before = server.cpu()?;
     let (server, known) = (&server, &known);
     let sign = |number: usize| async move {
-        let answer = server.post("/api/v1/signatures", &json!({ "image": known[number % known.len()] })).await?;
+        let answer = server
+            .post(
+                "/api/v1/signatures",
+                &json!({ "image": known[number % known.len()] }),
+            )
+            .await?;
         ensure!(answer["deduplicated"] == true, "not known: {answer}");
         Ok(())
     };
@@ -131,8 +148,29 @@ pub async fn dedup() -> Result<Vec<Figure>> {
     };
     let called = (images.registry.calls().total() - calls) as f64;
     Ok(vec![
-        figure("CPU per unchanged image", "ms", own * 1e3, COSIGN, Some(cosign * 1e3), Target::TimesLess(1_000.0)),
-        figure("p99 of an unchanged image, 4 at once", "ms", times.quantile(0.99), "", None, Target::AtMost(5.0)),
-        figure("registry calls for unchanged images", "", called, "", None, Target::AtMost(0.0)),
+        figure(
+            "CPU per unchanged image",
+            "ms",
+            own * 1e3,
+            COSIGN,
+            Some(cosign * 1e3),
+            Target::TimesLess(1_000.0),
+        ),
+        figure(
+            "p99 of an unchanged image, 4 at once",
+            "ms",
+            times.quantile(0.99),
+            "",
+            None,
+            Target::AtMost(5.0),
+        ),
+        figure(
+            "registry calls for unchanged images",
+            "",
+            called,
+            "",
+            None,
+            Target::AtMost(0.0),
+        ),
     ])
 }

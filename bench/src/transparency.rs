@@ -38,13 +38,19 @@ fn request(signer: &LocalSigner, number: usize) -> Result<Value> {
 
 async fn load_log(http: &reqwest::Client, url: &str, entries: usize) -> Result<Times> {
     let (signer, _) = LocalSigner::generate()?;
-    let requests = (0..entries).map(|number| request(&signer, number)).collect::<Result<Vec<_>>>()?;
+    let requests = (0..entries)
+        .map(|number| request(&signer, number))
+        .collect::<Result<Vec<_>>>()?;
     let (requests, address) = (&requests, &format!("{url}/api/v2/log/entries"));
     let post = |number: usize| async move {
         let answer = http.post(address).json(&requests[number]).send().await?;
         let status = answer.status();
         let body = answer.bytes().await?;
-        ensure!(status == 201, "the log answered {status}: {}", String::from_utf8_lossy(&body));
+        ensure!(
+            status == 201,
+            "the log answered {status}: {}",
+            String::from_utf8_lossy(&body)
+        );
         Ok(())
     };
     load::run(entries, CLIENTS, post).await
@@ -65,9 +71,27 @@ pub async fn append() -> Result<Vec<Figure>> {
         target,
     };
     Ok(vec![
-        figure("p50", "ms", own.quantile(0.5), peer.quantile(0.5), Target::AtMost(10.0)),
-        figure("p99", "ms", own.quantile(0.99), peer.quantile(0.99), Target::AtMost(50.0)),
-        figure("entries", "/s", own.per_second(), peer.per_second(), Target::TimesMore(20.0)),
+        figure(
+            "p50",
+            "ms",
+            own.quantile(0.5),
+            peer.quantile(0.5),
+            Target::AtMost(10.0),
+        ),
+        figure(
+            "p99",
+            "ms",
+            own.quantile(0.99),
+            peer.quantile(0.99),
+            Target::AtMost(50.0),
+        ),
+        figure(
+            "entries",
+            "/s",
+            own.per_second(),
+            peer.per_second(),
+            Target::TimesMore(20.0),
+        ),
     ])
 }
 
@@ -82,11 +106,24 @@ impl Rekor {
     async fn start(http: &reqwest::Client) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let key = folder.path().join("key.pem");
-        let made = Command::new("openssl").args(["genpkey", "-algorithm", "ed25519", "-out"]).arg(&key).output();
-        ensure!(made.context("running openssl")?.status.success(), "openssl made no key");
+        let made = Command::new("openssl")
+            .args(["genpkey", "-algorithm", "ed25519", "-out"])
+            .arg(&key)
+            .output();
+        ensure!(
+            made.context("running openssl")?.status.success(),
+            "openssl made no key"
+        );
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect::<Result<_>>()?;
         let child = Command::new(peers::program("rekor-tiles-2.3.0/posix")?)
-            .args(["serve", "--hostname", "localhost", "--log-level", "error", "--persistent-antispam=false"])
+            .args([
+                "serve",
+                "--hostname",
+                "localhost",
+                "--log-level",
+                "error",
+                "--persistent-antispam=false",
+            ])
             .args(["--checkpoint-interval", "100ms", "--batch-max-age", "10ms"])
             .arg(format!("--http-port={}", ports[0]))
             .arg(format!("--grpc-port={}", ports[1]))
@@ -97,9 +134,18 @@ impl Rekor {
             .stderr(Stdio::null())
             .spawn()
             .context("starting rekor-tiles")?;
-        let rekor = Self { url: format!("http://127.0.0.1:{}", ports[0]), child, _folder: folder };
+        let rekor = Self {
+            url: format!("http://127.0.0.1:{}", ports[0]),
+            child,
+            _folder: folder,
+        };
         for _ in 0..200 {
-            if http.get(format!("{}/api/v2/checkpoint", rekor.url)).send().await.is_ok_and(|answer| answer.status() == 200) {
+            if http
+                .get(format!("{}/api/v2/checkpoint", rekor.url))
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status() == 200)
+            {
                 return Ok(rekor);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -33,7 +33,9 @@ pub async fn cold() -> Result<Vec<Figure>> {
     let before = server.cpu()?;
     let (server, signed) = (&server, &signed);
     let verify = |number: usize| async move {
-        let answer = server.post("/api/v1/verifications", &json!({ "image": signed[number] })).await?;
+        let answer = server
+            .post("/api/v1/verifications", &json!({ "image": signed[number] }))
+            .await?;
         ensure!(answer["verified"] == true, "not verified: {answer}");
         Ok(())
     };
@@ -56,7 +58,12 @@ pub async fn warm() -> Result<Vec<Figure>> {
     server.sign(&signed).await?;
     let (server, signed) = (&server, &signed);
     let verify = |number: usize| async move {
-        let answer = server.post("/api/v1/verifications", &json!({ "image": signed[number % signed.len()] })).await?;
+        let answer = server
+            .post(
+                "/api/v1/verifications",
+                &json!({ "image": signed[number % signed.len()] }),
+            )
+            .await?;
         ensure!(answer["verified"] == true, "not verified: {answer}");
         Ok(())
     };

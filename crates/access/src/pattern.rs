@@ -51,7 +51,9 @@ impl FromStr for Pattern {
 /// slash; then the last `**` is tried.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
-    let (mut star, mut deep): (Option<(usize, usize)>, Option<(usize, usize)>) = (None, None);
+    // Where the pattern goes on after the star, and where in the text the star's part ends so far.
+    let mut star: Option<(usize, usize)> = None;
+    let mut deep: Option<(usize, usize)> = None;
     loop {
         if pattern[p..].starts_with(b"**") {
             p += 2;

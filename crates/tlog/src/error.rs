@@ -222,7 +222,7 @@ signature and one verifier.",
     pub const ANSWER: Code = Code {
         id: "PC1416",
         title: "an answer could not be written",
-        explanation: "This is a mistake in the program.",
+        explanation: "The entry is in the log, but its answer could not be written as JSON. This is a mistake in the program.",
         hint: "report it with the request",
     };
     pub const ALL: &[&Code] = &[

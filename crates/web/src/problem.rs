@@ -8,7 +8,8 @@ use kernel::{Fault, Kind};
 #[derive(Debug)]
 pub struct Problem {
     kind: Kind,
-    document: ProblemDocument,
+    /// Boxed, so that results stay small where nothing goes wrong.
+    document: Box<ProblemDocument>,
 }
 
 /// The body of an error, `application/problem+json`.
@@ -49,7 +50,7 @@ impl Problem {
         let (kind, code) = (fault.kind(), fault.code());
         Self {
             kind,
-            document: ProblemDocument {
+            document: Box::new(ProblemDocument {
                 kind: format!("urn:portcullis:{}", code.id),
                 title: code.title.to_owned(),
                 status: kind.http_status(),
@@ -63,7 +64,7 @@ impl Problem {
                 hint: fault.hint(),
                 request_id: None,
                 errors: Vec::new(),
-            },
+            }),
         }
         .logged(fault)
     }
@@ -118,7 +119,7 @@ impl IntoResponse for Problem {
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        response.extensions_mut().insert(self.document);
+        response.extensions_mut().insert(*self.document);
         response
     }
 }

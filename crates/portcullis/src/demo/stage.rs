@@ -163,7 +163,11 @@ impl Stage {
 /// Shows what a command printed; of a long list its beginning, of progress only the end.
 fn show(text: &str) {
     let lines: Vec<&str> = text.lines().filter(|line| !is_progress(line)).collect();
-    let shown = if lines.len() > LINES_MAX { LINES_BEGINNING } else { lines.len() };
+    let shown = if lines.len() > LINES_MAX {
+        LINES_BEGINNING
+    } else {
+        lines.len()
+    };
     lines[..shown].iter().for_each(|line| println!("  {line}"));
     if lines.len() > shown {
         println!("  … and {} lines more", lines.len() - shown);
@@ -172,5 +176,6 @@ fn show(text: &str) {
 
 /// `120/400`, which commands print where there is no terminal.
 fn is_progress(line: &str) -> bool {
-    line.split_once('/').is_some_and(|(done, all)| done.parse::<u32>().is_ok() && all.parse::<u32>().is_ok())
+    line.split_once('/')
+        .is_some_and(|(done, all)| done.parse::<u32>().is_ok() && all.parse::<u32>().is_ok())
 }
