@@ -6,9 +6,12 @@ use kernel::{Code, Fault};
 
 use crate::args::{Globals, Output};
 
-/// A command's failure.
+/// A command's failure; boxed, so that results stay small where nothing goes wrong.
 #[derive(Debug)]
-pub struct Failure {
+pub struct Failure(Box<Parts>);
+
+#[derive(Debug, Default)]
+struct Parts {
     exit: u8,
     code: Option<String>,
     what: String,
@@ -24,51 +27,51 @@ const USAGE: u8 = 2;
 impl Failure {
     /// The command line contradicts itself.
     pub fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             exit: USAGE,
             code: None,
             what: what.into(),
             cause: Vec::new(),
             hint: hint.into(),
             document: None,
-        }
+        }))
     }
 
     /// Something on this machine did not work.
     pub fn local(what: impl Into<String>, error: &dyn std::error::Error) -> Self {
         let cause = vec![kernel::chain(error)];
-        Self {
+        Self(Box::new(Parts {
             exit: 1,
             code: None,
             what: what.into(),
             cause,
             hint: String::new(),
             document: None,
-        }
+        }))
     }
 
     /// A plain failure with a hint.
     pub fn plain(exit: u8, what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             exit,
             code: None,
             what: what.into(),
             cause: Vec::new(),
             hint: hint.into(),
             document: None,
-        }
+        }))
     }
 
     /// A failure with one of the command line's own codes.
     pub fn coded(exit: u8, code: &'static Code, cause: String) -> Self {
-        Self {
+        Self(Box::new(Parts {
             exit,
             code: Some(code.id.to_owned()),
             what: code.title.to_owned(),
             cause: vec![cause],
             hint: code.hint.to_owned(),
             document: None,
-        }
+        }))
     }
 
     /// What the server said, `application/problem+json`.
@@ -89,63 +92,64 @@ impl Failure {
         if status >= 500 && !request.is_empty() {
             cause.push(format!("request {request}"));
         }
-        Self {
+        Self(Box::new(Parts {
             exit,
             code: Some(text("code")),
             what: text("title"),
             cause,
             hint: text("hint"),
             document: Some(document),
-        }
+        }))
     }
 
     /// The exit code.
     pub fn exit(&self) -> u8 {
-        self.exit
+        self.0.exit
     }
 
     /// One line, for lists of outcomes.
     pub fn line(&self) -> String {
-        let code = self.code.as_deref().unwrap_or("error");
-        match self.cause.first() {
+        let code = self.0.code.as_deref().unwrap_or("error");
+        match self.0.cause.first() {
             Some(cause) => format!("{code}: {cause}"),
-            None => format!("{code}: {}", self.what),
+            None => format!("{code}: {}", self.0.what),
         }
     }
 
     /// Prints it and gives the exit code.
     pub fn report(self, globals: &Globals) -> ExitCode {
         if globals.output == Output::Json {
-            let own = || serde_json::json!({ "code": self.code, "title": self.what, "detail": self.cause.join("; "), "hint": self.hint });
-            println!("{}", self.document.clone().unwrap_or_else(own));
+            let own = || serde_json::json!({ "code": self.0.code, "title": self.0.what, "detail": self.0.cause.join("; "), "hint": self.0.hint });
+            println!("{}", self.0.document.clone().unwrap_or_else(own));
         }
-        match &self.code {
-            Some(code) => eprintln!("error[{code}]: {}", self.what),
-            None => eprintln!("error: {}", self.what),
+        match &self.0.code {
+            Some(code) => eprintln!("error[{code}]: {}", self.0.what),
+            None => eprintln!("error: {}", self.0.what),
         }
         for cause in self
+            .0
             .cause
             .iter()
-            .filter(|cause| !cause.is_empty() && **cause != self.what)
+            .filter(|cause| !cause.is_empty() && **cause != self.0.what)
         {
             eprintln!("  cause: {cause}");
         }
-        if !self.hint.is_empty() {
-            eprintln!("  hint: {}", self.hint);
+        if !self.0.hint.is_empty() {
+            eprintln!("  hint: {}", self.0.hint);
         }
-        ExitCode::from(self.exit)
+        ExitCode::from(self.0.exit)
     }
 }
 
 impl<F: Fault> From<F> for Failure {
     fn from(fault: F) -> Self {
-        Self {
+        Self(Box::new(Parts {
             exit: fault.kind().exit_code(),
             code: Some(fault.code().id.to_owned()),
             what: fault.code().title.to_owned(),
             cause: vec![kernel::chain(&fault)],
             hint: fault.hint(),
             document: None,
-        }
+        }))
     }
 }

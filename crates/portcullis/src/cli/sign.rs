@@ -194,9 +194,9 @@ impl<'a> Tally<'a> {
     fn one(&mut self, signature: &Value) {
         let known = signature["deduplicated"].as_bool().unwrap_or(false);
         if known {
-            self.known += 1
+            self.known += 1;
         } else {
-            self.signed += 1
+            self.signed += 1;
         }
         let image = signature["image"].as_str().unwrap_or_default();
         match self.globals.output {
