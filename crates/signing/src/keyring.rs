@@ -22,6 +22,8 @@ pub struct Keyring {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     open: Arc<Mutex<HashMap<String, Arc<LocalSigner>>>>,
+    /// Held while a private half is opened: many who need the same wait for one, and 64 MiB are in use once.
+    opening: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A key as it may be shown.
@@ -53,6 +55,7 @@ impl Keyring {
             clock,
             random,
             open: Arc::default(),
+            opening: Arc::default(),
         }
     }
 
@@ -192,6 +195,11 @@ impl Keyring {
         }
     }
 
+    fn opened(&self, key: &KeyInfo) -> Option<Arc<LocalSigner>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(&key.id()).cloned()
+    }
+
     fn keep(&self, info: &KeyInfo, signer: LocalSigner) -> Arc<LocalSigner> {
         let signer = Arc::new(signer);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -247,13 +255,12 @@ impl Keyring {
         project: &str,
         key: &KeyInfo,
     ) -> Result<Arc<LocalSigner>, SigningError> {
-        if let Some(signer) = self
-            .open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&key.id())
-        {
-            return Ok(signer.clone());
+        if let Some(signer) = self.opened(key) {
+            return Ok(signer);
+        }
+        let _opening = self.opening.lock().await;
+        if let Some(signer) = self.opened(key) {
+            return Ok(signer);
         }
         let sql = "SELECT private_pem FROM signing_key WHERE project = $1 AND name = $2 AND version = $3";
         let row = self

@@ -42,4 +42,5 @@ pub use keyring::{KeyInfo, Keyring};
 pub use publish::Formats;
 pub use sign::{DEFAULT_KEY, SignRequest, Signed, Signing};
 pub use tables::{MIGRATIONS, SignatureRow};
+pub use verdicts::{VerdictKey, Verdicts};
 pub use verify_service::{Verdict, VerifyRequest, Verifying};

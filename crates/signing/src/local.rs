@@ -8,7 +8,7 @@ use crate::format::{self, Annotations};
 use crate::key::Signer;
 use crate::ports::Registry;
 use crate::sign::require_sane;
-use crate::verify::{Policy, verify_digest};
+use crate::verify::{Policy, survey};
 use crate::{Formats, SigningError, publish, resolve};
 
 /// One image that is signed now.
@@ -41,7 +41,7 @@ pub async fn sign(
     for subject in resolve::subjects(registry, "", image, recursive).await? {
         let own =
             Policy::keys("own key", vec![signer.public_key().clone()]).with_annotations(annotations.clone());
-        let report = verify_digest(registry, "", repository, subject.digest, &own, now).await?;
+        let report = survey(registry, "", repository, subject.digest, &own, now).await?;
         let missing = Formats {
             bundle: formats.bundle && !report.accepted_in("bundle"),
             legacy: formats.legacy && !report.accepted_in("legacy"),

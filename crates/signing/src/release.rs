@@ -1,5 +1,8 @@
 //! Many images, one signature.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use access::Context;
 use futures::stream::{self, StreamExt};
 use kernel::limits::RELEASE_SUBJECTS_MAX;
@@ -8,7 +11,7 @@ use kernel::{Digest, Reference};
 use crate::format::Annotations;
 use crate::ports::{Descriptor, LoggedEntry};
 use crate::sign::Draft;
-use crate::tables::{SignatureRow, Wish};
+use crate::tables::{self, SignatureRow, Wish};
 use crate::{Formats, SignRequest, Signed, Signing, SigningError, resolve};
 
 /// Registry calls of one release that run at once.
@@ -18,8 +21,8 @@ const CONCURRENT_MAX: usize = 16;
 pub type ReleaseOutcome = Vec<Result<Signed, SigningError>>;
 
 impl Signing {
-    /// Signs all `images` by one statement, one signature and one log entry, in the bundle format. If all of them
-    /// carry this key's signature already, nothing is made.
+    /// Signs all `images` by one statement, one signature and one log entry, in the bundle format. Those that carry
+    /// this key's signature already are answered with it, and the statement is over the others.
     ///
     /// The work is a task of its own and goes on when the caller hangs up.
     ///
@@ -75,15 +78,25 @@ impl Signing {
             drafts.push(draft_of(image).await?);
         }
         let subjects = self.resolve_all(&drafts).await?;
-        if let Some(hits) = all_known(&drafts, &subjects).await? {
-            return Ok(hits);
-        }
-        let digests: Vec<Digest> = subjects.iter().map(|subject| subject.digest).collect();
-        let rows = stage(&drafts, &digests).await?;
-        kernel::crash_point("signing.staged");
-        let entry = drafts[0].log(&rows[0]).await?;
-        kernel::crash_point("signing.logged");
-        publish_all(&drafts, &subjects, rows, &entry).await
+        let wishes: Vec<Wish> = drafts
+            .iter()
+            .zip(&subjects)
+            .map(|(draft, subject)| draft.wish(subject.digest))
+            .collect();
+        let items = wishes
+            .iter()
+            .cloned()
+            .zip(drafts.into_iter().zip(subjects))
+            .collect();
+        let outcomes = sign_all(items).await?;
+        let outcome_of = |wish| {
+            outcomes
+                .get(wish)
+                .cloned()
+                .ok_or(SigningError::Lost)?
+                .map_err(SigningError::Shared)
+        };
+        Ok(wishes.iter().map(outcome_of).collect())
     }
 
     async fn resolve_all(&self, drafts: &[Draft]) -> Result<Vec<Descriptor>, SigningError> {
@@ -101,80 +114,77 @@ impl Signing {
     }
 }
 
-async fn all_known(
-    drafts: &[Draft],
-    subjects: &[Descriptor],
-) -> Result<Option<ReleaseOutcome>, SigningError> {
-    let mut hits = Vec::with_capacity(drafts.len());
-    for (draft, subject) in drafts.iter().zip(subjects) {
-        match draft.lookup(subject.digest).await? {
-            Some(hit) => hits.push(Ok(hit)),
-            None => return Ok(None),
+/// The images of a release, each once, sorted.
+type Items = BTreeMap<Wish, (Draft, Descriptor)>;
+type Outcomes = BTreeMap<Wish, Result<Signed, Arc<SigningError>>>;
+
+/// Signs what is not signed, then logs, publishes and finishes what is not finished: in the usual case one signature,
+/// but a release that died may have left others, with which this one goes on.
+async fn sign_all(items: Items) -> Result<Outcomes, SigningError> {
+    let Some((first, _)) = items.values().next().cloned() else {
+        return Ok(Outcomes::new());
+    };
+    let mut rows = rows_of(&items).await?;
+    let unsigned: Vec<&Wish> = items.keys().filter(|wish| !rows.contains_key(wish)).collect();
+    if !unsigned.is_empty() {
+        let digests: Vec<Digest> = unsigned.iter().map(|wish| wish.digest).collect();
+        let signature = first.sign_statement(&digests).await?;
+        let images: Vec<_> = unsigned.into_iter().map(|wish| (wish.clone(), None)).collect();
+        first.store_stage(&signature, &images).await?;
+        rows = rows_of(&items).await?;
+    }
+    kernel::crash_point("signing.staged");
+    let mut entries: BTreeMap<String, LoggedEntry> = BTreeMap::new();
+    for row in rows.values().filter(|row| !row.done) {
+        if !entries.contains_key(&row.id.to_string()) {
+            entries.insert(row.id.to_string(), first.log(row).await?);
         }
     }
-    Ok(Some(hits))
+    kernel::crash_point("signing.logged");
+    let mut outcomes = Outcomes::new();
+    let mut open = Vec::new();
+    for (wish, (draft, subject)) in items {
+        let row = rows.remove(&wish).ok_or(SigningError::Lost)?;
+        match entries.get(&row.id.to_string()) {
+            Some(entry) if !row.done => open.push((wish, draft, subject, row, entry.clone())),
+            _ => drop(outcomes.insert(wish, Ok(draft.signed(&row, true)))),
+        }
+    }
+    let published = publish_all(open).await;
+    kernel::crash_point("signing.published");
+    let done = published.iter().filter_map(|(wish, outcome)| {
+        let signed = outcome.as_ref().ok()?;
+        Some((wish.clone(), signed.id.clone(), signed.log_index?))
+    });
+    first.finish(&done.collect::<Vec<_>>()).await?;
+    kernel::crash_point("signing.finished");
+    outcomes.extend(published);
+    Ok(outcomes)
 }
 
-/// One statement over all digests, with a row for each image; images may lie in different repositories.
-async fn stage(drafts: &[Draft], digests: &[Digest]) -> Result<Vec<SignatureRow>, SigningError> {
-    let first = &drafts[0];
-    let mut rows = Vec::with_capacity(drafts.len());
-    let signature = first.sign_statement(digests).await?;
-    let mut images: Vec<(Wish, Option<Vec<u8>>)> = Vec::with_capacity(drafts.len());
-    for (draft, digest) in drafts.iter().zip(digests) {
-        images.push((draft.wish(*digest), None));
-        rows.push(SignatureRow {
-            repository: draft.repository().to_string(),
-            digest: *digest,
-            ..signature.clone()
-        });
+async fn rows_of(items: &Items) -> Result<BTreeMap<Wish, SignatureRow>, SigningError> {
+    let mut rows = BTreeMap::new();
+    for (wish, (draft, _)) in items {
+        if let Some(row) = tables::find(&draft.parts.db, wish).await? {
+            rows.insert(wish.clone(), row);
+        }
     }
-    first.store_stage(&signature, &images).await?;
     Ok(rows)
 }
 
-/// Pushes the one bundle to every image, then marks those that worked, in one transaction.
-async fn publish_all(
-    drafts: &[Draft],
-    subjects: &[Descriptor],
-    rows: Vec<SignatureRow>,
-    entry: &LoggedEntry,
-) -> Result<ReleaseOutcome, SigningError> {
-    let publish_one = |((draft, subject), row): ((Draft, Descriptor), SignatureRow)| {
-        let entry = entry.clone();
-        async move {
+/// Pushes to every image the bundle that speaks for it.
+async fn publish_all(open: Vec<(Wish, Draft, Descriptor, SignatureRow, LoggedEntry)>) -> Outcomes {
+    let publish_one =
+        async |(wish, draft, subject, row, entry): (Wish, Draft, Descriptor, SignatureRow, LoggedEntry)| {
             let outcome = draft.publish(&subject, &row, &entry).await;
-            outcome.map(|()| {
-                draft.signed(
-                    &SignatureRow {
-                        log_index: Some(entry.index),
-                        ..row
-                    },
-                    false,
-                )
-            })
-        }
-    };
+            let log_index = Some(entry.index);
+            let signed = outcome.map(|()| draft.signed(&SignatureRow { log_index, ..row }, false));
+            (wish, signed.map_err(Arc::new))
+        };
     // The stream owns its items: borrowed ones would tie its future to lifetimes that a task cannot have.
-    let items: Vec<_> = drafts
-        .iter()
-        .cloned()
-        .zip(subjects.iter().cloned())
-        .zip(rows)
-        .collect();
-    let outcomes: ReleaseOutcome = stream::iter(items)
+    stream::iter(open)
         .map(publish_one)
         .buffered(CONCURRENT_MAX)
         .collect()
-        .await;
-    kernel::crash_point("signing.published");
-    let done = drafts.iter().zip(&outcomes).filter_map(|(draft, outcome)| {
-        outcome
-            .as_ref()
-            .ok()
-            .map(|signed| (draft.wish(signed.digest), signed.id.clone()))
-    });
-    drafts[0].finish(&done.collect::<Vec<_>>(), entry.index).await?;
-    kernel::crash_point("signing.finished");
-    Ok(outcomes)
+        .await
 }

@@ -23,6 +23,9 @@ pub const DEFAULT_KEY: &str = "default";
 const ANNOTATIONS_MAX: usize = 64;
 /// Bytes of one annotation's name or value.
 const ANNOTATION_BYTES_MAX: usize = 4_096;
+/// Bytes of one statement: in base64 and with its log entry it stays under `SIGNATURE_BLOB_BYTES_MAX`, the most that
+/// verifying reads. Every image of a release repeats the annotations.
+const STATEMENT_BYTES_MAX: usize = 640 << 10;
 
 /// Signs images and remembers what it signed. Cheap to clone.
 #[derive(Clone)]
@@ -118,7 +121,8 @@ impl Signing {
     /// and the manifests under it follow.
     ///
     /// An image named by digest that this key signed before is answered from the store: no key, log or registry
-    /// is touched.
+    /// is touched. That it stands is known from the store alone: if somebody deleted it from the registry since,
+    /// [`crate::Verifying::verify`] tells, and this does not.
     ///
     /// # Errors
     /// Those of the context's rights, the registry, the key and the log. What is signed stays signed.
@@ -268,14 +272,18 @@ impl Draft {
             // Somebody finished between the caller's look and this one.
             Some(row) if row.done => return Ok(self.signed(&row, true)),
             Some(staged) => staged,
-            None => self.stage(subject.digest).await?,
+            None => match self.stage(subject.digest).await? {
+                // Another server was faster by a whole signature.
+                row if row.done => return Ok(self.signed(&row, true)),
+                row => row,
+            },
         };
         kernel::crash_point("signing.staged");
         let entry = self.log(&row).await?;
         kernel::crash_point("signing.logged");
         self.publish(subject, &row, &entry).await?;
         kernel::crash_point("signing.published");
-        self.finish(&[(wish, row.id.clone())], entry.index).await?;
+        self.finish(&[(wish, row.id.clone(), entry.index)]).await?;
         kernel::crash_point("signing.finished");
         Ok(self.signed(
             &SignatureRow {
@@ -286,21 +294,31 @@ impl Draft {
         ))
     }
 
-    /// Signs this one image and makes the signature durable.
+    /// Signs this one image and makes the signature durable. The answer is what stands then: another server's
+    /// signature, if that was staged first.
     async fn stage(&self, digest: Digest) -> Result<SignatureRow, SigningError> {
         let row = self.sign_statement(&[digest]).await?;
         let legacy = match self.formats.legacy {
             true => Some(self.sign_bytes(&self.legacy_payload(digest)).await?),
             false => None,
         };
-        self.store_stage(&row, &[(self.wish(digest), legacy.clone())])
-            .await?;
-        Ok(SignatureRow { legacy, ..row })
+        let wish = self.wish(digest);
+        self.store_stage(&row, &[(wish.clone(), legacy)]).await?;
+        tables::find(&self.parts.db, &wish)
+            .await?
+            .ok_or(SigningError::Lost)
     }
 
     /// One statement over `digests`, signed; the row is that of the first.
     pub(crate) async fn sign_statement(&self, digests: &[Digest]) -> Result<SignatureRow, SigningError> {
         let statement = format::statement::write(digests, &self.request.annotations);
+        if statement.len() > STATEMENT_BYTES_MAX {
+            let (count, found) = (digests.len(), statement.len());
+            return Err(SigningError::Request(format!(
+                "the statement over {count} images with these annotations would have {found} bytes, \
+                 more than the cap STATEMENT_BYTES_MAX of {STATEMENT_BYTES_MAX}"
+            )));
+        }
         let pae = format::dsse::pae(format::dsse::IN_TOTO, &statement);
         Ok(SignatureRow {
             id: Id::new("sig", &*self.parts.clock, &*self.parts.random),
@@ -326,7 +344,10 @@ impl Draft {
         images: &[(Wish, Option<Vec<u8>>)],
     ) -> Result<(), SigningError> {
         let mut tx = self.parts.db.begin().await?;
-        tables::stage(&mut tx, self.context.project.as_str(), row, images).await?;
+        if tables::stage(&mut tx, self.context.project.as_str(), row, images).await? == 0 {
+            // Nothing speaks of this signature: it need not stay.
+            return Ok(());
+        }
         Ok(tx.commit().await?)
     }
 
@@ -394,11 +415,13 @@ impl Draft {
         futures::try_join!(bundle, legacy).map(|_| ())
     }
 
-    /// Marks signatures as done, with their audit records, in one transaction.
-    pub(crate) async fn finish(&self, done: &[(Wish, Id)], index: u64) -> Result<(), SigningError> {
+    /// Marks signatures as done, each with its place in the log and an audit record, in one transaction.
+    pub(crate) async fn finish(&self, done: &[(Wish, Id, u64)]) -> Result<(), SigningError> {
         let mut tx = self.parts.db.begin().await?;
-        for (wish, id) in done {
-            tables::finish(&mut tx, wish, id, Some(index), self.parts.clock.now_us()).await?;
+        for (wish, id, index) in done {
+            if !tables::finish(&mut tx, wish, id, *index, self.parts.clock.now_us()).await? {
+                continue;
+            }
             let resource = format!("{}@{}", wish.repository, wish.digest);
             let detail = format!("{id} key {} log index {index}", self.key.name);
             let record = Record {
@@ -406,19 +429,13 @@ impl Draft {
                 resource: &resource,
                 detail: &detail,
             };
-            audit::record(
-                &mut tx,
-                &self.context,
-                &*self.parts.clock,
-                &*self.parts.random,
-                record,
-            )
-            .await?;
+            let (clock, random) = (&*self.parts.clock, &*self.parts.random);
+            audit::record(&mut tx, &self.context, clock, random, record).await?;
         }
         tx.commit().await?;
         self.parts
             .verdicts
-            .signed(done.iter().map(|(wish, _)| wish.digest));
+            .signed(done.iter().map(|(wish, _, _)| wish.digest));
         Ok(())
     }
 

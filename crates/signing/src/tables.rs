@@ -130,13 +130,18 @@ pub(crate) async fn list(
     rows.iter().map(signature_of).collect()
 }
 
-/// Makes a signature durable before anybody outside sees it. `images` with their legacy signatures.
+/// Makes a signature durable before anybody outside sees it, with the images that it speaks for and their legacy
+/// signatures. The answer is the number of images that it was staged for.
+///
+/// Where another stage of the same wish stands, made by a run that died or by another server just now, that one
+/// stays and everybody goes on with it: two signatures of one wish would leave one of them without a row, though it
+/// may have been acknowledged. `images` are sorted, so that two releases wait for each other and do not lock.
 pub(crate) async fn stage(
     tx: &mut Tx,
     project: &str,
     row: &SignatureRow,
     images: &[(Wish, Option<Vec<u8>>)],
-) -> Result<(), SigningError> {
+) -> Result<u64, SigningError> {
     let annotations =
         serde_json::to_string(&row.annotations).map_err(|error| SigningError::Row(error.to_string()))?;
     tx.execute(
@@ -155,51 +160,62 @@ pub(crate) async fn stage(
         ],
     )
     .await?;
+    let mut staged = 0;
     for (wish, legacy) in images {
-        // An earlier stage that never finished is replaced: its signature was never acknowledged.
-        tx.execute(
-            "INSERT INTO signed_image (project, repository, digest, key_id, payload, signature_id, formats, legacy) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
-             ON CONFLICT (project, repository, digest, key_id, payload) DO UPDATE \
-               SET signature_id = excluded.signature_id, legacy = excluded.legacy \
-               WHERE signed_image.done_at IS NULL",
-            args![
-                &wish.project,
-                &wish.repository,
-                wish.digest.to_string(),
-                &wish.key_id,
-                &wish.payload,
-                &row.id,
-                row.formats.to_string(),
-                legacy.clone()
-            ],
-        )
-        .await?;
+        staged += tx
+            .execute(
+                "INSERT INTO signed_image \
+                   (project, repository, digest, key_id, payload, signature_id, formats, legacy) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+                 ON CONFLICT (project, repository, digest, key_id, payload) DO NOTHING",
+                args![
+                    &wish.project,
+                    &wish.repository,
+                    wish.digest.to_string(),
+                    &wish.key_id,
+                    &wish.payload,
+                    &row.id,
+                    row.formats.to_string(),
+                    legacy.clone()
+                ],
+            )
+            .await?;
     }
-    Ok(())
+    Ok(staged)
 }
 
-/// Marks one image's signature as published, with its place in the log.
+/// Marks one image's signature as published, with its place in the log. The answer is whether it was not marked
+/// before.
 pub(crate) async fn finish(
     tx: &mut Tx,
     wish: &Wish,
     id: &Id,
-    index: Option<u64>,
+    index: u64,
     now_us: i64,
-) -> Result<(), SigningError> {
-    let index = index.and_then(|index| i64::try_from(index).ok());
+) -> Result<bool, SigningError> {
+    let index = i64::try_from(index).map_err(|error| SigningError::Row(error.to_string()))?;
     tx.execute(
         "UPDATE signature SET log_index = $1 WHERE id = $2",
         args![index, id],
     )
     .await?;
-    tx.execute(
-        "UPDATE signed_image SET done_at = $1 \
-         WHERE project = $2 AND repository = $3 AND digest = $4 AND key_id = $5 AND payload = $6 AND signature_id = $7",
-        args![now_us, &wish.project, &wish.repository, wish.digest.to_string(), &wish.key_id, &wish.payload, id],
-    )
-    .await?;
-    Ok(())
+    let rows = tx
+        .execute(
+            "UPDATE signed_image SET done_at = $1 \
+             WHERE project = $2 AND repository = $3 AND digest = $4 AND key_id = $5 AND payload = $6 \
+               AND signature_id = $7 AND done_at IS NULL",
+            args![
+                now_us,
+                &wish.project,
+                &wish.repository,
+                wish.digest.to_string(),
+                &wish.key_id,
+                &wish.payload,
+                id
+            ],
+        )
+        .await?;
+    Ok(rows > 0)
 }
 
 fn signature_of(row: &Row) -> Result<SignatureRow, SigningError> {

@@ -5,14 +5,18 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
+use sigstore_trust_root::{CertificateAuthority, TransparencyLog, TrustedRoot};
+use sigstore_types::TimeRange;
 use sigstore_verify::Verifier;
-use sigstore_verify::trust_root::TrustedRoot;
+use x509_cert::Certificate;
+use x509_cert::der::Decode as _;
 
 use crate::SigningError;
 
 /// A trusted root, prepared for verifying.
 pub struct TrustRoot {
     pub(crate) verifier: Verifier,
+    root: TrustedRoot,
     /// What was read, for comparing.
     json: String,
 }
@@ -38,18 +42,57 @@ impl TrustRoot {
             )));
         }
         let bad = |error: &dyn std::error::Error| SigningError::TrustedRoot(kernel::chain(error));
-        let root = TrustedRoot::from_json(json).map_err(|error| bad(&error))?;
+        let mut root = TrustedRoot::from_json(json).map_err(|error| bad(&error))?;
+        for authority in &mut root.certificate_authorities {
+            narrow(authority).map_err(|error| bad(&error))?;
+        }
         let verifier = Verifier::new(&root).map_err(|error| bad(&error))?;
         Ok(Self {
             verifier,
+            root,
             json: json.to_owned(),
         })
+    }
+
+    /// A verifier that knows only the logs whose keys were valid at all of `times`; `None` if those are all logs.
+    pub(crate) fn valid_at(&self, times: &[Timestamp]) -> Result<Option<Verifier>, sigstore_verify::Error> {
+        let valid = |log: &TransparencyLog| {
+            let window = log.public_key.valid_for;
+            window.is_none_or(|window| times.iter().all(|time| window.contains(*time)))
+        };
+        if self.root.tlogs.iter().all(valid) {
+            return Ok(None);
+        }
+        let mut root = self.root.clone();
+        root.tlogs.retain(valid);
+        Verifier::new(&root).map(Some)
     }
 
     #[must_use]
     pub fn json(&self) -> &str {
         &self.json
     }
+}
+
+/// Ends an authority's time when its first certificate ends. The verifier takes every certificate of the trusted root
+/// as an anchor, and looks at the validity of none of them: an intermediate that has expired would go on to vouch.
+fn narrow(authority: &mut CertificateAuthority) -> Result<(), x509_cert::der::Error> {
+    for certificate in &authority.cert_chain.certificates {
+        let certificate = Certificate::from_der(certificate.raw_bytes.as_bytes())?;
+        let validity = certificate.tbs_certificate.validity;
+        let time = |time: x509_cert::time::Time| {
+            let seconds = i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX);
+            Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX)
+        };
+        let (start, end) = (time(validity.not_before), time(validity.not_after));
+        let window = authority.valid_for.unwrap_or(TimeRange::new(start, None));
+        let start = window.start.max(start);
+        // A window that is empty is one moment long: the verifier refuses the whole root for one that ends before it
+        // starts, though the other authorities are good.
+        let end = window.end.map_or(end, |own| own.min(end)).max(start);
+        authority.valid_for = Some(TimeRange::new(start, Some(end)));
+    }
+    Ok(())
 }
 
 /// A log, as those who verify have to know it.

@@ -4,8 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use kernel::Digest;
-use sigstore_types::Bundle;
 use sigstore_types::bundle::{SignatureContent, VerificationMaterialContent};
+use sigstore_types::{Bundle, DsseEnvelope};
 
 use super::evidence::{self, Evidence};
 use super::report::Accepted;
@@ -27,33 +27,35 @@ pub fn check_bundle(bytes: &[u8], digest: Digest, policy: &Policy, now: Timestam
             "the bundle signs a file, not a statement about an image",
         ));
     };
+    let annotations = signs(envelope, digest)?;
+    let pae = dsse::pae(dsse::IN_TOTO, envelope.payload.as_bytes());
+    let signature = envelope.signature.sig.as_bytes();
+    let accepted = authority(&bundle, digest, policy, |key| key.verifies(&pae, signature), now)?;
+    annotated(accepted, annotations, policy)
+}
+
+/// What an envelope says of `digest`, if it says that it is signed: an attestation of something else about it, such
+/// as "verdict: rejected", is no signature.
+fn signs(envelope: &DsseEnvelope, digest: Digest) -> Result<Annotations, Rejected> {
     if envelope.payload_type != dsse::IN_TOTO {
         return Err(Rejected::new(
             "not-a-signature",
             format!("its payload is {}", envelope.payload_type),
         ));
     }
-    let payload = envelope.payload.as_bytes();
-    let statement =
-        statement::read(payload).map_err(|error| Rejected::new("malformed", error.to_string()))?;
+    let statement = statement::read(envelope.payload.as_bytes())
+        .map_err(|error| Rejected::new("malformed", error.to_string()))?;
     if statement.predicate_type != statement::PREDICATE {
+        let kind = statement.predicate_type;
         return Err(Rejected::new(
             "predicate-type",
-            format!(
-                "it says {}, not that the image is signed",
-                statement.predicate_type
-            ),
+            format!("it says {kind}, not that the image is signed"),
         ));
     }
-    let subject = statement
-        .subjects
-        .iter()
-        .find(|subject| subject.digest == Some(digest));
+    let mut subjects = statement.subjects.into_iter();
+    let subject = subjects.find(|subject| subject.digest == Some(digest));
     let subject = subject.ok_or_else(|| Rejected::new("other-subject", "it signs another image"))?;
-    let pae = dsse::pae(dsse::IN_TOTO, payload);
-    let signature = envelope.signature.sig.as_bytes();
-    let accepted = authority(&bundle, digest, policy, |key| key.verifies(&pae, signature), now)?;
-    annotated(accepted, subject.annotations.clone(), policy)
+    Ok(subject.annotations)
 }
 
 /// Checks a bundle over a plain file, whose SHA-256 is `digest`. `content` is needed for keys that cannot sign a
@@ -69,21 +71,14 @@ pub fn check_blob(
     now: Timestamp,
 ) -> Outcome {
     let bundle = parse(bytes)?;
+    if let SignatureContent::DsseEnvelope(envelope) = &bundle.content {
+        signs(envelope, digest)?;
+    }
     let signed_by = |key: &PublicKey| match &bundle.content {
-        SignatureContent::DsseEnvelope(envelope) => {
-            let payload = envelope.payload.as_bytes();
-            let names_it = statement::read(payload).is_ok_and(|statement| {
-                statement
-                    .subjects
-                    .iter()
-                    .any(|subject| subject.digest == Some(digest))
-            });
-            names_it
-                && key.verifies(
-                    &dsse::pae(&envelope.payload_type, payload),
-                    envelope.signature.sig.as_bytes(),
-                )
-        }
+        SignatureContent::DsseEnvelope(envelope) => key.verifies(
+            &dsse::pae(dsse::IN_TOTO, envelope.payload.as_bytes()),
+            envelope.signature.sig.as_bytes(),
+        ),
         SignatureContent::MessageSignature(signed) => {
             let named = signed
                 .message_digest
@@ -133,12 +128,14 @@ pub(super) fn check_legacy(
             now,
         )?,
         Evidence::None => {
-            let key = by_key(policy, |key| key.verifies(payload, &signature))?;
+            let key = by_key(policy, "", |key| key.verifies(payload, &signature))?;
             without_log(policy)?;
-            Accepted {
+            let accepted = Accepted {
                 key_id: Some(key.id().to_string()),
                 ..Accepted::default()
-            }
+            };
+            in_time(&accepted, policy)?;
+            accepted
         }
         Evidence::Malformed(detail) => return Err(malformed(&detail)),
     };
@@ -167,7 +164,7 @@ fn authority(
         bundle.verification_material.content,
         VerificationMaterialContent::PublicKey(_)
     ) {
-        let key = by_key(policy, signed_by)?;
+        let key = by_key(policy, hint(bundle), signed_by)?;
         return by.key(key, |verifier, policy| verifier.verify(artifact, bundle, policy));
     }
     by.identity(|verifier, policy| verifier.verify(artifact, bundle, policy))
@@ -186,26 +183,41 @@ fn authority_over(
         bundle.verification_material.content,
         VerificationMaterialContent::PublicKey(_)
     ) {
-        let key = by_key(policy, signed_by)?;
+        let key = by_key(policy, hint(bundle), signed_by)?;
         return by.key(key, |verifier, policy| verifier.verify(bytes, bundle, policy));
     }
     by.identity(|verifier, policy| verifier.verify(bytes, bundle, policy))
 }
 
+/// The name of its key that a bundle carries. Nothing vouches for it: it only helps to say what is wrong.
+fn hint(bundle: &Bundle) -> &str {
+    match &bundle.verification_material.content {
+        VerificationMaterialContent::PublicKey(key) => &key.hint,
+        _ => "",
+    }
+}
+
 /// The policy's key that made the signature.
-fn by_key(policy: &Policy, signed_by: impl Fn(&PublicKey) -> bool) -> Result<&PublicKey, Rejected> {
-    let found = policy.keys.iter().find(|key| signed_by(key));
-    found.ok_or_else(|| match policy.keys.len() {
-        0 => Rejected::new(
-            "no-matching-key",
-            "it is signed by a key, and the policy names none",
-        ),
-        1 => Rejected::new("no-matching-key", "it does not verify with the policy's key"),
-        count => Rejected::new(
-            "no-matching-key",
-            format!("it verifies with none of the policy's {count} keys"),
-        ),
-    })
+fn by_key<'a>(
+    policy: &'a Policy,
+    hint: &str,
+    signed_by: impl Fn(&PublicKey) -> bool,
+) -> Result<&'a PublicKey, Rejected> {
+    if let Some(key) = policy.keys.iter().find(|key| signed_by(key)) {
+        return Ok(key);
+    }
+    let named = policy.keys.iter().find(|key| key.hint() == hint);
+    let detail = match (named, policy.keys.len()) {
+        (Some(key), _) => format!("it names key {} and does not verify with it", key.id()),
+        (None, 0) => "it is signed by a key, and the policy names none".to_owned(),
+        (None, _) if !hint.is_empty() => {
+            let hint: String = hint.chars().take(60).collect();
+            format!("it is signed by another key, which it calls {hint:?}")
+        }
+        (None, 1) => "it does not verify with the policy's key".to_owned(),
+        (None, count) => format!("it verifies with none of the policy's {count} keys"),
+    };
+    Err(Rejected::new("no-matching-key", detail))
 }
 
 fn without_log(policy: &Policy) -> Result<(), Rejected> {
@@ -216,6 +228,19 @@ fn without_log(policy: &Policy) -> Result<(), Rejected> {
         ));
     }
     Ok(())
+}
+
+/// Whether the signature's time, as far as it is proven, is one that the policy accepts.
+fn in_time(accepted: &Accepted, policy: &Policy) -> Result<(), Rejected> {
+    let Some(limit) = policy.not_before else {
+        return Ok(());
+    };
+    let detail = match accepted.time {
+        Some(time) if time >= limit => return Ok(()),
+        Some(time) => format!("it was made at {time} or before, and the policy accepts none before {limit}"),
+        None => format!("nothing proves when it was made, and the policy accepts none before {limit}"),
+    };
+    Err(Rejected::new("too-old", detail))
 }
 
 fn annotated(accepted: Accepted, annotations: Annotations, policy: &Policy) -> Outcome {
@@ -262,18 +287,22 @@ impl Authority<'_> {
             key_id: Some(key.id().to_string()),
             ..Accepted::default()
         };
-        if !self.policy.log_required {
-            return Ok(accepted);
-        }
-        let entries = &self.bundle.verification_material.tlog_entries;
-        if entries.is_empty() {
+        let material = &self.bundle.verification_material;
+        let bare = material.tlog_entries.is_empty();
+        if bare {
             without_log(self.policy)?;
         }
+        // What the policy does not ask for is not checked, and not claimed.
+        if !self.policy.log_required && self.policy.not_before.is_none() {
+            return Ok(accepted);
+        }
+        if bare && material.timestamp_verification_data.rfc3161_timestamps.is_empty() {
+            in_time(&accepted, self.policy)?;
+        }
         let der = sigstore_types::DerPublicKey::from_bytes(key.spki());
-        let result = verify(
-            self.verifier()?,
-            &sigstore_verify::PublicKeyVerificationPolicy::new(der),
-        );
+        let policy = sigstore_verify::PublicKeyVerificationPolicy::new(der);
+        let policy = if bare { policy.skip_tlog_unsafe() } else { policy };
+        let result = self.verified(|verifier| verify(verifier, &policy))?;
         let result = result.map_err(|error| Rejected::new("log", kernel::chain(&error)))?;
         self.complete(&mut accepted, &result)?;
         Ok(accepted)
@@ -288,11 +317,10 @@ impl Authority<'_> {
             let detail = "it is signed keyless, by a certificate, and the policy names no identity";
             return Err(Rejected::new("identity", detail));
         }
-        let verifier = self.verifier()?;
         let mut last = None;
         for own in &self.policy.identities {
             let policy = sigstore_verify::VerificationPolicy::new(own.identity.clone(), own.issuer.clone());
-            match verify(verifier, &policy) {
+            match self.verified(|verifier| verify(verifier, &policy))? {
                 Ok(result) => {
                     let identity = result.identity().map(|name| name.as_str().to_owned());
                     let issuer = result.issuer().map(str::to_owned);
@@ -310,15 +338,28 @@ impl Authority<'_> {
         Err(Rejected::new("identity", last.unwrap_or_default()))
     }
 
-    fn verifier(&self) -> Result<&sigstore_verify::Verifier, Rejected> {
-        let trust = self.policy.trust.as_ref();
-        let missing = || {
-            Rejected::new(
-                "log",
-                "the policy requires proof of a log and has no trusted root to check it",
-            )
+    /// Verifies with all logs of the trusted root, and once more without those whose key was not valid at the time
+    /// that was found: the library lets a key that is no longer valid prove inclusion at any time. Where no time is
+    /// proven it is now: whoever holds a retired key can still sign checkpoints with it.
+    fn verified(
+        &self,
+        verify: impl Fn(&sigstore_verify::Verifier) -> Verified,
+    ) -> Result<Verified, Rejected> {
+        let Some(trust) = &self.policy.trust else {
+            let detail = "the policy asks for proof by a log and has no trusted root to check it";
+            return Err(Rejected::new("log", detail));
         };
-        trust.map(|trust| &trust.verifier).ok_or_else(missing)
+        let first = verify(&trust.verifier);
+        let Ok(result) = &first else {
+            return Ok(first);
+        };
+        let times = match result.verified_timestamps() {
+            [] => &[self.now],
+            times => times,
+        };
+        let valid = trust.valid_at(times);
+        let valid = valid.map_err(|error| Rejected::new("log", kernel::chain(&error)))?;
+        Ok(valid.map_or(first, |verifier| verify(&verifier)))
     }
 
     fn complete(
@@ -327,23 +368,19 @@ impl Authority<'_> {
         result: &sigstore_verify::VerificationResult,
     ) -> Result<(), Rejected> {
         accepted.logged = result.tlog_verified();
-        accepted.log_index = self
-            .bundle
-            .verification_material
-            .tlog_entries
-            .first()
+        // The library passes entries over that carry no evidence, as long as one does.
+        let entries = &self.bundle.verification_material.tlog_entries;
+        let proven = entries
+            .iter()
+            .find(|entry| entry.inclusion_proof.is_some() || entry.inclusion_promise.is_some());
+        accepted.log_index = proven
+            .filter(|_| accepted.logged)
             .map(|entry| entry.log_index.get());
-        accepted.time = result.integrated_time();
-        if accepted.time.is_some_and(|time| time > self.now) {
+        // The earliest is the strongest: it existed by then.
+        accepted.time = result.verified_timestamps().iter().min().copied();
+        if result.verified_timestamps().iter().any(|time| *time > self.now) {
             return Err(Rejected::new("log", "the log says that it saw it in the future"));
         }
-        let too_old = |limit: Timestamp| accepted.time.is_none_or(|time| time < limit);
-        if self.policy.not_before.is_some_and(too_old) {
-            return Err(Rejected::new(
-                "too-old",
-                "its time is before what the policy accepts, or unknown",
-            ));
-        }
-        Ok(())
+        in_time(accepted, self.policy)
     }
 }

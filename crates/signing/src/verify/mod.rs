@@ -5,6 +5,7 @@ mod evidence;
 mod policy;
 mod report;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use kernel::limits::SIGNATURE_BLOB_BYTES_MAX;
 use kernel::{Digest, Reference, Repository};
@@ -39,7 +40,8 @@ pub async fn verify(
     Ok(reports)
 }
 
-/// Verifies one digest, whose bytes the caller has seen or does not need to see.
+/// Verifies one digest, whose bytes the caller has seen or does not need to see. The look ends with the first
+/// candidate that counts; a report that is not verified lists them all.
 ///
 /// # Errors
 /// If anything could not be asked.
@@ -51,6 +53,33 @@ pub async fn verify_digest(
     policy: &Policy,
     now: Timestamp,
 ) -> Result<Report, SigningError> {
+    look(registry, project, repository, digest, policy, now, false).await
+}
+
+/// Everything that is attached to one digest, also behind the first candidate that counts.
+///
+/// # Errors
+/// If anything could not be asked.
+pub(crate) async fn survey(
+    registry: &dyn Registry,
+    project: &str,
+    repository: &Repository,
+    digest: Digest,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<Report, SigningError> {
+    look(registry, project, repository, digest, policy, now, true).await
+}
+
+async fn look(
+    registry: &dyn Registry,
+    project: &str,
+    repository: &Repository,
+    digest: Digest,
+    policy: &Policy,
+    now: Timestamp,
+    to_the_end: bool,
+) -> Result<Report, SigningError> {
     let look = Look {
         registry,
         project,
@@ -58,10 +87,13 @@ pub async fn verify_digest(
         digest,
         policy,
         now,
+        to_the_end,
     };
     let mut report = Report::new(repository.at(digest), policy);
     look.bundles(&mut report).await?;
-    look.legacy(&mut report).await?;
+    if !look.ends(&report) {
+        look.legacy(&mut report).await?;
+    }
     report.conclude();
     Ok(report)
 }
@@ -74,6 +106,7 @@ struct Look<'a> {
     digest: Digest,
     policy: &'a Policy,
     now: Timestamp,
+    to_the_end: bool,
 }
 
 /// What matters of a referrer's manifest. The list entry's own artifact type is not to be trusted: registries and
@@ -90,12 +123,48 @@ struct ReferrerManifest {
 }
 
 impl Look<'_> {
+    /// Whether there is nothing left to find out: each candidate costs two calls to the registry.
+    fn ends(&self, report: &Report) -> bool {
+        !self.to_the_end
+            && report
+                .candidates
+                .iter()
+                .any(|candidate| candidate.outcome.is_ok())
+    }
+
+    /// The blob of a candidate. One that is gone or over the cap is no signature, and no failure to ask.
+    async fn blob(&self, digest: Digest) -> Result<Result<Bytes, Rejected>, SigningError> {
+        let blob = self
+            .registry
+            .blob(self.project, self.repository, digest, SIGNATURE_BLOB_BYTES_MAX)
+            .await;
+        match blob {
+            Ok(blob) => Ok(Ok(blob)),
+            Err(error) => match error.reason {
+                RegistryReason::NotFound => Ok(Err(Rejected::new(
+                    "gone",
+                    "the registry does not have its content",
+                ))),
+                RegistryReason::TooLarge { .. } => Ok(Err(Rejected::new(
+                    "too-large",
+                    format!(
+                        "its content is over SIGNATURE_BLOB_BYTES_MAX of {SIGNATURE_BLOB_BYTES_MAX} bytes"
+                    ),
+                ))),
+                _ => Err(error.into()),
+            },
+        }
+    }
+
     async fn bundles(&self, report: &mut Report) -> Result<(), SigningError> {
         let referrers = self
             .registry
             .referrers(self.project, self.repository, self.digest)
             .await?;
         for referrer in referrers {
+            if self.ends(report) {
+                break;
+            }
             let candidate = Candidate::new("bundle", referrer.digest);
             let candidate = match self.bundle(&referrer).await? {
                 Ok(accepted) => candidate.accepted(accepted),
@@ -141,16 +210,8 @@ impl Look<'_> {
                 .unwrap_or_else(|| "nothing that says what".to_owned());
             return Ok(Err(Rejected::new("not-a-signature", format!("it is {kind}"))));
         };
-        let blob = self
-            .registry
-            .blob(
-                self.project,
-                self.repository,
-                layer.digest,
-                SIGNATURE_BLOB_BYTES_MAX,
-            )
-            .await?;
-        Ok(check::check_bundle(&blob, self.digest, self.policy, self.now))
+        let blob = self.blob(layer.digest).await?;
+        Ok(blob.and_then(|blob| check::check_bundle(&blob, self.digest, self.policy, self.now)))
     }
 
     async fn legacy(&self, report: &mut Report) -> Result<(), SigningError> {
@@ -178,18 +239,13 @@ impl Look<'_> {
             }
         };
         for layer in layers {
-            let payload = self
-                .registry
-                .blob(
-                    self.project,
-                    self.repository,
-                    layer.digest,
-                    SIGNATURE_BLOB_BYTES_MAX,
-                )
-                .await?;
+            if self.ends(report) {
+                break;
+            }
             let candidate = Candidate::new("legacy", layer.digest);
-            let outcome =
-                check::check_legacy(&payload, &layer.annotations, self.digest, self.policy, self.now);
+            let outcome = self.blob(layer.digest).await?.and_then(|payload| {
+                check::check_legacy(&payload, &layer.annotations, self.digest, self.policy, self.now)
+            });
             report.candidates.push(match outcome {
                 Ok(accepted) => candidate.accepted(accepted),
                 Err(rejected) => candidate.rejected(rejected),

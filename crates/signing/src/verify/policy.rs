@@ -23,7 +23,8 @@ pub struct Policy {
     pub log_required: bool,
     /// Logs, certificate authorities and timestamp authorities that are believed.
     pub trust: Option<Arc<TrustRoot>>,
-    /// The oldest evidence of time that counts, where a signature has any.
+    /// The oldest signature that counts. Its time has to be proven, by a log or a timestamp authority of `trust`:
+    /// without proof a signature counts as too old.
     pub not_before: Option<Timestamp>,
 }
 

@@ -50,7 +50,7 @@ pub struct Accepted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
     /// A stable word: `not-a-signature`, `malformed`, `predicate-type`, `other-subject`, `no-matching-key`,
-    /// `annotations`, `log`, `identity`, `too-old`, `gone`.
+    /// `annotations`, `log`, `identity`, `too-old`, `too-large`, `gone`.
     pub reason: &'static str,
     pub detail: String,
 }

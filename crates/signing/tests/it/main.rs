@@ -1,0 +1,20 @@
+//! The whole of signing against a registry in the process, the real log and a database: what it does, and what it
+//! does when everything around it lies, breaks or is forged.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test may end the test")]
+
+mod authority;
+mod better;
+mod evidence;
+mod faults;
+mod forge;
+mod fuzz;
+mod input;
+mod keyless;
+mod keys;
+mod matrix;
+mod once;
+mod policy;
+mod projects;
+mod releases;
+mod world;
