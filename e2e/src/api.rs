@@ -15,6 +15,7 @@ pub struct Api {
     http: reqwest::Client,
     url: String,
     token: String,
+    project: Option<String>,
 }
 
 /// An answer: its status, and its body as JSON; a body that is not JSON is a string.
@@ -36,7 +37,17 @@ impl Api {
             http,
             url: url.to_owned(),
             token: token.to_owned(),
+            project: None,
         })
+    }
+
+    /// The same token, for the project `name`.
+    #[must_use]
+    pub fn in_project(&self, name: &str) -> Self {
+        Self {
+            project: Some(name.to_owned()),
+            ..self.clone()
+        }
     }
 
     /// # Errors
@@ -72,6 +83,9 @@ impl Api {
             .http
             .request(method, format!("{}{path}", self.url))
             .bearer_auth(&self.token);
+        if let Some(project) = &self.project {
+            request = request.header("x-portcullis-project", project);
+        }
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }

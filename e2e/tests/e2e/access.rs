@@ -1,1 +1,202 @@
-//! To come.
+//! Who may what, and what is too much.
+
+use e2e::{Answer, Api, Server, Setup};
+use kernel::Fault as _;
+use registry::{Options, Registry};
+use serde_json::{Value, json};
+use store::{Db, args};
+
+/// A project with a pattern of its own, and a token for it.
+async fn project(server: &Server, name: &str, pattern: &str) -> (Api, String) {
+    let admin = server.api().unwrap();
+    let made = admin
+        .post("/api/v1/projects", &json!({ "name": name, "images": [pattern] }))
+        .await
+        .unwrap();
+    assert_eq!(made.status, 201, "{made:?}");
+    let new = json!({ "name": "ci", "role": "signer", "project": name });
+    let token = admin.post("/api/v1/tokens", &new).await.unwrap();
+    assert_eq!(token.status, 201, "{token:?}");
+    let text = |field: &str| token.body[field].as_str().unwrap().to_owned();
+    let key = admin
+        .in_project(name)
+        .post("/api/v1/keys", &json!({ "name": "default" }))
+        .await
+        .unwrap();
+    assert_eq!(key.status, 201, "{key:?}");
+    (Api::new(&server.url(), &text("token")).unwrap(), text("id"))
+}
+
+fn code(answer: &Answer) -> (u16, &str) {
+    (answer.status, answer.body["code"].as_str().unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_one_project_neither_reads_nor_signs_for_another() {
+    let registry = Registry::memory(Options::default());
+    let running = registry.serve_on_loopback().await.unwrap();
+    let host = running.host();
+    for repository in ["a/app", "b/app"] {
+        registry.put_image(repository, "v1", repository).await.unwrap();
+    }
+    let server = Server::start(Setup::default()).unwrap();
+    let (a, _) = project(&server, "a", &format!("{host}/a/**")).await;
+    let (b, _) = project(&server, "b", &format!("{host}/b/**")).await;
+
+    let of_a = json!({ "image": format!("{host}/a/app:v1") });
+    let signed = a.post("/api/v1/signatures", &of_a).await.unwrap();
+    assert_eq!(signed.status, 201, "{signed:?}");
+    let path = format!("/api/v1/signatures/{}", signed.body["id"].as_str().unwrap());
+    assert_eq!(a.get(&path).await.unwrap().status, 200);
+
+    // B does not sign A's image, and A's signature does not make it look as if it had.
+    let refused = b.post("/api/v1/signatures", &of_a).await.unwrap();
+    assert_eq!(refused.status, 403, "{refused:?}");
+    let batch = b
+        .post("/api/v1/signatures:batch", &json!({ "items": [of_a] }))
+        .await
+        .unwrap();
+    assert_eq!(batch.body[0]["problem"]["status"], 403, "{batch:?}");
+    // B does not learn that there is such a signature, nor see A's keys, nor act as A.
+    assert_eq!(b.get(&path).await.unwrap().status, 404);
+    let list = b.get("/api/v1/signatures").await.unwrap();
+    assert_eq!((list.status, &list.body["items"]), (200, &json!([])));
+    let key = |answer: Answer| answer.body["items"][0]["id"].clone();
+    let (key_a, key_b) = (
+        a.get("/api/v1/keys").await.unwrap(),
+        b.get("/api/v1/keys").await.unwrap(),
+    );
+    assert_ne!(key(key_a), key(key_b));
+    for (what, path) in [("read", path.as_str()), ("list", "/api/v1/signatures")] {
+        let answer = b.in_project("a").get(path).await.unwrap();
+        assert!(
+            matches!(answer.status, 403 | 404),
+            "{what} as project a: {answer:?}"
+        );
+    }
+    let answer = b.in_project("a").post("/api/v1/signatures", &of_a).await.unwrap();
+    assert!(matches!(answer.status, 403 | 404), "{answer:?}");
+    // What A signed does not verify for B, who asks for B's keys.
+    let verdict = b.post("/api/v1/verifications", &of_a).await.unwrap();
+    assert_ne!(verdict.body["verified"], true, "{verdict:?}");
+    // A signer makes neither tokens nor projects.
+    let token = json!({ "name": "x", "role": "admin" });
+    assert_eq!(a.post("/api/v1/tokens", &token).await.unwrap().status, 403);
+    let project = json!({ "name": "c", "images": ["**"] });
+    assert_eq!(a.post("/api/v1/projects", &project).await.unwrap().status, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_revoked_expired_or_no_token_is_refused_with_its_code() {
+    let mut server = Server::start(Setup::default()).unwrap();
+    let (revoked, id) = project(&server, "a", "registry.example/a/**").await;
+    let (expired, expired_id) = project(&server, "b", "registry.example/b/**").await;
+    assert_eq!(revoked.get("/api/v1/keys").await.unwrap().status, 200);
+    let path = format!("/api/v1/tokens/{id}:revoke");
+    assert_eq!(
+        server
+            .api()
+            .unwrap()
+            .post(&path, &Value::Null)
+            .await
+            .unwrap()
+            .status,
+        204
+    );
+    let answer = revoked.get("/api/v1/keys").await.unwrap();
+    assert_eq!(answer.status, 401, "{answer:?}");
+
+    // Nobody waits thirty days: the end of the other token is moved into the past.
+    assert_eq!(expired.get("/api/v1/keys").await.unwrap().status, 200);
+    assert_eq!(server.stop().unwrap(), Some(0));
+    let db = Db::open(&format!(
+        "sqlite:{}",
+        server.data().join("portcullis.db").display()
+    ))
+    .await
+    .unwrap();
+    let mut tx = db.begin().await.unwrap();
+    let rows = tx
+        .execute("UPDATE token SET expires_at = 1 WHERE id = $1", args![expired_id])
+        .await
+        .unwrap();
+    assert_eq!(rows, 1);
+    tx.commit().await.unwrap();
+    db.close().await;
+    server.restart().unwrap();
+    let answer = expired.get("/api/v1/keys").await.unwrap();
+    assert_eq!(answer.status, 401, "{answer:?}");
+    assert_eq!(
+        revoked.get("/api/v1/keys").await.unwrap().status,
+        401,
+        "revoked stays revoked"
+    );
+
+    let nobody = Api::new(&server.url(), "pcl_000000000000000000000000000000000000").unwrap();
+    assert_eq!(nobody.get("/api/v1/keys").await.unwrap().status, 401);
+    let output = e2e::run(
+        server
+            .command()
+            .args(["key", "list"])
+            .env("PORTCULLIS_TOKEN", "nonsense"),
+    )
+    .unwrap();
+    assert_eq!(output.code, Some(5), "{}", output.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_over_a_cap_is_refused_and_the_cap_is_named() {
+    let server = Server::start(Setup::default()).unwrap();
+    let api = server.api().unwrap();
+    let sign = "/api/v1/signatures";
+    let cap = kernel::limits::REQUEST_BYTES_MAX;
+    let large = api.post_bytes(sign, vec![b' '; cap + 1]).await.unwrap();
+    assert_eq!(code(&large), (413, "PC1801"), "{large:?}");
+    assert!(large.body.to_string().contains("REQUEST_BYTES_MAX"), "{large:?}");
+    let deep = api
+        .post_bytes(sign, [vec![b'['; 10_000], vec![b']'; 10_000]].concat())
+        .await
+        .unwrap();
+    assert_eq!(deep.status, 422, "{deep:?}");
+    assert!(deep.body.to_string().contains("JSON_DEPTH_MAX"), "{deep:?}");
+    let items = vec![json!({ "image": "registry.example/app:v1" }); 1_001];
+    let many = api
+        .post("/api/v1/signatures:batch", &json!({ "items": items }))
+        .await
+        .unwrap();
+    assert_eq!(many.status, 422, "{many:?}");
+    assert!(many.body.to_string().contains("BATCH_ITEMS_MAX"), "{many:?}");
+    let large = api
+        .post_bytes("/api/v2/log/entries", vec![b' '; cap + 1])
+        .await
+        .unwrap();
+    assert_eq!(large.status, 413, "{large:?}");
+
+    let bad = json!({ "image": "Not/A Reference" });
+    let answer = api.post(sign, &bad).await.unwrap();
+    assert_eq!(
+        code(&answer),
+        (422, kernel::reference_codes::REFERENCE.id),
+        "{answer:?}"
+    );
+    // Whatever was refused, the server goes on.
+    assert_eq!(api.get("/readyz").await.unwrap().status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_server_on_the_same_data_is_refused() {
+    let server = Server::start(Setup::default()).unwrap();
+    let mut second = server.command();
+    second
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
+        .arg(server.data());
+    let refused = e2e::run(&mut second).unwrap();
+    let locked = store::StoreError::Locked { path: server.data() };
+    assert_eq!(refused.code, Some(7), "{}", refused.text());
+    assert!(refused.stderr.contains(locked.code().id), "{}", refused.text());
+    assert_eq!(
+        server.api().unwrap().get("/readyz").await.unwrap().status,
+        200,
+        "the first one goes on"
+    );
+}

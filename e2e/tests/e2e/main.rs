@@ -8,5 +8,6 @@ mod damage;
 mod interop;
 mod kill_log;
 mod kill_signing;
+mod ledger;
 mod postgresql;
 mod readme;
