@@ -143,6 +143,11 @@ impl Server {
         }
     }
 
+    /// Hands the process over to whoever will end it.
+    pub fn take_process(&mut self) -> Option<Process> {
+        self.process.take()
+    }
+
     /// SIGTERM, and waits for its end; the exit code.
     ///
     /// # Errors
