@@ -47,7 +47,6 @@ async fn main() -> Result<()> {
     }
     // A second installation fails, and changes nothing.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    server::build()?;
     let mut figures = Vec::new();
     for name in names {
         eprintln!("{name} …");

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -11,17 +11,6 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 /// Clock ticks of `/proc/<pid>/stat` in a second (USER_HZ, 100 on every Linux).
 const TICKS: f64 = 100.0;
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-
-/// Builds what is measured.
-pub fn build() -> Result<()> {
-    let status = Command::new("cargo")
-        .args(["build", "--release", "-p", "portcullis"])
-        .current_dir(ROOT)
-        .status()?;
-    ensure!(status.success(), "building portcullis failed");
-    Ok(())
-}
 
 /// The program.
 pub fn program() -> Result<PathBuf> {

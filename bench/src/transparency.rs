@@ -141,7 +141,7 @@ impl Rekor {
         };
         for _ in 0..200 {
             if http
-                .get(format!("{}/api/v2/checkpoint", rekor.url))
+                .get(format!("{}/healthz", rekor.url))
                 .send()
                 .await
                 .is_ok_and(|answer| answer.status() == 200)
