@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use kernel::{Digest, Repository};
@@ -98,13 +99,25 @@ pub(crate) async fn legacy(
     registry
         .push_blob(project, repository, Bytes::from(payload.clone()))
         .await?;
+    let unreadable = Mutex::new(None);
     let merge = |current: Option<&Manifest>| {
-        legacy::add(current, key, &payload, signature).map_err(|error| RegistryError {
-            operation: format!("adding a signature to the tag {tag}"),
-            registry: repository.registry().to_owned(),
-            reason: RegistryReason::Malformed(error.to_string()),
+        legacy::add(current, key, &payload, signature).map_err(|error| {
+            let reason = RegistryReason::Malformed(error.to_string());
+            *unreadable.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            RegistryError {
+                operation: format!("adding a signature to the tag {tag}"),
+                registry: repository.registry().to_owned(),
+                reason,
+            }
         })
     };
-    registry.update_tag(project, repository, &tag, &merge).await?;
-    Ok(())
+    let updated = registry.update_tag(project, repository, &tag, &merge).await;
+    // The registry answered; it is the tag's content that stands in the way.
+    match unreadable.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => {
+            let why = error.to_string();
+            Err(SigningError::LegacyTag { tag, why })
+        }
+        None => Ok(updated?),
+    }
 }

@@ -41,7 +41,12 @@ impl Case {
 
     /// The reason for which a bundle with these entries does not count.
     fn refused(&self, entries: &[Value]) -> &'static str {
-        refused(&key_bundle(&self.signer, &self.work, entries), self.image, &self.policy).reason
+        refused(
+            &key_bundle(&self.signer, &self.work, entries),
+            self.image,
+            &self.policy,
+        )
+        .reason
     }
 }
 
@@ -58,7 +63,10 @@ fn what_is_right_is_accepted_and_says_what_was_proven() {
     let case = Case::new();
     let accepted = check_bundle(&case.good(), case.image, &case.policy, now()).unwrap();
     assert_eq!(accepted.key_id, Some(case.signer.public_key().id().to_string()));
-    assert_eq!((accepted.logged, accepted.log_index, accepted.time), (true, Some(1), None));
+    assert_eq!(
+        (accepted.logged, accepted.log_index, accepted.time),
+        (true, Some(1), None)
+    );
 }
 
 #[test]
@@ -69,7 +77,9 @@ fn t01_a_promise_over_another_body_is_no_promise() {
     let pem = signer.public_key().to_pem();
     let body = dsse1(&work.payload, &work.rekord.signature, &pem);
     let bundle_of = |entry: Value| {
-        bundle(V01, &by_hint(signer.public_key()), &[entry], &work.content).to_string().into_bytes()
+        bundle(V01, &by_hint(signer.public_key()), &[entry], &work.content)
+            .to_string()
+            .into_bytes()
     };
     let right = log.entry("dsse", &body, ago(30));
     let accepted = check_bundle(&bundle_of(right.clone()), image, &policy, now()).unwrap();
@@ -162,20 +172,36 @@ fn t05_a_log_key_counts_in_its_time_only() {
     }
     // A retired log beside a valid one: neither name lends its window to the other.
     let valid = Rekor2::new("valid");
-    let both = root(&[case.log.trusted(ago(100), Some(ago(50))), valid.trusted(ago(100), None)]);
+    let both = root(&[
+        case.log.trusted(ago(100), Some(ago(50))),
+        valid.trusted(ago(100), None),
+    ]);
     let mut renamed = case.entry();
     renamed["logId"] = valid.entry(&case.work.rekord)["logId"].clone();
     for entry in [case.entry(), renamed] {
         let bundle = key_bundle(&case.signer, &case.work, &[entry]);
-        assert_eq!(refused(&bundle, case.image, &by_key(&case.signer).with_log(both.clone())).reason, "log");
+        assert_eq!(
+            refused(&bundle, case.image, &by_key(&case.signer).with_log(both.clone())).reason,
+            "log"
+        );
     }
     // Rekor v1 proves its time: that is what the window is held against.
     let old = Rekor1::new();
-    let body = dsse1(&case.work.payload, &case.work.rekord.signature, &case.signer.public_key().to_pem());
+    let body = dsse1(
+        &case.work.payload,
+        &case.work.rekord.signature,
+        &case.signer.public_key().to_pem(),
+    );
     for (time, counts) in [(ago(200), false), (ago(70), true), (ago(40), false)] {
         let policy = policy_of(old.trusted(ago(100), Some(ago(50))));
         let entry = old.entry("dsse", &body, time);
-        let bundle = bundle(V01, &by_hint(case.signer.public_key()), &[entry], &case.work.content).to_string();
+        let bundle = bundle(
+            V01,
+            &by_hint(case.signer.public_key()),
+            &[entry],
+            &case.work.content,
+        )
+        .to_string();
         let outcome = check_bundle(bundle.as_bytes(), case.image, &policy, now());
         assert_eq!(outcome.is_ok(), counts, "{time}: {outcome:?}");
     }
@@ -188,7 +214,11 @@ fn t07_a_bundle_cut_at_any_byte_is_no_bundle() {
     for policy in [&case.policy, &without_log(&case.policy)] {
         assert!(check_bundle(&bundle, case.image, policy, now()).is_ok());
         for end in 0..bundle.len() {
-            assert_eq!(refused(&bundle[..end], case.image, policy).reason, "malformed", "cut at {end}");
+            assert_eq!(
+                refused(&bundle[..end], case.image, policy).reason,
+                "malformed",
+                "cut at {end}"
+            );
         }
     }
 }
@@ -199,24 +229,40 @@ fn t07_a_signed_payload_that_is_no_statement_is_an_error() {
     let whole = image_work(&signer, image).payload;
     for end in (0..whole.len()).step_by(7) {
         let bundle = key_bundle(&signer, &dsse_work(&signer, &whole[..end]), &[]);
-        assert_eq!(refused(&bundle, image, &by_key(&signer)).reason, "malformed", "cut at {end}");
+        assert_eq!(
+            refused(&bundle, image, &by_key(&signer)).reason,
+            "malformed",
+            "cut at {end}"
+        );
     }
 }
 
 #[test]
 fn t08_an_attestation_of_something_else_is_no_signature() {
     let (signer, image) = (signer(), Digest::of(b"image"));
-    for kind in [ATTESTATION, "", "https://sigstore.dev/cosign/sign/v10", "https://slsa.dev/provenance/v1"] {
+    for kind in [
+        ATTESTATION,
+        "",
+        "https://sigstore.dev/cosign/sign/v10",
+        "https://slsa.dev/provenance/v1",
+    ] {
         let work = dsse_work(&signer, &statement_of(kind, image));
         let bundle = key_bundle(&signer, &work, &[]);
-        assert_eq!(refused(&bundle, image, &by_key(&signer)).reason, "predicate-type", "{kind}");
+        assert_eq!(
+            refused(&bundle, image, &by_key(&signer)).reason,
+            "predicate-type",
+            "{kind}"
+        );
         // The same for a file: a verdict about it is not its signature.
         let outcome = check_blob(&bundle, image, None, &by_key(&signer), now());
         assert_eq!(outcome.unwrap_err().reason, "predicate-type", "{kind}");
     }
     let mut other = image_work(&signer, image);
     other.content["dsseEnvelope"]["payloadType"] = "text/plain".into();
-    assert_eq!(refused(&key_bundle(&signer, &other, &[]), image, &by_key(&signer)).reason, "not-a-signature");
+    assert_eq!(
+        refused(&key_bundle(&signer, &other, &[]), image, &by_key(&signer)).reason,
+        "not-a-signature"
+    );
 }
 
 #[test]
@@ -227,22 +273,37 @@ fn t09_the_bundle_of_one_image_does_not_sign_another() {
     let file = key_bundle(&case.signer, &message_work(&case.signer, b"a file"), &[]);
     let policy = by_key(&case.signer);
     assert!(check_blob(&file, Digest::of(b"a file"), None, &policy, now()).is_ok());
-    assert_eq!(check_blob(&file, other, None, &policy, now()).unwrap_err().reason, "no-matching-key");
+    assert_eq!(
+        check_blob(&file, other, None, &policy, now()).unwrap_err().reason,
+        "no-matching-key"
+    );
     // A signature over the digest of an image as a file is none of the image.
-    assert_eq!(refused(&file, Digest::of(b"a file"), &policy).reason, "not-a-signature");
+    assert_eq!(
+        refused(&file, Digest::of(b"a file"), &policy).reason,
+        "not-a-signature"
+    );
 }
 
 #[test]
 fn t28_what_nests_or_repeats_without_end_is_refused_before_it_is_parsed() {
     let case = Case::new();
     let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
-    assert_eq!(refused(deep.as_bytes(), case.image, &case.policy).reason, "malformed");
+    assert_eq!(
+        refused(deep.as_bytes(), case.image, &case.policy).reason,
+        "malformed"
+    );
     let good = String::from_utf8(case.good()).unwrap();
     let hidden = good.replacen('{', &format!("{{\"x\":{deep},"), 1);
-    assert_eq!(refused(hidden.as_bytes(), case.image, &case.policy).reason, "malformed");
+    assert_eq!(
+        refused(hidden.as_bytes(), case.image, &case.policy).reason,
+        "malformed"
+    );
     let payload = format!("{{\"_type\":{deep}}}");
     let bundle = key_bundle(&case.signer, &dsse_work(&case.signer, payload.as_bytes()), &[]);
-    assert_eq!(refused(&bundle, case.image, &without_log(&case.policy)).reason, "malformed");
+    assert_eq!(
+        refused(&bundle, case.image, &without_log(&case.policy)).reason,
+        "malformed"
+    );
 }
 
 #[test]
@@ -253,15 +314,36 @@ fn t40_no_version_of_the_bundle_waives_the_log() {
     bare.as_object_mut().unwrap().remove("inclusionProof");
     let mut promised = bare.clone();
     promised["inclusionPromise"] = json!({ "signedEntryTimestamp": b64(b"") });
-    for version in [V01, V02, V03, "application/vnd.dev.sigstore.bundle+json;version=0.3"] {
+    for version in [
+        V01,
+        V02,
+        V03,
+        "application/vnd.dev.sigstore.bundle+json;version=0.3",
+    ] {
         for entries in [vec![], vec![bare.clone()], vec![promised.clone()]] {
-            let bundle = bundle(version, &key, &entries, &case.work.content).to_string().into_bytes();
-            assert_eq!(refused(&bundle, case.image, &case.policy).reason, "log", "{version}");
+            let bundle = bundle(version, &key, &entries, &case.work.content)
+                .to_string()
+                .into_bytes();
+            assert_eq!(
+                refused(&bundle, case.image, &case.policy).reason,
+                "log",
+                "{version}"
+            );
         }
     }
-    for version in ["application/vnd.dev.sigstore.bundle+json;version=0.0", "application/json", ""] {
-        let bundle = bundle(version, &key, &[], &case.work.content).to_string().into_bytes();
-        assert_eq!(refused(&bundle, case.image, &case.policy).reason, "malformed", "{version}");
+    for version in [
+        "application/vnd.dev.sigstore.bundle+json;version=0.0",
+        "application/json",
+        "",
+    ] {
+        let bundle = bundle(version, &key, &[], &case.work.content)
+            .to_string()
+            .into_bytes();
+        assert_eq!(
+            refused(&bundle, case.image, &case.policy).reason,
+            "malformed",
+            "{version}"
+        );
     }
 }
 
@@ -274,7 +356,10 @@ fn a_bundle_with_two_signatures_is_refused() {
     for two in [json!([first, other]), json!([other, first]), json!([])] {
         bundle["dsseEnvelope"]["signatures"] = two;
         let bytes = bundle.to_string().into_bytes();
-        assert_eq!(refused(&bytes, case.image, &without_log(&case.policy)).reason, "malformed");
+        assert_eq!(
+            refused(&bytes, case.image, &without_log(&case.policy)).reason,
+            "malformed"
+        );
     }
 }
 
@@ -292,7 +377,10 @@ fn a_proof_against_another_tree_is_refused() {
     (moved["logIndex"], moved["inclusionProof"]["logIndex"]) = ("0".into(), "0".into());
     assert_eq!(case.refused(&[moved]), "log");
     let mut resized = case.entry();
-    let note = resized["inclusionProof"]["checkpoint"]["envelope"].as_str().unwrap().replace("\n2\n", "\n3\n");
+    let note = resized["inclusionProof"]["checkpoint"]["envelope"]
+        .as_str()
+        .unwrap()
+        .replace("\n2\n", "\n3\n");
     resized["inclusionProof"]["checkpoint"]["envelope"] = note.into();
     assert_eq!(case.refused(&[resized]), "log");
 }
@@ -323,10 +411,26 @@ fn every_bit_of_the_evidence_matters() {
 #[test]
 fn a_signature_that_names_our_key_and_fails_is_told_from_one_of_another_key() {
     let (ours, other, image) = (signer(), signer(), Digest::of(b"image"));
-    let foreign = refused(&key_bundle(&other, &image_work(&other, image), &[]), image, &by_key(&ours));
+    let foreign = refused(
+        &key_bundle(&other, &image_work(&other, image), &[]),
+        image,
+        &by_key(&ours),
+    );
     assert_eq!(foreign.reason, "no-matching-key");
-    assert!(foreign.detail.contains(&other.public_key().hint()), "{}", foreign.detail);
-    let damaged = refused(&key_bundle(&ours, &image_work(&other, image), &[]), image, &by_key(&ours));
+    assert!(
+        foreign.detail.contains(&other.public_key().hint()),
+        "{}",
+        foreign.detail
+    );
+    let damaged = refused(
+        &key_bundle(&ours, &image_work(&other, image), &[]),
+        image,
+        &by_key(&ours),
+    );
     assert_eq!(damaged.reason, "no-matching-key");
-    assert!(damaged.detail.contains(&ours.public_key().id().to_string()), "{}", damaged.detail);
+    assert!(
+        damaged.detail.contains(&ours.public_key().id().to_string()),
+        "{}",
+        damaged.detail
+    );
 }

@@ -10,7 +10,6 @@ use kernel::limits::SIGNATURE_BLOB_BYTES_MAX;
 use kernel::{Clock as _, Digest, Fault as _, Kind, Reference, Repository};
 use serde_json::json;
 use signing::format::legacy;
-use signing::key::Signer as _;
 use signing::ports::{Descriptor, Manifest, Merge, Registry, RegistryError, RegistryReason};
 use signing::{Formats, SigningError};
 
@@ -115,7 +114,9 @@ impl Registry for Flaky {
         bytes: Bytes,
     ) -> Result<(), RegistryError> {
         self.call()?;
-        self.inner.attach(project, repository, subject, manifest, bytes).await
+        self.inner
+            .attach(project, repository, subject, manifest, bytes)
+            .await
     }
 
     async fn update_tag(
@@ -134,13 +135,20 @@ impl Registry for Flaky {
 async fn crowded() -> (World, signing::key::LocalSigner) {
     let world = World::new().await;
     let (ours, stranger) = (signer(), signer());
-    world.attach(world.image, &key_bundle(&stranger, &image_work(&stranger, world.image), &[])).await;
+    world
+        .attach(
+            world.image,
+            &key_bundle(&stranger, &image_work(&stranger, world.image), &[]),
+        )
+        .await;
     let payload = legacy::payload(&world.repository, world.image, &annotations(&[]));
     let layer = |signer: &signing::key::LocalSigner| {
         let signature = b64(signer.sign_now(Digest::of(&payload)).unwrap());
         (payload.clone(), json!({ (legacy::SIGNATURE): signature }))
     };
-    world.put_legacy(world.image, &[layer(&stranger), layer(&ours)]).await;
+    world
+        .put_legacy(world.image, &[layer(&stranger), layer(&ours)])
+        .await;
     (world, ours)
 }
 
@@ -161,8 +169,15 @@ async fn t31_any_error_of_any_call_is_never_verified_and_never_unsigned() {
         for reason in REASONS {
             let (outcome, _) = verify(fails_at, *reason).await;
             let error = outcome.unwrap_err();
-            assert!(matches!(error, SigningError::Registry(_)), "call {fails_at}: {error:?}");
-            assert_eq!(format!("{error:?}").contains(&format!("{:?}", reason())), true, "{error:?}");
+            assert!(
+                matches!(error, SigningError::Registry(_)),
+                "call {fails_at}: {error:?}"
+            );
+            assert_eq!(
+                format!("{error:?}").contains(&format!("{:?}", reason())),
+                true,
+                "{error:?}"
+            );
         }
     }
 }
@@ -172,20 +187,43 @@ async fn t31_any_error_of_any_call_while_signing_is_never_a_success() {
     let world = World::new().await;
     let request = world.request(world.repository.tagged("v1"));
     let count = Arc::new(Flaky::new(world.client.clone(), u32::MAX, REASONS[0]));
-    world.over(count.clone()).sign(&world.context(), &request).await.unwrap();
+    world
+        .over(count.clone())
+        .sign(&world.context(), &request)
+        .await
+        .unwrap();
     let calls = count.calls.load(Ordering::SeqCst);
     assert!(calls >= 7, "{calls}");
     for fails_at in 0..calls {
-        let image = world.fake.put_image(REPOSITORY, "next", &format!("{fails_at}")).await.unwrap();
+        let image = world
+            .fake
+            .put_image(REPOSITORY, "next", &format!("{fails_at}"))
+            .await
+            .unwrap();
         let request = world.request(world.repository.tagged("next"));
         let registry = Arc::new(Flaky::new(world.client.clone(), fails_at, REASONS[11]));
-        world.over(registry).sign(&world.context(), &request).await.unwrap_err();
+        world
+            .over(registry)
+            .sign(&world.context(), &request)
+            .await
+            .unwrap_err();
         // The next one goes on from there, with no second signature or entry.
-        let signed = world.another().sign(&world.context(), &request).await.unwrap().remove(0);
+        let signed = world
+            .another()
+            .sign(&world.context(), &request)
+            .await
+            .unwrap()
+            .remove(0);
         assert_eq!(signed.digest, image);
         assert_eq!(world.log_size().await, u64::from(fails_at) + 2);
         assert_eq!(world.signatures().await, i64::from(fails_at) + 2);
-        assert!(world.try_verify_digest(image, &world.logged_policy().await).await.unwrap().verified);
+        assert!(
+            world
+                .try_verify_digest(image, &world.logged_policy().await)
+                .await
+                .unwrap()
+                .verified
+        );
     }
 }
 
@@ -203,7 +241,10 @@ async fn t44_each_failure_to_ask_is_told_as_what_it_is() {
         plan.listing_status = None;
         plan.listing_content_type = Some("text/html".to_owned());
     });
-    assert_eq!(world.try_verify(&policy).await.unwrap_err().kind(), Kind::Unavailable);
+    assert_eq!(
+        world.try_verify(&policy).await.unwrap_err().kind(),
+        Kind::Unavailable
+    );
     world.fake.fault(|plan| {
         plan.listing_content_type = None;
         plan.fail_reads = u32::MAX;
@@ -224,11 +265,19 @@ async fn t44_a_dead_registry_is_no_verdict_for_the_server_either() {
         recursive: false,
     };
     world.fake.fault(|plan| plan.listing_status = Some(503));
-    world.verifying.verify(&world.context(), &request).await.unwrap_err();
+    world
+        .verifying
+        .verify(&world.context(), &request)
+        .await
+        .unwrap_err();
     world.fake.fault(|plan| plan.listing_status = None);
     // The failure was not kept as a verdict.
     world.sign().await;
-    assert!(world.verifying.verify(&world.context(), &request).await.unwrap()[0].report.verified);
+    assert!(
+        world.verifying.verify(&world.context(), &request).await.unwrap()[0]
+            .report
+            .verified
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,10 +299,14 @@ async fn t10_a_registry_that_changes_its_answer_verifies_nothing_else() {
     world.fake.fault(|plan| plan.flip_flop = false);
     // A tag that moves between two looks: each verdict is about the digest that it names.
     let tag = world.repository.tagged("v1");
-    let first = signing::verify::verify(&*world.client, "", &tag, &policy, false, now).await.unwrap();
+    let first = signing::verify::verify(&*world.client, "", &tag, &policy, false, now)
+        .await
+        .unwrap();
     assert!(first[0].verified && first[0].digest == world.image);
     world.fake.put_image(REPOSITORY, "v1", "other").await.unwrap();
-    let second = signing::verify::verify(&*world.client, "", &tag, &policy, false, now).await.unwrap();
+    let second = signing::verify::verify(&*world.client, "", &tag, &policy, false, now)
+        .await
+        .unwrap();
     assert!(!second[0].verified && second[0].digest == other);
 }
 
@@ -270,9 +323,16 @@ async fn t12_the_subject_is_the_image_that_was_asked_for() {
     });
     let tag = format!("sha256-{}", world.image.hex());
     let kind = signing::format::referrer::IMAGE_INDEX;
-    world.fake.put_manifest(REPOSITORY, Some(&tag), kind, index.to_string().as_bytes()).await.unwrap();
+    world
+        .fake
+        .put_manifest(REPOSITORY, Some(&tag), kind, index.to_string().as_bytes())
+        .await
+        .unwrap();
     world.fake.fault(|plan| plan.listing_status = Some(404));
-    assert_eq!(only_reason(&world.verify(&by_key(&signer)).await), "other-subject");
+    assert_eq!(
+        only_reason(&world.verify(&by_key(&signer)).await),
+        "other-subject"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,7 +347,9 @@ async fn t15_a_candidate_over_the_cap_is_not_read_and_hides_no_other() {
     assert!(world.verify(&policy).await.verified);
     // The same in the signature tag.
     let other = world.fake.put_image(REPOSITORY, "v2", "other").await.unwrap();
-    world.put_legacy(other, &[(vec![b' '; SIGNATURE_BLOB_BYTES_MAX + 1], json!({}))]).await;
+    world
+        .put_legacy(other, &[(vec![b' '; SIGNATURE_BLOB_BYTES_MAX + 1], json!({}))])
+        .await;
     let report = world.try_verify_digest(other, &policy).await.unwrap();
     assert_eq!(only_reason(&report), "too-large");
 }
@@ -322,8 +384,16 @@ async fn a_candidate_whose_content_is_gone_is_no_failure() {
     let (descriptor, manifest) = signing::format::referrer::write(&subject, &bundle);
     // The manifest is there, its blob never was.
     let kind = signing::format::referrer::IMAGE_MANIFEST;
-    world.fake.put_manifest(REPOSITORY, None, kind, &manifest).await.unwrap();
-    let listed = world.client.referrers("", &world.repository, world.image).await.unwrap();
+    world
+        .fake
+        .put_manifest(REPOSITORY, None, kind, &manifest)
+        .await
+        .unwrap();
+    let listed = world
+        .client
+        .referrers("", &world.repository, world.image)
+        .await
+        .unwrap();
     assert_eq!(listed[0].digest, descriptor.digest);
     assert_eq!(only_reason(&world.verify(&by_key(&signer)).await), "gone");
     world.sign().await;
@@ -357,11 +427,19 @@ async fn a_tag_that_moved_while_its_image_was_signed_is_told() {
         async fn blob(&self, p: &str, r: &Repository, d: Digest, max: usize) -> Result<Bytes, RegistryError> {
             self.0.blob(p, r, d, max).await
         }
-        async fn referrers(&self, p: &str, r: &Repository, d: Digest) -> Result<Vec<Descriptor>, RegistryError> {
+        async fn referrers(
+            &self,
+            p: &str,
+            r: &Repository,
+            d: Digest,
+        ) -> Result<Vec<Descriptor>, RegistryError> {
             self.0.referrers(p, r, d).await
         }
         async fn push_blob(&self, p: &str, r: &Repository, bytes: Bytes) -> Result<(), RegistryError> {
-            self.1.put_image(REPOSITORY, "v1", "somebody else's").await.unwrap();
+            self.1
+                .put_image(REPOSITORY, "v1", "somebody else's")
+                .await
+                .unwrap();
             self.0.push_blob(p, r, bytes).await
         }
         async fn attach(
@@ -374,7 +452,13 @@ async fn a_tag_that_moved_while_its_image_was_signed_is_told() {
         ) -> Result<(), RegistryError> {
             self.0.attach(p, r, d, m, b).await
         }
-        async fn update_tag(&self, p: &str, r: &Repository, t: &str, m: &Merge<'_>) -> Result<(), RegistryError> {
+        async fn update_tag(
+            &self,
+            p: &str,
+            r: &Repository,
+            t: &str,
+            m: &Merge<'_>,
+        ) -> Result<(), RegistryError> {
             self.0.update_tag(p, r, t, m).await
         }
     }
@@ -391,5 +475,11 @@ async fn a_tag_that_moved_while_its_image_was_signed_is_told() {
     assert!(world.verify(&policy).await.verified);
     let now_there = world.fake.tag_digest(REPOSITORY, "v1").await.unwrap().unwrap();
     assert_ne!(now_there, world.image);
-    assert!(!world.try_verify_digest(now_there, &policy).await.unwrap().verified);
+    assert!(
+        !world
+            .try_verify_digest(now_there, &policy)
+            .await
+            .unwrap()
+            .verified
+    );
 }

@@ -36,7 +36,10 @@ pub fn signer() -> LocalSigner {
 }
 
 pub fn annotations(pairs: &[(&str, &str)]) -> Annotations {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 /// A statement of any type about `image`.
@@ -115,7 +118,9 @@ pub fn by_hint(key: &PublicKey) -> Value {
 
 /// A bundle of version 0.3 by a key.
 pub fn key_bundle(signer: &LocalSigner, work: &Work, entries: &[Value]) -> Vec<u8> {
-    bundle(V03, &by_hint(signer.public_key()), entries, &work.content).to_string().into_bytes()
+    bundle(V03, &by_hint(signer.public_key()), entries, &work.content)
+        .to_string()
+        .into_bytes()
 }
 
 /// A log of the second kind of Rekor, whose tree a test grows as it likes.
@@ -138,7 +143,14 @@ impl Rekor2 {
     /// Its entry in a trusted root.
     pub fn trusted(&self, start: Timestamp, end: Option<Timestamp>) -> Value {
         let verifier = self.key.verifier();
-        log_json(&self.origin, &verifier.spki(), "PKIX_ED25519", &verifier.log_id(), start, end)
+        log_json(
+            &self.origin,
+            &verifier.spki(),
+            "PKIX_ED25519",
+            &verifier.log_id(),
+            start,
+            end,
+        )
     }
 
     /// An entry in a tree of two, at index 1.
@@ -179,7 +191,10 @@ impl Rekor1 {
     }
 
     fn spki(&self) -> Vec<u8> {
-        AsDer::<PublicKeyX509Der<'_>>::as_der(self.pair.public_key()).unwrap().as_ref().to_vec()
+        AsDer::<PublicKeyX509Der<'_>>::as_der(self.pair.public_key())
+            .unwrap()
+            .as_ref()
+            .to_vec()
     }
 
     fn id(&self) -> Digest {
@@ -188,13 +203,21 @@ impl Rekor1 {
 
     pub fn trusted(&self, start: Timestamp, end: Option<Timestamp>) -> Value {
         let id = self.id();
-        log_json("rekor.example", &self.spki(), "PKIX_ECDSA_P256_SHA_256", id.as_bytes(), start, end)
+        log_json(
+            "rekor.example",
+            &self.spki(),
+            "PKIX_ECDSA_P256_SHA_256",
+            id.as_bytes(),
+            start,
+            end,
+        )
     }
 
     /// The signed entry timestamp: ECDSA over the canonical JSON (RFC 8785) of the four members.
     pub fn promise(&self, body: &[u8], time: Timestamp, index: u64) -> String {
         let (body, id, time) = (b64(body), self.id().hex(), time.as_second());
-        let text = format!(r#"{{"body":"{body}","integratedTime":{time},"logID":"{id}","logIndex":{index}}}"#);
+        let text =
+            format!(r#"{{"body":"{body}","integratedTime":{time},"logID":"{id}","logIndex":{index}}}"#);
         b64(self.pair.sign(&SystemRandom::new(), text.as_bytes()).unwrap())
     }
 

@@ -1,1 +1,156 @@
-//! To come.
+//! The fuzz targets, for a second each, on examples that were changed a little. The same functions run for hours under
+//! `cargo +nightly fuzz run TARGET`.
+
+use kernel::{Digest, Random as _, SeededRandom};
+use signing::format::{Annotations, legacy};
+use signing::key::Signer as _;
+use signing::trust::{LogIdentity, trusted_root};
+
+use crate::forge::*;
+
+#[path = "../../../../fuzz/src/lib.rs"]
+mod targets;
+
+/// Changes of each example.
+const ROUNDS: usize = 1_500;
+/// The same for those that derive a key from a password when they get far.
+const SLOW_ROUNDS: usize = 60;
+
+struct Dice(SeededRandom);
+
+impl Dice {
+    fn below(&self, limit: usize) -> usize {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes);
+        usize::try_from(u64::from_be_bytes(bytes) % limit.max(1) as u64).unwrap()
+    }
+
+    /// One to four changes: a bit, a byte, a cut, a piece twice, a piece of another example.
+    fn change(&self, example: &[u8], others: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = example.to_vec();
+        for _ in 0..=self.below(4) {
+            let at = self.below(out.len());
+            match self.below(6) {
+                0 if !out.is_empty() => out[at] ^= 1 << self.below(8),
+                1 if !out.is_empty() => out[at] = b"\0\"\\{}[]:/@.,-_9 \xff\n"[self.below(17)],
+                2 => out.truncate(at),
+                3 => out.insert(at, b"\"{[0/:\0"[self.below(7)]),
+                4 => {
+                    let piece = out[at..out.len().min(at + self.below(40))].to_vec();
+                    out.splice(at..at, piece);
+                }
+                _ => {
+                    let other = &others[self.below(others.len())];
+                    let from = self.below(other.len());
+                    let piece = other[from..other.len().min(from + self.below(60))].to_vec();
+                    out.splice(at..at, piece);
+                }
+            }
+        }
+        out
+    }
+}
+
+fn examples(target: &str) -> Vec<Vec<u8>> {
+    let (signer, image, log) = (signer(), Digest::of(targets::IMAGE), Rekor2::new("fuzz"));
+    let work = image_work(&signer, image);
+    let entry = log.entry(&work.rekord);
+    let pem = signer.public_key().to_pem();
+    let repository = "r.example:5000/team/app".parse().unwrap();
+    let texts: Vec<String> = match target {
+        "bundle" => {
+            let file = message_work(&signer, targets::IMAGE);
+            return vec![
+                key_bundle(&signer, &work, &[entry]),
+                key_bundle(&signer, &file, &[]),
+            ];
+        }
+        "checkpoint" => vec![
+            entry["inclusionProof"]["checkpoint"]["envelope"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+        ],
+        "digest" => vec![image.to_string()],
+        "entry_bundle" => {
+            let body = work.rekord.accept().unwrap().body;
+            return vec![tlog::tile::encode_bundle(&[body.clone(), body]).unwrap()];
+        }
+        "key_file" => vec![include_str!("fixtures/cosign-3.1.3.key").to_owned()],
+        "legacy_manifest" => {
+            let payload = legacy::payload(&repository, image, &Annotations::new());
+            let signature = signer.sign_now(Digest::of(&payload)).unwrap();
+            return vec![
+                legacy::add(None, signer.public_key(), &payload, &signature)
+                    .unwrap()
+                    .unwrap()
+                    .bytes,
+            ];
+        }
+        "pattern" => vec!["r.example/team/app".to_owned(), "*.example/team/**".to_owned()],
+        "public_key" => return vec![pem.into_bytes(), signer.public_key().spki().to_vec()],
+        "reference" => vec![
+            format!("r.example:5000/team/app:v1@{image}"),
+            "localhost/a".to_owned(),
+            "[::1]:5000/a/b".to_owned(),
+            "alpine".to_owned(),
+        ],
+        "rekor_request" => vec![
+            serde_json::json!({ "hashedRekordRequestV002": {
+                "digest": b64(&work.rekord.digest),
+                "signature": { "content": b64(&work.rekord.signature), "verifier": {
+                    "publicKey": { "rawBytes": b64(signer.public_key().spki()) },
+                    "keyDetails": "PKIX_ECDSA_P256_SHA_256",
+                }},
+            }})
+            .to_string(),
+        ],
+        "simple_signing" => return vec![legacy::payload(&repository, image, &annotations(&[("a", "b")]))],
+        "statement_json" => return vec![work.payload],
+        "tile_hashes" => return vec![image.as_bytes().repeat(2)],
+        "tile_path" => vec!["0/x001/x234/067".to_owned(), "entries/000.p/5".to_owned()],
+        "token" => vec![
+            access::TokenText::generate(&SeededRandom::new(1))
+                .expose()
+                .to_owned(),
+        ],
+        "trust_root" => vec![trusted_root(&LogIdentity {
+            origin: "a.example".to_owned(),
+            public_key: signer.public_key().spki().to_vec(),
+            id: image.as_bytes().to_vec(),
+            since: ago(0),
+        })],
+        other => panic!("there is no example for {other}"),
+    };
+    texts.into_iter().map(String::into_bytes).collect()
+}
+
+#[test]
+fn no_parser_of_outside_bytes_breaks_on_what_is_almost_right() {
+    for (name, target) in targets::TARGETS {
+        let dice = Dice(SeededRandom::new(7));
+        let examples = examples(name);
+        let rounds = if *name == "key_file" { SLOW_ROUNDS } else { ROUNDS };
+        for example in &examples {
+            target(example);
+            for _ in 0..rounds / examples.len() {
+                target(&dice.change(example, &examples));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_target_has_its_file_and_is_built() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz");
+    let manifest = std::fs::read_to_string(format!("{folder}/Cargo.toml")).unwrap();
+    for (name, _) in targets::TARGETS {
+        let text = std::fs::read_to_string(format!("{folder}/fuzz_targets/{name}.rs")).unwrap();
+        assert!(text.contains(&format!("fuzz::{name}(bytes)")), "{name}");
+        assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
+    }
+    let files = std::fs::read_dir(format!("{folder}/fuzz_targets"))
+        .unwrap()
+        .count();
+    assert_eq!(files, targets::TARGETS.len());
+}

@@ -1,1 +1,148 @@
-//! To come.
+//! Bad input: each has its own code, and nothing is half done.
+
+use kernel::{Fault as _, Kind};
+use serde_json::json;
+use signing::format::{legacy, referrer};
+
+use crate::forge::*;
+use crate::world::{REPOSITORY, World};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_with_too_many_manifests_is_refused_before_anything_is_signed() {
+    let world = World::new().await;
+    let mut manifests = Vec::new();
+    for number in 0..257 {
+        let digest = world
+            .fake
+            .put_image(REPOSITORY, "n", &format!("{number}"))
+            .await
+            .unwrap();
+        manifests.push(json!({ "mediaType": referrer::IMAGE_MANIFEST, "digest": digest, "size": 1 }));
+    }
+    let index = json!({ "schemaVersion": 2, "mediaType": referrer::IMAGE_INDEX, "manifests": manifests });
+    let bytes = index.to_string();
+    world
+        .fake
+        .put_manifest(REPOSITORY, Some("all"), referrer::IMAGE_INDEX, bytes.as_bytes())
+        .await
+        .unwrap();
+    let mut request = world.request(world.repository.tagged("all"));
+    request.recursive = true;
+    let error = world.signing.sign(&world.context(), &request).await.unwrap_err();
+    assert_eq!((error.code().id, error.kind()), ("PC1205", Kind::TooLarge));
+    assert_eq!((world.signatures().await, world.log_size().await), (0, 0));
+    request.recursive = false;
+    assert_eq!(
+        world
+            .signing
+            .sign(&world.context(), &request)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_whose_manifest_is_missing_signs_nothing() {
+    let world = World::new().await;
+    let missing = kernel::Digest::of(b"nobody pushed this");
+    let entries = json!([
+        { "mediaType": referrer::IMAGE_MANIFEST, "digest": world.image, "size": 1 },
+        { "mediaType": referrer::IMAGE_MANIFEST, "digest": missing, "size": 1 },
+    ]);
+    let index =
+        json!({ "schemaVersion": 2, "mediaType": referrer::IMAGE_INDEX, "manifests": entries }).to_string();
+    world
+        .fake
+        .put_manifest(REPOSITORY, Some("all"), referrer::IMAGE_INDEX, index.as_bytes())
+        .await
+        .unwrap();
+    let mut request = world.request(world.repository.tagged("all"));
+    request.recursive = true;
+    let error = world.signing.sign(&world.context(), &request).await.unwrap_err();
+    assert_eq!(error.code().id, "PC1501");
+    assert_eq!((world.signatures().await, world.log_size().await), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn annotations_have_caps() {
+    let world = World::new().await;
+    let many: Vec<(String, String)> = (0..65)
+        .map(|number| (format!("{number}"), String::new()))
+        .collect();
+    let long = "x".repeat(4_097);
+    for bad in [
+        many.into_iter().collect(),
+        annotations(&[("", "x")]),
+        annotations(&[("a", &long)]),
+        annotations(&[(&long, "a")]),
+    ] {
+        let mut request = world.request(world.reference());
+        request.annotations = bad;
+        let error = world.signing.sign(&world.context(), &request).await.unwrap_err();
+        assert_eq!((error.code().id, error.kind()), ("PC1208", Kind::Invalid));
+    }
+    // Characters that JSON writes as six: many such annotations are over the cap of a statement.
+    let escaped = "\u{1}".repeat(4_096);
+    let mut request = world.request(world.reference());
+    request.annotations = (0..64)
+        .map(|number| (format!("{number}"), escaped.clone()))
+        .collect();
+    let error = world.signing.sign(&world.context(), &request).await.unwrap_err();
+    assert_eq!(error.code().id, "PC1208");
+    assert_eq!(
+        (world.signatures().await, world.fake.calls().manifest_writes),
+        (0, 0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_statement_that_is_signed_is_read_back() {
+    let world = World::new().await;
+    let mut request = world.request(world.reference());
+    request.annotations = (0..64)
+        .map(|number| (format!("{number}"), "\u{1}".repeat(1_500)))
+        .collect();
+    world.sign_as(&request).await;
+    let report = world
+        .verify(&world.logged_policy().await.with_annotations(request.annotations))
+        .await;
+    assert!(report.accepted_in("bundle"), "{:?}", report.reasons);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_tag_that_holds_something_else_is_left_alone() {
+    let world = World::new().await;
+    let tag = legacy::tag(world.image);
+    let index =
+        json!({ "schemaVersion": 2, "mediaType": referrer::IMAGE_INDEX, "manifests": [] }).to_string();
+    let held = world
+        .fake
+        .put_manifest(REPOSITORY, Some(&tag), referrer::IMAGE_INDEX, index.as_bytes())
+        .await
+        .unwrap();
+    let error = world
+        .signing
+        .sign(&world.context(), &world.request(world.reference()))
+        .await
+        .unwrap_err();
+    assert_eq!(error.code().id, "PC1207", "{error:?}");
+    assert_eq!(world.fake.tag_digest(REPOSITORY, &tag).await.unwrap(), Some(held));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reference_to_nothing_is_told() {
+    let world = World::new().await;
+    let error = world
+        .signing
+        .sign(&world.context(), &world.request(world.repository.tagged("no")))
+        .await
+        .unwrap_err();
+    assert_eq!((error.code().id, error.kind()), ("PC1501", Kind::NotFound));
+    let policy = world.policy().await;
+    let now = now();
+    let image = world.repository.tagged("no");
+    let outcome = signing::verify::verify(&*world.client, "", &image, &policy, false, now).await;
+    assert_eq!(outcome.unwrap_err().kind(), Kind::NotFound);
+}

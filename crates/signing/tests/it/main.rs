@@ -3,8 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may end the test")]
 
-mod authority;
 mod better;
+mod ca;
 mod evidence;
 mod faults;
 mod forge;

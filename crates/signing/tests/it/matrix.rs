@@ -38,20 +38,35 @@ fn t36_bundles_of_a_key_in_every_version_with_and_without_a_log() {
                 "v2 proof" => vec![new.entry(&work.rekord)],
                 _ => Vec::new(),
             };
-            bundle(version, &by_hint(signer.public_key()), &entries, &work.content).to_string().into_bytes()
+            bundle(version, &by_hint(signer.public_key()), &entries, &work.content)
+                .to_string()
+                .into_bytes()
         };
         let body = dsse1(&statement.payload, &statement.rekord.signature, &pem);
         let bytes = bundle_of(&statement, old.entry("dsse", &body, ago(30)));
         let check = |policy| check_bundle(&bytes, image, policy, now());
-        assert!(check(&plain).is_ok(), "statement, {version}, {log}, without a log");
-        assert_eq!(check(&logged).is_ok(), *counts, "statement, {version}, {log}: {:?}", check(&logged));
+        assert!(
+            check(&plain).is_ok(),
+            "statement, {version}, {log}, without a log"
+        );
+        assert_eq!(
+            check(&logged).is_ok(),
+            *counts,
+            "statement, {version}, {log}: {:?}",
+            check(&logged)
+        );
 
         let digest = Digest::of(b"a file");
         let body = hashedrekord1(digest, &file.rekord.signature, &pem);
         let bytes = bundle_of(&file, old.entry("hashedrekord", &body, ago(30)));
         let check = |policy| check_blob(&bytes, digest, None, policy, now());
         assert!(check(&plain).is_ok(), "file, {version}, {log}, without a log");
-        assert_eq!(check(&logged).is_ok(), *counts, "file, {version}, {log}: {:?}", check(&logged));
+        assert_eq!(
+            check(&logged).is_ok(),
+            *counts,
+            "file, {version}, {log}: {:?}",
+            check(&logged)
+        );
     }
 }
 
@@ -59,10 +74,14 @@ fn t36_bundles_of_a_key_in_every_version_with_and_without_a_log() {
 async fn t36_legacy_signatures_of_a_key_with_and_without_a_log() {
     let world = World::new().await;
     let (signer, log) = (signer(), Rekor1::new());
-    let (plain, logged) = (by_key(&signer), by_key(&signer).with_log(root(&[log.trusted(ago(60), None)])));
+    let (plain, logged) = (
+        by_key(&signer),
+        by_key(&signer).with_log(root(&[log.trusted(ago(60), None)])),
+    );
     let payload = legacy::payload(&world.repository, world.image, &annotations(&[("env", "prod")]));
     let signature = signer.sign_now(Digest::of(&payload)).unwrap();
-    let body_of = |signature: &[u8]| hashedrekord1(Digest::of(&payload), signature, &signer.public_key().to_pem());
+    let body_of =
+        |signature: &[u8]| hashedrekord1(Digest::of(&payload), signature, &signer.public_key().to_pem());
     let with = async |rekor: Option<String>| {
         let mut layer = json!({ (legacy::SIGNATURE): b64(&signature) });
         if let Some(rekor) = rekor {
@@ -109,7 +128,10 @@ async fn t07_a_legacy_layer_without_a_readable_signature_is_an_error() {
         (json!({}), "malformed"),
         (json!({ (legacy::SIGNATURE): "?" }), "malformed"),
         (json!({ (legacy::SIGNATURE): "" }), "no-matching-key"),
-        (json!({ (legacy::SIGNATURE): signature[..signature.len() - 8] }), "no-matching-key"),
+        (
+            json!({ (legacy::SIGNATURE): signature[..signature.len() - 8] }),
+            "no-matching-key",
+        ),
     ] {
         world.put_legacy(world.image, &[(payload.clone(), layer)]).await;
         assert_eq!(only_reason(&world.verify(&by_key(&signer)).await), reason);
@@ -118,7 +140,11 @@ async fn t07_a_legacy_layer_without_a_readable_signature_is_an_error() {
         let signature = b64(signer.sign_now(Digest::of(&payload[..end])).unwrap());
         let layer = (payload[..end].to_vec(), json!({ (legacy::SIGNATURE): signature }));
         world.put_legacy(world.image, &[layer]).await;
-        assert_eq!(only_reason(&world.verify(&by_key(&signer)).await), "malformed", "cut at {end}");
+        assert_eq!(
+            only_reason(&world.verify(&by_key(&signer)).await),
+            "malformed",
+            "cut at {end}"
+        );
     }
 }
 

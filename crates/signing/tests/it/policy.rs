@@ -60,13 +60,24 @@ fn t16_trust() {
     let bundle = key_bundle(&case.signer, &case.work, &[case.entry()]);
     assert!(counts(&bundle, case.image, &case.policy));
     let other = Rekor2::new("other").trusted(ago(60), None);
-    assert!(!counts(&bundle, case.image, &by_key(&case.signer).with_log(root(&[other]))));
-    assert!(!counts(&bundle, case.image, &by_key(&case.signer).with_log(root(&[]))));
+    assert!(!counts(
+        &bundle,
+        case.image,
+        &by_key(&case.signer).with_log(root(&[other]))
+    ));
+    assert!(!counts(
+        &bundle,
+        case.image,
+        &by_key(&case.signer).with_log(root(&[]))
+    ));
     let none = Policy {
         trust: None,
         ..case.policy
     };
-    assert!(!counts(&bundle, case.image, &none), "no trusted root is not any log");
+    assert!(
+        !counts(&bundle, case.image, &none),
+        "no trusted root is not any log"
+    );
 }
 
 #[test]
@@ -74,9 +85,15 @@ fn t12_t16_not_before() {
     let (signer, log, image) = (signer(), Rekor1::new(), Digest::of(b"image"));
     let trust = root(&[log.trusted(ago(1_000), None)]);
     let work = image_work(&signer, image);
-    let body = dsse1(&work.payload, &work.rekord.signature, &signer.public_key().to_pem());
+    let body = dsse1(
+        &work.payload,
+        &work.rekord.signature,
+        &signer.public_key().to_pem(),
+    );
     let entry = log.entry("dsse", &body, ago(500));
-    let timed = bundle(V01, &by_hint(signer.public_key()), &[entry], &work.content).to_string().into_bytes();
+    let timed = bundle(V01, &by_hint(signer.public_key()), &[entry], &work.content)
+        .to_string()
+        .into_bytes();
     let timeless = key_bundle(&signer, &work, &[]);
     for log_required in [true, false] {
         let policy = |limit| Policy {
@@ -87,7 +104,10 @@ fn t12_t16_not_before() {
         assert!(counts(&timed, image, &policy(None)));
         assert!(counts(&timed, image, &policy(Some(ago(600)))));
         assert!(!counts(&timed, image, &policy(Some(ago(400)))));
-        assert!(!counts(&timeless, image, &policy(Some(ago(600)))), "an age that is unknown is not young");
+        assert!(
+            !counts(&timeless, image, &policy(Some(ago(600)))),
+            "an age that is unknown is not young"
+        );
     }
     // A time that no trusted log vouches for is a claim.
     let blind = Policy {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use access::{Access, Context, ProjectName};
 use async_trait::async_trait;
 use bytes::Bytes;
-use kernel::{Clock, Code, Digest, Fault, Kind, Reference, Repository, Secret, SystemClock, SystemRandom, TestClock};
+use kernel::{
+    Clock, Code, Digest, Fault, Kind, Reference, Repository, Secret, SystemClock, SystemRandom, TestClock,
+};
 use registry::{Options, Registry as Fake, Running};
 use serde_json::Value;
 use signing::format::{Annotations, legacy, referrer};
@@ -17,7 +19,7 @@ use signing::verify::{Policy, Report};
 use signing::{Formats, Keyring, SignRequest, Signed, Signing, SigningError, Verifying};
 use store::{Blobs, Db};
 use tlog::{HashedRekord, LogKey, Settings, Tlog};
-use upstream::oci::{Client, Config};
+use upstream::oci::{Client, Config, RegistryConfig};
 
 pub const REPOSITORY: &str = "team/app";
 const ORIGIN: &str = "0192.log.example";
@@ -102,15 +104,25 @@ impl World {
         let image = fake.put_image(REPOSITORY, "v1", "hello").await.unwrap();
         let repository: Repository = format!("{}/{REPOSITORY}", running.host()).parse().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(&format!("sqlite:{}", folder.path().join("db").display())).await.unwrap();
-        let migrations = [store::lease::MIGRATIONS, access::MIGRATIONS, signing::MIGRATIONS, tlog::MIGRATIONS];
+        let db = Db::open(&format!("sqlite:{}", folder.path().join("db").display()))
+            .await
+            .unwrap();
+        let migrations = [
+            store::lease::MIGRATIONS,
+            access::MIGRATIONS,
+            signing::MIGRATIONS,
+            tlog::MIGRATIONS,
+        ];
         db.migrate(&migrations.concat()).await.unwrap();
         let clock = Arc::new(TestClock::at(SystemClock::new().now()));
         let random = Arc::new(SystemRandom);
         let access = Access::new(db.clone(), clock.clone(), random.clone());
         let context = Context::server(ProjectName::default_project());
         let patterns = vec![pattern.parse().unwrap()];
-        access.create_project(&context, ProjectName::default_project(), patterns).await.unwrap();
+        access
+            .create_project(&context, ProjectName::default_project(), patterns)
+            .await
+            .unwrap();
         let key = LogKey::new(ORIGIN, &LogKey::generate(&*random).unwrap()).unwrap();
         let identity = LogIdentity {
             origin: ORIGIN.to_owned(),
@@ -156,7 +168,26 @@ impl World {
 
     /// Another server on the same database and log, or the same one after a restart: nothing is kept in memory.
     pub fn another(&self) -> Signing {
-        server(&self.db, &self.access, self.client.clone(), self.log.clone(), &self.clock)
+        server(
+            &self.db,
+            &self.access,
+            self.client.clone(),
+            self.log.clone(),
+            &self.clock,
+        )
+    }
+
+    /// A client that gives a registry one second.
+    pub fn impatient(&self) -> Client {
+        let registry = RegistryConfig {
+            call_seconds_max: 1,
+            ..RegistryConfig::default()
+        };
+        let config = Config {
+            registries: [(self.running.host(), registry)].into(),
+            ..Config::default()
+        };
+        Client::new(config, Arc::new(SystemClock::new()), Arc::new(SystemRandom)).unwrap()
     }
 
     /// A server that reaches registries through `registry`.
@@ -197,7 +228,11 @@ impl World {
     }
 
     pub async fn sign_as(&self, request: &SignRequest) -> Signed {
-        self.signing.sign(&self.context(), request).await.unwrap().remove(0)
+        self.signing
+            .sign(&self.context(), request)
+            .await
+            .unwrap()
+            .remove(0)
     }
 
     /// The policy of the project's own key, without a log.
@@ -233,10 +268,16 @@ impl World {
         };
         let (descriptor, manifest) = referrer::write(&subject, bundle);
         let (project, repository) = ("default", &self.repository);
-        for blob in [Bytes::from_static(referrer::EMPTY_JSON), Bytes::copy_from_slice(bundle)] {
+        for blob in [
+            Bytes::from_static(referrer::EMPTY_JSON),
+            Bytes::copy_from_slice(bundle),
+        ] {
             self.client.push_blob(project, repository, blob).await.unwrap();
         }
-        self.client.attach(project, repository, image, &descriptor, manifest.into()).await.unwrap();
+        self.client
+            .attach(project, repository, image, &descriptor, manifest.into())
+            .await
+            .unwrap();
         descriptor
     }
 
@@ -264,12 +305,24 @@ impl World {
 
     /// The bundle that is attached, which must be one.
     pub async fn only_bundle(&self) -> Vec<u8> {
-        let referrers = self.client.referrers("default", &self.repository, self.image).await.unwrap();
+        let referrers = self
+            .client
+            .referrers("default", &self.repository, self.image)
+            .await
+            .unwrap();
         assert_eq!(referrers.len(), 1);
-        let manifest = self.client.manifest("default", &self.repository.at(referrers[0].digest)).await.unwrap();
+        let manifest = self
+            .client
+            .manifest("default", &self.repository.at(referrers[0].digest))
+            .await
+            .unwrap();
         let manifest: Value = serde_json::from_slice(&manifest.bytes).unwrap();
         let layer = manifest["layers"][0]["digest"].as_str().unwrap().parse().unwrap();
-        self.client.blob("default", &self.repository, layer, 1 << 20).await.unwrap().to_vec()
+        self.client
+            .blob("default", &self.repository, layer, 1 << 20)
+            .await
+            .unwrap()
+            .to_vec()
     }
 
     pub async fn log_size(&self) -> u64 {
@@ -277,7 +330,13 @@ impl World {
     }
 
     pub async fn count(&self, sql: &'static str) -> i64 {
-        self.db.read_one(sql, store::args![]).await.unwrap().unwrap().int("n").unwrap()
+        self.db
+            .read_one(sql, store::args![])
+            .await
+            .unwrap()
+            .unwrap()
+            .int("n")
+            .unwrap()
     }
 
     pub async fn signatures(&self) -> i64 {
@@ -285,7 +344,8 @@ impl World {
     }
 
     pub async fn audited(&self) -> i64 {
-        self.count("SELECT COUNT(*) AS n FROM audit WHERE action = 'signature.create'").await
+        self.count("SELECT COUNT(*) AS n FROM audit WHERE action = 'signature.create'")
+            .await
     }
 }
 
@@ -300,13 +360,25 @@ pub fn server(
     let password = Secret::new("the server's".to_owned());
     let keyring = Keyring::new(db.clone(), password, clock.clone(), random.clone());
     let formats = |_: &str| Formats::BOTH;
-    Signing::new(db.clone(), access.clone(), keyring, registry, log, formats, clock.clone(), random)
+    Signing::new(
+        db.clone(),
+        access.clone(),
+        keyring,
+        registry,
+        log,
+        formats,
+        clock.clone(),
+        random,
+    )
 }
 
 /// The one reason for which the one candidate did not count.
 pub fn only_reason(report: &Report) -> &'static str {
     assert!(!report.verified, "{report:?}");
-    let mut reasons = report.candidates.iter().filter_map(|candidate| candidate.outcome.as_ref().err());
+    let mut reasons = report
+        .candidates
+        .iter()
+        .filter_map(|candidate| candidate.outcome.as_ref().err());
     let reason = reasons.next().unwrap().reason;
     assert!(reasons.next().is_none(), "{:?}", report.reasons);
     reason
