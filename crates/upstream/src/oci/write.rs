@@ -35,6 +35,10 @@ const SETTLE_MS_MAX: u64 = 1_000;
 /// Looks for a referrer that the registry confirmed: some list it a little later.
 const LISTING_LOOKS_MAX: u32 = 5;
 
+/// Blobs from this size on are asked for before they are sent, in bytes. A signature's blobs are smaller and
+/// nearly always new: to ask first would be a call more for each.
+const LOOK_FIRST_BYTES_MIN: usize = 16 << 10;
+
 /// What the answer to a manifest's `PUT` said about its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subject {
@@ -62,8 +66,8 @@ impl Session<'_> {
     pub async fn push_blob(&self, bytes: Bytes) -> Result<(), RegistryReason> {
         let digest = Digest::of(&bytes);
         let mut failures = 0;
-        // Each round looks first: the round before may have stored the blob and lost the answer.
-        while !self.has_blob(digest).await? {
+        // A round after a failure looks first: the one before may have stored the blob and lost the answer.
+        while (failures == 0 && bytes.len() < LOOK_FIRST_BYTES_MIN) || !self.has_blob(digest).await? {
             let Err(reason) = self.upload(digest, bytes.clone()).await else {
                 return Ok(());
             };

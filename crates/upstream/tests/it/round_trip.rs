@@ -53,7 +53,8 @@ async fn an_index_and_its_images_are_read() {
 async fn a_blob_is_pushed_once_and_read_back() {
     let world = World::new(Options::default()).await;
     let client = client(Default::default());
-    let bytes = Bytes::from_static(b"a blob");
+    // Large enough that the client asks first.
+    let bytes = Bytes::from(vec![7; 16 << 10]);
     client
         .push_blob("", &world.repository, bytes.clone())
         .await
@@ -66,7 +67,7 @@ async fn a_blob_is_pushed_once_and_read_back() {
         .unwrap();
     assert_eq!(world.fake.calls().blob_writes, writes, "it was there already");
     let read = client
-        .blob("", &world.repository, Digest::of(&bytes), 100)
+        .blob("", &world.repository, Digest::of(&bytes), bytes.len())
         .await
         .unwrap();
     assert_eq!(read, bytes);
