@@ -1,4 +1,4 @@
-//! The command line. Words and exit codes are in `docs/cli.md`.
+//! The command line; exit codes are in the README.
 
 use std::path::PathBuf;
 
