@@ -70,33 +70,40 @@ impl Server {
     /// # Errors
     /// If it does not come up; the error holds what it wrote.
     pub fn start(setup: Setup) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("portcullis-e2e-").tempdir()?;
-        std::fs::write(folder.path().join("portcullis.toml"), &setup.config)?;
-        let (program, none) = (program()?, String::new());
-        let mut server = Self {
-            program,
-            setup,
-            folder,
-            listen: none.clone(),
-            token: none,
-            process: None,
-        };
-        for attempt in 1.. {
-            server.listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-            if server.launch(None)? {
-                break;
-            }
-            let log = server.log();
-            if attempt == PORTS_MAX || !log.contains("PC1702") {
-                bail!("the server did not come up; it wrote:\n{log}");
-            }
-        }
+        let mut server = Self::join(setup, "")?;
         let log = server.log();
         let (_, rest) = log
             .split_once("PORTCULLIS_TOKEN=")
             .context("the first start printed no token")?;
         server.token = rest.split_whitespace().next().unwrap_or_default().to_owned();
         Ok(server)
+    }
+
+    /// Starts one more server on a database that has been used, and so has an administrator's token.
+    ///
+    /// # Errors
+    /// If it does not come up; the error holds what it wrote.
+    pub fn join(setup: Setup, token: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("portcullis-e2e-").tempdir()?;
+        std::fs::write(folder.path().join("portcullis.toml"), &setup.config)?;
+        let mut server = Self {
+            program: program()?,
+            setup,
+            folder,
+            listen: String::new(),
+            token: token.to_owned(),
+            process: None,
+        };
+        for _ in 0..PORTS_MAX {
+            server.listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+            if server.launch(None)? {
+                return Ok(server);
+            }
+            if !server.log().contains("PC1702") {
+                break;
+            }
+        }
+        bail!("the server did not come up; it wrote:\n{}", server.log());
     }
 
     /// Starts it again on the same data and port, if need be with a point armed at which it dies. `false`: it

@@ -1,1 +1,156 @@
-//! To come.
+//! Damaged files: the server does not start, names what is damaged, and makes nothing worse.
+
+use std::path::{Path, PathBuf};
+
+use e2e::{Server, Setup};
+use kernel::Code;
+use serde_json::Value;
+use store::{Db, args};
+
+use crate::ledger::{Ledger, Signatures, send};
+
+/// A stopped server with a log of one full tile and a few entries more.
+async fn stopped() -> Server {
+    let mut server = Server::start(Setup::default()).unwrap();
+    let api = server.api().unwrap();
+    let ledger = Ledger::new(&api).await;
+    let mut signatures = Signatures::new();
+    let requests: Vec<Value> = (0..260).map(|_| signatures.request()).collect();
+    assert_eq!(send(&api, &ledger, &requests).await.len(), requests.len());
+    let tile = server.data().join("blobs/tlog/tile/0/000");
+    assert!(
+        testkit::wait_for(|| tile.is_file().then_some(())).is_some(),
+        "no tile was written"
+    );
+    assert_eq!(server.stop().unwrap(), Some(0));
+    // What waits in the write-ahead log goes into the database file, where the damage is done.
+    database(&server).await.close().await;
+    server
+}
+
+async fn database(server: &Server) -> Db {
+    Db::open(&format!("sqlite:{}", database_file(server).display()))
+        .await
+        .unwrap()
+}
+
+fn database_file(server: &Server) -> PathBuf {
+    server.data().join("portcullis.db")
+}
+
+/// The server refuses to start: with the code, the name of what is damaged, and the files left as they were.
+#[track_caller]
+fn assert_refused(server: &mut Server, what: &str, codes: &[&Code], named: &str) {
+    let before = server.log().len();
+    let started = server.launch(None).unwrap();
+    let said = server.log().split_off(before);
+    assert!(!started, "{what}: the server started");
+    assert!(
+        codes.iter().any(|code| said.contains(code.id)),
+        "{what}: none of {codes:?} in:\n{said}"
+    );
+    assert!(said.contains(named), "{what}: {named} is not named in:\n{said}");
+    assert!(said.contains("hint:"), "{what}: no hint in:\n{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_database_file_is_refused_by_its_name() {
+    let mut server = stopped().await;
+    let path = database_file(&server);
+    let good = std::fs::read(&path).unwrap();
+    let page = |bytes: &mut [u8], number: usize| bytes[(number - 1) * 4096..number * 4096].fill(0x5a);
+    let mut pages = good.clone();
+    (3..9).for_each(|number| page(&mut pages, number));
+    let mut header = good.clone();
+    page(&mut header, 1);
+    let half = good[..good.len() / 2].to_vec();
+    for (what, bytes) in [
+        ("pages", pages),
+        ("the header", header),
+        ("the second half", half),
+    ] {
+        std::fs::write(&path, &bytes).unwrap();
+        let codes = [&store::codes::DAMAGED];
+        assert_refused(&mut server, what, &codes, "portcullis.db");
+        assert!(
+            std::fs::read(&path).unwrap() == bytes,
+            "{what}: the damaged file was written to"
+        );
+    }
+    std::fs::write(&path, &good).unwrap();
+    server.restart().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_checkpoint_is_refused_by_its_name() {
+    let mut server = stopped().await;
+    let changes = [
+        (
+            "a bit of the note",
+            "UPDATE tlog_checkpoint SET note = REPLACE(note, '260', '261')",
+        ),
+        ("the size", "UPDATE tlog_checkpoint SET size = size + 1"),
+        ("the row", "DELETE FROM tlog_checkpoint"),
+    ];
+    let path = database_file(&server);
+    let good = std::fs::read(&path).unwrap();
+    for (what, change) in changes {
+        let db = database(&server).await;
+        let mut tx = db.begin().await.unwrap();
+        assert_eq!(tx.execute(change, args![]).await.unwrap(), 1, "{what}");
+        tx.commit().await.unwrap();
+        db.close().await;
+        let all: Vec<&Code> = tlog::codes::ALL.to_vec();
+        assert_refused(&mut server, what, &all, "");
+        std::fs::write(&path, &good).unwrap();
+    }
+    server.restart().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_tile_is_refused_by_its_name() {
+    let mut server = stopped().await;
+    for name in ["tile/0/000", "tile/entries/000"] {
+        let path = server.data().join("blobs/tlog").join(name);
+        let good = std::fs::read(&path).unwrap();
+        let mut flipped = good.clone();
+        flipped[good.len() / 2] ^= 1;
+        for (what, bytes) in [
+            ("a flipped bit", flipped),
+            ("cut short", good[..good.len() - 1].to_vec()),
+        ] {
+            replace(&path, &bytes);
+            assert_refused(&mut server, &format!("{name}, {what}"), tlog::codes::ALL, name);
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_refused(&mut server, &format!("{name}, gone"), tlog::codes::ALL, name);
+        replace(&path, &good);
+    }
+    server.restart().unwrap();
+    server.run(&["log", "fsck"]).unwrap().expect_ok();
+}
+
+fn replace(path: &Path, bytes: &[u8]) {
+    let _ = std::fs::remove_file(path);
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_secret_is_refused_and_never_replaced() {
+    let mut server = stopped().await;
+    for name in ["secrets/log.json", "secrets/keys.password"] {
+        let path = server.data().join(name);
+        let good = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let before = server.log().len();
+        assert!(
+            !server.launch(None).unwrap(),
+            "{name} is lost, and the server started"
+        );
+        let said = server.log().split_off(before);
+        assert!(said.contains("PC1705") && said.contains(name), "{said}");
+        assert!(!path.exists(), "{name} was replaced");
+        std::fs::write(&path, good).unwrap();
+    }
+    server.restart().unwrap();
+}

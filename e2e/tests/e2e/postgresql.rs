@@ -1,1 +1,158 @@
-//! To come.
+//! The server on a real PostgreSQL.
+
+use e2e::{Server, Setup};
+use registry::{Options, Registry};
+use serde_json::{Value, json};
+use testkit::Postgres;
+
+use crate::ledger::{Ledger, Signatures, send};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_works_on_postgresql_and_survives_a_kill() {
+    let Some(postgres) = Postgres::shared() else {
+        return;
+    };
+    let registry = Registry::memory(Options::default());
+    let running = registry.serve_on_loopback().await.unwrap();
+    registry.put_image("team/app", "v1", "one").await.unwrap();
+    registry.put_image("team/app", "v2", "two").await.unwrap();
+    let image = |tag: &str| json!({ "image": format!("{}/team/app:{tag}", running.host()) });
+
+    let config = format!("[database]\nurl = {:?}\n", postgres.database());
+    let mut server = Server::start(Setup {
+        config,
+        ..Setup::default()
+    })
+    .unwrap();
+    assert!(!server.data().join("portcullis.db").exists(), "it uses SQLite");
+    let api = server.api().unwrap();
+    let mut ledger = Ledger::new(&api).await;
+    let signed = api.post("/api/v1/signatures", &image("v1")).await.unwrap();
+    assert_eq!(signed.status, 201, "{signed:?}");
+    // Enough for a tile of the log and its pruning.
+    let mut signatures = Signatures::new();
+    let requests: Vec<Value> = (0..300).map(|_| signatures.request()).collect();
+    let entries: Vec<_> = send(&api, &ledger, &requests)
+        .await
+        .into_iter()
+        .map(|(_, entry)| entry)
+        .collect();
+    assert_eq!(entries.len(), requests.len());
+
+    server.restart().unwrap();
+    let again = api.post("/api/v1/signatures", &image("v1")).await.unwrap();
+    assert_eq!(
+        (again.status, &again.body["id"]),
+        (200, &signed.body["id"]),
+        "{again:?}"
+    );
+    let verdict = api.post("/api/v1/verifications", &image("v1")).await.unwrap();
+    assert_eq!(verdict.body["verified"], true, "{verdict:?}");
+    let unsigned = api.post("/api/v1/verifications", &image("v2")).await.unwrap();
+    assert_eq!(
+        (unsigned.status, &unsigned.body["verified"]),
+        (200, &json!(false)),
+        "{unsigned:?}"
+    );
+    assert_eq!(
+        api.post("/api/v1/signatures", &image("v2")).await.unwrap().status,
+        201
+    );
+    let list = api.get("/api/v1/signatures?limit=1").await.unwrap();
+    assert_eq!(list.body["items"].as_array().map(Vec::len), Some(1), "{list:?}");
+    assert!(list.body["next"].is_string(), "{list:?}");
+    ledger.audit(&server, &entries).await;
+
+    for command in [
+        &["project", "create", "a", "--image", "registry.example/a/**"][..],
+        &["project", "list"],
+    ] {
+        server.run(command).unwrap().expect_ok();
+    }
+    server
+        .run(&["token", "create", "ci", "--role", "signer", "--project", "a"])
+        .unwrap()
+        .expect_ok();
+    server.run(&["token", "list"]).unwrap().expect_ok();
+    server.run(&["key", "rotate", "default"]).unwrap().expect_ok();
+    assert_eq!(server.stop().unwrap(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_on_one_postgresql_are_one_log() {
+    let Some(postgres) = Postgres::shared() else {
+        return;
+    };
+    let registry = Registry::memory(Options::default());
+    let running = registry.serve_on_loopback().await.unwrap();
+    let blobs = tempfile::tempdir().unwrap();
+    let config = format!(
+        "[database]\nurl = {:?}\n[blobs]\nurl = {:?}\n",
+        postgres.database(),
+        blobs.path()
+    );
+    let mut first = Server::start(Setup {
+        config: config.clone(),
+        ..Setup::default()
+    })
+    .unwrap();
+    // The second one has the same secrets, as an operator would give it.
+    let secret = |name: &str| format!("{:?}", first.data().join("secrets").join(name));
+    let shared = format!(
+        "{config}[log]\nkey_file = {}\n[keys]\npassword_file = {}\n",
+        secret("log.json"),
+        secret("keys.password")
+    );
+    let second = Server::join(
+        Setup {
+            config: shared,
+            ..Setup::default()
+        },
+        first.token(),
+    )
+    .unwrap();
+    for (tag, server) in [("v1", &first), ("v2", &second)] {
+        registry.put_image("team/app", tag, tag).await.unwrap();
+        let image = json!({ "image": format!("{}/team/app:{tag}", running.host()) });
+        // Only one of them appends; the other says so, or passes it on, and then signs too.
+        let answer = server
+            .api()
+            .unwrap()
+            .post("/api/v1/verifications", &image)
+            .await
+            .unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let image = json!({ "image": format!("{}/team/app:v1", running.host()) });
+    let signed = first
+        .api()
+        .unwrap()
+        .post("/api/v1/signatures", &image)
+        .await
+        .unwrap();
+    assert_eq!(signed.status, 201, "{signed:?}");
+    let api = second.api().unwrap();
+    let known = api.post("/api/v1/signatures", &image).await.unwrap();
+    assert_eq!(
+        (known.status, &known.body["id"]),
+        (200, &signed.body["id"]),
+        "{known:?}"
+    );
+    let mut ledger = Ledger::new(&api).await;
+    ledger.look(&first.api().unwrap()).await;
+
+    // The first one dies; the second takes the log over and goes on where it stood.
+    first.kill();
+    let image = json!({ "image": format!("{}/team/app:v2", running.host()) });
+    let mut answer = api.post("/api/v1/signatures", &image).await.unwrap();
+    for _ in 0..200 {
+        if answer.status == 201 {
+            break;
+        }
+        assert_eq!(answer.status, 503, "{answer:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        answer = api.post("/api/v1/signatures", &image).await.unwrap();
+    }
+    assert_eq!(answer.status, 201, "{answer:?}");
+    ledger.audit(&second, &[]).await;
+}
