@@ -1,6 +1,7 @@
 //! Many images, one signature.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use access::Context;
@@ -136,8 +137,8 @@ async fn sign_all(items: Items) -> Result<Outcomes, SigningError> {
     kernel::crash_point("signing.staged");
     let mut entries: BTreeMap<String, LoggedEntry> = BTreeMap::new();
     for row in rows.values().filter(|row| !row.done) {
-        if !entries.contains_key(&row.id.to_string()) {
-            entries.insert(row.id.to_string(), first.log(row).await?);
+        if let Entry::Vacant(place) = entries.entry(row.id.to_string()) {
+            place.insert(first.log(row).await?);
         }
     }
     kernel::crash_point("signing.logged");

@@ -77,6 +77,10 @@ pub struct Signed {
 impl Signing {
     /// Puts the parts together. `formats` says what to write to a registry, by its host.
     #[must_use]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part of the server, of a type of its own; they are named once, in the wiring"
+    )]
     pub fn new(
         db: Db,
         access: Access,

@@ -161,7 +161,7 @@ mod tests {
         for end in 0..bytes.len() {
             assert!(read(&bytes[..end]).is_err(), "cut at {end}");
         }
-        let mut type_changed = bytes.clone();
+        let mut type_changed = bytes;
         type_changed[12] ^= 1;
         assert!(read(&type_changed).is_err());
     }

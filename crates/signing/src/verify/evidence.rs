@@ -124,7 +124,7 @@ fn hex_bytes(text: &str) -> Option<Vec<u8>> {
         text.get(at..at + 2)
             .and_then(|pair| u8::from_str_radix(pair, 16).ok())
     };
-    if text.len() % 2 == 0 {
+    if text.len().is_multiple_of(2) {
         (0..text.len()).step_by(2).map(pair).collect()
     } else {
         None
