@@ -29,21 +29,21 @@ impl Tool {
 /// What is signed how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    BundleLog,
-    BundleNoLog,
-    LegacyLog,
-    LegacyNoLog,
+    BundleLogged,
+    Bundle,
+    LegacyLogged,
+    Legacy,
 }
 
-const WAYS: [Way; 4] = [Way::BundleLog, Way::BundleNoLog, Way::LegacyLog, Way::LegacyNoLog];
+const WAYS: [Way; 4] = [Way::BundleLogged, Way::Bundle, Way::LegacyLogged, Way::Legacy];
 
 impl Way {
     fn name(self) -> &'static str {
         match self {
-            Self::BundleLog => "bundle, our log",
-            Self::BundleNoLog => "bundle, no log",
-            Self::LegacyLog => "legacy, our log",
-            Self::LegacyNoLog => "legacy, no log",
+            Self::BundleLogged => "bundle, our log",
+            Self::Bundle => "bundle, no log",
+            Self::LegacyLogged => "legacy, our log",
+            Self::Legacy => "legacy, no log",
         }
     }
 }
@@ -53,13 +53,13 @@ impl Way {
 /// second generation gives an inclusion proof, which only a bundle can carry.
 fn impossible(signer: Tool, way: Way) -> Option<&'static str> {
     match (way, signer) {
-        (Way::LegacyLog, Tool::Cosign3) => {
+        (Way::LegacyLogged, Tool::Cosign3) => {
             Some("cosign 3.1.3 cannot: it writes legacy tags with a Rekor v1 only")
         }
-        (Way::LegacyLog, Tool::Cosign2) => {
+        (Way::LegacyLogged, Tool::Cosign2) => {
             Some("cosign 2.6.5 cannot: it writes legacy tags with a Rekor v1 only")
         }
-        (Way::LegacyLog, Tool::Portcullis) => {
+        (Way::LegacyLogged, Tool::Portcullis) => {
             Some("portcullis cannot: its log is a Rekor v2, which has no SET")
         }
         _ => None,
@@ -95,10 +95,10 @@ impl Bench {
         let legacy = ["--new-bundle-format=false", "--tlog-upload=false"];
         let log = self.server.url();
         let options: &[&str] = match (tool, way) {
-            (Tool::Portcullis, Way::BundleLog) => {
+            (Tool::Portcullis, Way::BundleLogged) => {
                 return self.portcullis(&["sign", "--key", "shared", "--formats", "bundle", image]);
             }
-            (Tool::Portcullis, Way::BundleNoLog) => {
+            (Tool::Portcullis, Way::Bundle) => {
                 return self.portcullis(&[
                     "sign",
                     "--local",
@@ -109,10 +109,10 @@ impl Bench {
                     image,
                 ]);
             }
-            (Tool::Portcullis, Way::LegacyLog) => {
+            (Tool::Portcullis, Way::LegacyLogged) => {
                 return self.portcullis(&["sign", "--key", "shared", "--formats", "legacy", image]);
             }
-            (Tool::Portcullis, Way::LegacyNoLog) => {
+            (Tool::Portcullis, Way::Legacy) => {
                 return self.portcullis(&[
                     "sign",
                     "--local",
@@ -123,22 +123,22 @@ impl Bench {
                     image,
                 ]);
             }
-            (Tool::Cosign3, Way::BundleLog) => &with_log,
-            (Tool::Cosign3, Way::BundleNoLog) => &["--signing-config", "no_log.json"],
-            (Tool::Cosign3, Way::LegacyLog) => {
+            (Tool::Cosign3, Way::BundleLogged) => &with_log,
+            (Tool::Cosign3, Way::Bundle) => &["--signing-config", "no_log.json"],
+            (Tool::Cosign3, Way::LegacyLogged) => {
                 &["--use-signing-config=false", legacy[0], "--rekor-url", &log]
             }
-            (Tool::Cosign3, Way::LegacyNoLog) => &["--use-signing-config=false", legacy[0], legacy[1]],
-            (Tool::Cosign2, Way::BundleLog) => &[
+            (Tool::Cosign3, Way::Legacy) => &["--use-signing-config=false", legacy[0], legacy[1]],
+            (Tool::Cosign2, Way::BundleLogged) => &[
                 "--new-bundle-format",
                 with_log[0],
                 with_log[1],
                 with_log[2],
                 with_log[3],
             ],
-            (Tool::Cosign2, Way::BundleNoLog) => &["--new-bundle-format", "--tlog-upload=false"],
-            (Tool::Cosign2, Way::LegacyLog) => &[legacy[0], "--rekor-url", &log],
-            (Tool::Cosign2, Way::LegacyNoLog) => &legacy,
+            (Tool::Cosign2, Way::Bundle) => &["--new-bundle-format", "--tlog-upload=false"],
+            (Tool::Cosign2, Way::LegacyLogged) => &[legacy[0], "--rekor-url", &log],
+            (Tool::Cosign2, Way::Legacy) => &legacy,
         };
         self.home(tool)
             .run(&[&["sign", "--key", "cosign.key", "--yes"], options, &[image]].concat())
@@ -147,28 +147,26 @@ impl Bench {
     fn verify(&self, tool: Tool, way: Way, key: &str, image: &str) -> Ran {
         let root = ["--trusted-root", "trusted_root.json"];
         let options: &[&str] = match (tool, way) {
-            (Tool::Portcullis, Way::BundleLog | Way::LegacyLog) => {
+            (Tool::Portcullis, Way::BundleLogged | Way::LegacyLogged) => {
                 return self.portcullis(&["verify", "--key", key, image]);
             }
             (Tool::Portcullis, _) => {
                 return self.portcullis(&["verify", "--local", "--key", key, "--insecure-ignore-log", image]);
             }
-            (Tool::Cosign3, Way::BundleLog) => &root,
-            (Tool::Cosign3, Way::BundleNoLog) => &["--insecure-ignore-tlog=true"],
-            (Tool::Cosign3, Way::LegacyLog) => &["--new-bundle-format=false", root[0], root[1]],
-            (Tool::Cosign3, Way::LegacyNoLog) => {
-                &["--insecure-ignore-tlog=true", "--new-bundle-format=false"]
-            }
-            (Tool::Cosign2, Way::BundleLog) => &["--new-bundle-format", root[0], root[1]],
+            (Tool::Cosign3, Way::BundleLogged) => &root,
+            (Tool::Cosign3, Way::Bundle) => &["--insecure-ignore-tlog=true"],
+            (Tool::Cosign3, Way::LegacyLogged) => &["--new-bundle-format=false", root[0], root[1]],
+            (Tool::Cosign3, Way::Legacy) => &["--insecure-ignore-tlog=true", "--new-bundle-format=false"],
+            (Tool::Cosign2, Way::BundleLogged) => &["--new-bundle-format", root[0], root[1]],
             // It wants a trusted root for the format, though it looks nothing up in it.
-            (Tool::Cosign2, Way::BundleNoLog) => &[
+            (Tool::Cosign2, Way::Bundle) => &[
                 "--new-bundle-format",
                 "--insecure-ignore-tlog=true",
                 root[0],
                 root[1],
             ],
-            (Tool::Cosign2, Way::LegacyLog) => &root,
-            (Tool::Cosign2, Way::LegacyNoLog) => &["--insecure-ignore-tlog=true"],
+            (Tool::Cosign2, Way::LegacyLogged) => &root,
+            (Tool::Cosign2, Way::Legacy) => &["--insecure-ignore-tlog=true"],
         };
         self.home(tool)
             .run(&[&["verify", "--key", key], options, &[image]].concat())
@@ -190,11 +188,7 @@ impl Bench {
         let report: serde_json::Value =
             serde_json::from_str(&self.portcullis(&args).expect_ok().stdout).unwrap();
         let evidence = report["evidence"].as_array().unwrap();
-        let format = if way == Way::LegacyNoLog {
-            "legacy"
-        } else {
-            "bundle"
-        };
+        let format = if way == Way::Legacy { "legacy" } else { "bundle" };
         assert!(
             evidence.iter().all(|one| one["format"] == format),
             "{}: {report}",
