@@ -1,8 +1,13 @@
 //! Bad input: each has its own code, and nothing is half done.
 
-use kernel::{Fault as _, Kind};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kernel::{Digest, Fault as _, Kind, Reference, Repository};
 use serde_json::json;
 use signing::format::{legacy, referrer};
+use signing::ports::{Descriptor, Manifest, Merge, Registry, RegistryError};
 
 use crate::forge::*;
 use crate::world::{REPOSITORY, World};
@@ -46,7 +51,7 @@ async fn an_index_with_too_many_manifests_is_refused_before_anything_is_signed()
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_whose_manifest_is_missing_signs_nothing() {
     let world = World::new().await;
-    let missing = kernel::Digest::of(b"nobody pushed this");
+    let missing = Digest::of(b"nobody pushed this");
     let entries = json!([
         { "mediaType": referrer::IMAGE_MANIFEST, "digest": world.image, "size": 1 },
         { "mediaType": referrer::IMAGE_MANIFEST, "digest": missing, "size": 1 },
@@ -145,4 +150,65 @@ async fn a_reference_to_nothing_is_told() {
     let image = world.repository.tagged("no");
     let outcome = signing::verify::verify(&*world.client, "", &image, &policy, false, now).await;
     assert_eq!(outcome.unwrap_err().kind(), Kind::NotFound);
+}
+
+/// A registry whose index names itself, directly or through another. Digests of real bytes cannot: this one's are
+/// made up, as those of a registry are that a client does not check.
+struct Circle(std::collections::BTreeMap<Digest, Vec<Digest>>);
+
+#[async_trait]
+impl Registry for Circle {
+    async fn manifest(&self, _: &str, image: &Reference) -> Result<Manifest, RegistryError> {
+        let digest = image.digest().unwrap();
+        let kind = |digest| match self.0.contains_key(digest) {
+            true => referrer::IMAGE_INDEX,
+            false => referrer::IMAGE_MANIFEST,
+        };
+        let children = self.0.get(&digest).cloned().unwrap_or_default();
+        let manifests: Vec<_> = children
+            .iter()
+            .map(|child| json!({ "mediaType": kind(child), "digest": child, "size": 1 }))
+            .collect();
+        Ok(Manifest {
+            media_type: kind(&digest).to_owned(),
+            digest,
+            bytes: json!({ "manifests": manifests }).to_string().into(),
+        })
+    }
+    async fn blob(&self, _: &str, _: &Repository, _: Digest, _: usize) -> Result<Bytes, RegistryError> {
+        panic!("nothing else is asked")
+    }
+    async fn referrers(&self, _: &str, _: &Repository, _: Digest) -> Result<Vec<Descriptor>, RegistryError> {
+        panic!("nothing else is asked")
+    }
+    async fn push_blob(&self, _: &str, _: &Repository, _: Bytes) -> Result<(), RegistryError> {
+        panic!("nothing is written")
+    }
+    async fn attach(
+        &self,
+        _: &str,
+        _: &Repository,
+        _: Digest,
+        _: &Descriptor,
+        _: Bytes,
+    ) -> Result<(), RegistryError> {
+        panic!("nothing is written")
+    }
+    async fn update_tag(&self, _: &str, _: &Repository, _: &str, _: &Merge<'_>) -> Result<(), RegistryError> {
+        panic!("nothing is written")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_names_itself_is_refused_before_anything_is_signed() {
+    let world = World::new().await;
+    let [a, b, c] = [b"a", b"b", b"c"].map(|name| Digest::of(name));
+    for circle in [vec![(a, vec![a])], vec![(a, vec![b]), (b, vec![c, a])]] {
+        let signing = world.over(Arc::new(Circle(circle.into_iter().collect())));
+        let mut request = world.request(world.repository.at(a));
+        request.recursive = true;
+        let error = signing.sign(&world.context(), &request).await.unwrap_err();
+        assert_eq!((error.code().id, error.kind()), ("PC1205", Kind::Invalid));
+    }
+    assert_eq!((world.signatures().await, world.log_size().await), (0, 0));
 }
