@@ -98,3 +98,54 @@ pub async fn layer(State(metrics): State<Metrics>, request: Request, next: Next)
         .inc();
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum::Router;
+    use axum::body::Body;
+    use axum::http::Request;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    /// What a caller writes into a path or a method never becomes a label.
+    #[tokio::test]
+    async fn t27_the_series_do_not_grow_with_what_is_asked() {
+        let metrics = Metrics::new(Arc::new(kernel::SystemClock::new())).unwrap();
+        let router = Router::new()
+            .route("/api/v1/images/{digest}", get(|| async { "" }))
+            .fallback(|| async { axum::http::StatusCode::NOT_FOUND })
+            .layer(from_fn_with_state(metrics.clone(), layer));
+        let before = metrics.render().lines().count();
+        let ask = async |method: String, path: String| {
+            let request = Request::builder()
+                .method(method.as_str())
+                .uri(path)
+                .body(Body::empty())
+                .unwrap();
+            router.clone().oneshot(request).await.unwrap();
+        };
+        let round = async |number: u32| {
+            ask(
+                "GET".to_owned(),
+                format!("/api/v1/images/sha256-{number}?tag={number}"),
+            )
+            .await;
+            ask("GET".to_owned(), format!("/unknown/{number}")).await;
+            ask(format!("METHOD{number}"), "/api/v1/images/x".to_owned()).await;
+            ask(format!("METHOD{number}"), format!("/unknown/{number}")).await;
+        };
+        round(0).await;
+        let once = metrics.render();
+        assert!(once.contains(r#"route="/api/v1/images/{digest}""#), "{once}");
+        for number in 1..100 {
+            round(number).await;
+        }
+        assert!(before < once.lines().count());
+        assert_eq!(metrics.render().lines().count(), once.lines().count());
+    }
+}
