@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{Column, Row as _, Sqlite as Driver, Transaction, TypeInfo, ValueRef};
+use sqlx::{Column, Row as _, Sqlite as Driver, SqliteConnection, TypeInfo, ValueRef};
 
 use crate::{Row, StoreError, Value};
 
@@ -23,7 +24,15 @@ pub(crate) struct Sqlite {
     readers: SqlitePool,
 }
 
-pub(crate) struct SqliteTx(Transaction<'static, Driver>);
+/// A write transaction on the one writing connection.
+///
+/// sqlx's own transactions are not used: when SQLite rolls one back by itself, as it does on a full disk, sqlx
+/// still counts it as open and refuses every later one on that connection. Here a transaction that did not end
+/// with COMMIT closes its connection, which undoes whatever was open; the pool makes a new one.
+pub(crate) struct SqliteTx {
+    /// Taken away by COMMIT.
+    connection: Option<PoolConnection<Driver>>,
+}
 
 impl Sqlite {
     pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
@@ -90,9 +99,15 @@ impl Sqlite {
     pub(crate) async fn begin(&self) -> Result<SqliteTx, StoreError> {
         // A transaction that begins as a reader and then writes fails at once when another wrote in
         // between, whatever the busy timeout; IMMEDIATE takes the write lock first.
-        let tx = self.writer.begin_with("BEGIN IMMEDIATE").await;
-        tx.map(SqliteTx)
-            .map_err(|source| query("beginning a transaction", source))
+        let failed = |source| query("beginning a transaction", source);
+        let mut tx = SqliteTx {
+            connection: Some(self.writer.acquire().await.map_err(failed)?),
+        };
+        sqlx::query("BEGIN IMMEDIATE")
+            .execute(tx.connection()?)
+            .await
+            .map_err(failed)?;
+        Ok(tx)
     }
 
     pub(crate) async fn close(&self) {
@@ -104,7 +119,7 @@ impl Sqlite {
 impl SqliteTx {
     pub(crate) async fn execute(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64, StoreError> {
         let done = bind(sql, args)
-            .execute(&mut *self.0)
+            .execute(self.connection()?)
             .await
             .map_err(|source| query("writing", source))?;
         Ok(done.rows_affected())
@@ -113,7 +128,7 @@ impl SqliteTx {
     pub(crate) async fn script(&mut self, sql: String) -> Result<(), StoreError> {
         let script = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
         script
-            .execute(&mut *self.0)
+            .execute(self.connection()?)
             .await
             .map(|_| ())
             .map_err(|source| query("migrating", source))
@@ -121,17 +136,32 @@ impl SqliteTx {
 
     pub(crate) async fn read(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
         let rows = bind(sql, args)
-            .fetch_all(&mut *self.0)
+            .fetch_all(self.connection()?)
             .await
             .map_err(|source| query("reading", source))?;
         rows_of(&rows)
     }
 
-    pub(crate) async fn commit(self) -> Result<(), StoreError> {
-        self.0
-            .commit()
+    pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
+        sqlx::query("COMMIT")
+            .execute(self.connection()?)
             .await
-            .map_err(|source| query("committing", source))
+            .map_err(|source| query("committing", source))?;
+        self.connection = None;
+        Ok(())
+    }
+
+    fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        let ended = || query("using a transaction that ended", sqlx::Error::PoolClosed);
+        self.connection.as_deref_mut().ok_or_else(ended)
+    }
+}
+
+impl Drop for SqliteTx {
+    fn drop(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.close_on_drop();
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::demo::images::Images;
 use crate::demo::server::ServerProcess;
 use crate::demo::stage::{Expect, Stage};
 use crate::failure::Failure;
+use crate::lifecycle::Lifecycle;
 
 /// Images of the release.
 const RELEASE: usize = 40;
@@ -56,8 +57,11 @@ pub async fn run(own: Demo) -> Result<ExitCode, Failure> {
         });
     }
     farewell(&server, &images.host);
-    let signal = tokio::signal::ctrl_c().await;
-    signal.map_err(|error| Failure::local("waiting for Ctrl-C", &error))?;
+    let lifecycle = Lifecycle::new();
+    lifecycle
+        .on_signals()
+        .map_err(|error| Failure::local("waiting for signals", &error))?;
+    lifecycle.soft.cancelled().await;
     server.stop().await?;
     Ok(if failed == 0 {
         ExitCode::SUCCESS

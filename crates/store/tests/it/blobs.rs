@@ -122,3 +122,35 @@ async fn a_damaged_file_is_not_opened() {
     std::fs::write(&path, good).unwrap();
     assert!(Db::open(&format!("sqlite:{}", path.display())).await.is_ok());
 }
+
+/// SQLite rolls a transaction back by itself when the disk is full. Writing goes on when there is room again.
+#[tokio::test]
+async fn a_full_disk_is_named_and_the_next_transaction_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("full.db");
+    filled(&path).await;
+    let db = Db::open(&format!("sqlite:{}", path.display())).await.unwrap();
+    for _ in 0..3 {
+        let mut tx = db.begin().await.unwrap();
+        // The limit belongs to the connection, as a disk's size does to the disk.
+        tx.read("PRAGMA max_page_count = 1", args![]).await.unwrap();
+        let insert = "INSERT INTO t (id, w) VALUES ($1, $2)";
+        let error = tx
+            .execute(insert, args![1_000_i64, "w".repeat(1 << 20)])
+            .await
+            .unwrap_err();
+        assert_eq!((error.code().id, error.kind()), ("PC1107", kernel::Kind::Full));
+        drop(tx);
+        assert_eq!(
+            db.read("SELECT id FROM t", args![]).await.unwrap().len(),
+            500,
+            "reading goes on"
+        );
+    }
+    let mut tx = db.begin().await.unwrap();
+    tx.execute("INSERT INTO t (id, w) VALUES ($1, $2)", args![1_000_i64, "w"])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(db.read("SELECT id FROM t", args![]).await.unwrap().len(), 501);
+}
