@@ -1,5 +1,6 @@
 //! Where siblings meet: the parts of a server, put together.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +83,8 @@ impl Log for EmbeddedLog {
 }
 
 /// Opens everything; on the first start of all, makes the default project and key, and the administrator's token.
-pub async fn start(config: &Config) -> Result<Started, Failure> {
+/// `address` is what is listened on, for those who configured no public address.
+pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Failure> {
     let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) =
         (Arc::new(SystemClock::new()), Arc::new(SystemRandom));
     let lock = FolderLock::take(&config.data.folder)?;
@@ -150,7 +152,7 @@ pub async fn start(config: &Config) -> Result<Started, Failure> {
         .server
         .public_url
         .clone()
-        .unwrap_or_else(|| format!("http://{}", config.server.listen));
+        .unwrap_or_else(|| format!("http://{address}"));
     let public_url: Arc<str> = public_url.trim_end_matches('/').into();
     let (identity, lock) = (Arc::new(identity), Arc::new(lock));
     let app = App {

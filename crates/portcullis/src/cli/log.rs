@@ -181,7 +181,7 @@ fn report(globals: &Globals, audit: &Audit) -> Result<ExitCode, Failure> {
 async fn fsck_data(globals: &Globals, folder: &Path) -> Result<ExitCode, Failure> {
     let mut config = crate::config::Config::default();
     config.data.folder = folder.to_owned();
-    let started = crate::wiring::start(&config).await?;
+    let started = crate::wiring::start(&config, config.listen()?).await?;
     let audit = started.app.tlog.fsck(&mut |_| {}).await;
     started.app.tlog.close().await;
     report(globals, &audit?)

@@ -1,5 +1,6 @@
 //! `portcullis serve`.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -31,7 +32,7 @@ pub async fn listen(config: &Config) -> Result<Server, Failure> {
     let address = listener
         .local_addr()
         .map_err(|error| Failure::local("finding the own address", &error))?;
-    let started = wiring::start(config).await?;
+    let started = wiring::start(config, address).await?;
     Ok(Server {
         app: started.app,
         address,
@@ -75,7 +76,7 @@ pub async fn run(own: &Serve) -> Result<ExitCode, Failure> {
 
 /// The first start prints the token, once, and what to try.
 fn welcome(url: &str, token: &str) {
-    crate::output::println(&format!(
+    let text = format!(
         "Portcullis listens on {url}.
 
 This is the administrator's token. It is shown this once and ends in 90 days:
@@ -89,5 +90,7 @@ Try next, in another terminal:
   portcullis verify REGISTRY/REPOSITORY:TAG     verify it
   portcullis key get default                    the public key, for cosign verify --key
 "
-    ));
+    );
+    // A reader that went away must not end the server.
+    let _ = writeln!(std::io::stdout(), "{text}");
 }

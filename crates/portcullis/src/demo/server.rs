@@ -106,25 +106,26 @@ fn spawn(data: &Path, listen: &str) -> Result<Child, Failure> {
         .map_err(failed)
 }
 
-/// The token from what the first start prints.
+/// The token from what the first start prints. The rest of it is read too: a pipe that nobody reads would end the
+/// server's own output.
 async fn token(child: &mut Child) -> Result<String, Failure> {
     let missing = || {
-        Failure::plain(
-            1,
-            "the server printed no token",
-            "give --data a folder that is empty or new",
-        )
+        let hint = "give --data a folder that is empty or new";
+        Failure::plain(1, "the server printed no token", hint)
     };
     let mut lines = BufReader::new(child.stdout.take().ok_or_else(missing)?).lines();
-    let read = async {
+    let (found, token) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let mut found = Some(found);
         while let Ok(Some(line)) = lines.next_line().await {
-            if let Some(token) = line.trim().strip_prefix("export PORTCULLIS_TOKEN=") {
-                return Ok(token.to_owned());
+            if let Some(token) = line.trim().strip_prefix("export PORTCULLIS_TOKEN=")
+                && let Some(found) = found.take()
+            {
+                // Nobody waits any more: then nobody needs it.
+                let _ = found.send(token.to_owned());
             }
         }
-        Err(missing())
-    };
-    tokio::time::timeout(Duration::from_secs(START_SECONDS_MAX), read)
-        .await
-        .map_err(|_| missing())?
+    });
+    let wait = tokio::time::timeout(Duration::from_secs(START_SECONDS_MAX), token);
+    wait.await.ok().and_then(Result::ok).ok_or_else(missing)
 }
