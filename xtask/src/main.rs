@@ -20,7 +20,8 @@ const USAGE: &str = "usage:
   cargo xtask peers [--list]           get the real peers that the tests run against, or say what is there
   cargo xtask test [--require-peers]   run every test; with CI=true or the option, no peer may be missing
   cargo xtask house                    hold the crates against the architecture
-  cargo xtask bench NAME [--json]      measure";
+  cargo xtask bench NAME [--json]      measure
+  cargo xtask bench kill [TIMES]       the kill tests, 50 times over if not said otherwise: over 10,000 kills";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -41,6 +42,7 @@ fn dispatch(words: &[&str]) -> Result<ExitCode> {
         ["test"] => test::all(std::env::var("CI").is_ok_and(|value| value == "true")),
         ["test", "--require-peers"] => test::all(true),
         ["house"] => house::report(),
+        ["bench", "kill", times @ ..] => kill(times),
         ["bench", args @ ..] => bench(args),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
@@ -67,6 +69,29 @@ fn bench(args: &[&str]) -> Result<ExitCode> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| run::root().join("target"), Into::into);
     let status = std::process::Command::new(target.join("release/bench"))
         .args(args)
+        .status()?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The kill tests many times over, with the release build of the program.
+fn kill(times: &[&str]) -> Result<ExitCode> {
+    run::cargo(&[
+        "build",
+        "--release",
+        "--package",
+        "portcullis",
+        "--package",
+        "bench",
+    ])?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| run::root().join("target"), Into::into);
+    let status = run::cargo_command()
+        .args(["test", "--package", "e2e", "--", "--nocapture", "kill_"])
+        .env("PORTCULLIS_BIN", target.join("release/portcullis"))
+        .env("PORTCULLIS_KILLS_TIMES", times.first().unwrap_or(&"50"))
         .status()?;
     Ok(if status.success() {
         ExitCode::SUCCESS

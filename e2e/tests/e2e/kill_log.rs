@@ -9,7 +9,7 @@ use store::{Blobs, Db};
 use tlog::tile::TILE_WIDTH;
 use tlog::{CRASH_POINTS, LogKey, Settings, Tlog};
 
-use crate::ledger::{Acknowledged, Ledger, Signatures, send};
+use crate::ledger::{Acknowledged, Ledger, Signatures, send, times};
 
 /// Points that an entry passes at once; the others come with every full bundle of 256 entries.
 const AT_ONCE: &[&str] = &["tlog.staged", "tlog.committed"];
@@ -114,7 +114,7 @@ async fn the_log_loses_nothing_and_never_forks_when_it_is_killed() {
     let mut victim = Victim::new().await;
     for point in CRASH_POINTS.iter().filter(|point| **point != UPPER) {
         let at_once = AT_ONCE.contains(point);
-        let kills = if at_once { KILLS_AT_ONCE } else { KILLS_PER_BUNDLE };
+        let kills = times() * if at_once { KILLS_AT_ONCE } else { KILLS_PER_BUNDLE };
         let mut hits = 0;
         for nth in 0..kills {
             // At once: the first, second or third batch after the start. Otherwise a full bundle more.
@@ -132,7 +132,7 @@ async fn the_log_loses_nothing_and_never_forks_when_it_is_killed() {
         }
         assert_eq!(hits, kills, "{point}: the server did not die at it every time");
     }
-    for nth in 0..KILLS_AT_RANDOM {
+    for nth in 0..times() * KILLS_AT_RANDOM {
         assert!(victim.start(None).await);
         let requests: Vec<Value> = (0..200).map(|_| victim.signatures.request()).collect();
         let api = victim.server.api().unwrap();

@@ -9,7 +9,7 @@ use registry::{Options, Registry};
 use serde_json::{Value, json};
 use store::{Db, args};
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, times};
 
 /// Every point that a signature passes, with those of the log on its way.
 const POINTS: &[&str] = &[
@@ -198,7 +198,7 @@ async fn signing_loses_nothing_that_it_acknowledged_when_it_is_killed() {
     let mut kills = 0;
     for point in POINTS {
         let mut hits = 0;
-        for nth in 0..KILLS_PER_POINT {
+        for nth in 0..times() * KILLS_PER_POINT {
             victim.server.kill();
             // A batch of the log takes all that waits, so its points are passed less often.
             let nth = if point.starts_with("tlog.") {
@@ -214,11 +214,12 @@ async fn signing_loses_nothing_that_it_acknowledged_when_it_is_killed() {
             victim.recovered(&images).await;
         }
         assert_eq!(
-            hits, KILLS_PER_POINT,
+            hits,
+            times() * KILLS_PER_POINT,
             "{point}: the server did not die at it every time"
         );
     }
-    for nth in 0..KILLS_AT_RANDOM {
+    for nth in 0..times() * KILLS_AT_RANDOM {
         let images = victim.images().await;
         // The kill comes from a thread of its own, anywhere in the time that the signatures take.
         let mut process = victim.server.take_process().unwrap();

@@ -194,3 +194,10 @@ pub async fn send(api: &Api, ledger: &Ledger, requests: &[Value]) -> Vec<(usize,
         .map(|(at, body)| (at, ledger.check(&body)))
         .collect()
 }
+
+/// How many times over the kill tests do their kills: once in the test run, `$PORTCULLIS_KILLS_TIMES` in
+/// `cargo xtask bench kill`.
+pub fn times() -> u32 {
+    let text = std::env::var("PORTCULLIS_KILLS_TIMES").unwrap_or_default();
+    text.parse().unwrap_or(1)
+}
