@@ -136,6 +136,8 @@ impl Lines {
 struct Tally<'a> {
     globals: &'a Globals,
     progress: Progress,
+    /// Of one image the failure alone says it all.
+    single: bool,
     lines: Vec<Value>,
     signed: usize,
     known: usize,
@@ -149,6 +151,7 @@ impl<'a> Tally<'a> {
         Self {
             globals,
             progress,
+            single: total == 1,
             lines: Vec::new(),
             signed: 0,
             known: 0,
@@ -173,7 +176,7 @@ impl<'a> Tally<'a> {
                 .and_then(|status| u16::try_from(status).ok())
                 .unwrap_or(500);
             let failure = Failure::problem(status, line["problem"].clone());
-            if self.globals.output != Output::Json {
+            if self.globals.output != Output::Json && !self.single {
                 eprintln!(
                     "failed   {}: {}",
                     line["image"].as_str().unwrap_or_default(),
@@ -218,7 +221,7 @@ impl<'a> Tally<'a> {
         if self.globals.output == Output::Json {
             println(&pretty(&Value::Array(self.lines)));
         }
-        if !self.globals.quiet {
+        if !self.globals.quiet && !(self.single && self.failures > 0) {
             eprintln!(
                 "{} signed, {} already signed, {} failed",
                 self.signed, self.known, self.failures
