@@ -179,12 +179,12 @@ fn parse_reference(text: &str) -> Result<Reference, &'static str> {
     })
 }
 
+/// Characters of a repository's name with its registry (distribution/reference).
+const NAME_CHARS_MAX: usize = 255;
+
 fn parse_repository(name: &str) -> Result<Repository, &'static str> {
     if name.is_empty() {
         return Err("it is empty");
-    }
-    if name.len() > 255 {
-        return Err("a repository name has at most 255 characters");
     }
     let (registry, path) = match name.split_once('/') {
         Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path.to_owned()),
@@ -196,6 +196,10 @@ fn parse_repository(name: &str) -> Result<Repository, &'static str> {
     } else {
         registry
     };
+    // Counted with the completed name, which is what is written from here on.
+    if registry.len() + 1 + path.len() > NAME_CHARS_MAX {
+        return Err("a repository name has at most 255 characters, its registry included");
+    }
     if !is_host(registry) {
         return Err("the registry is not a host name with an optional port");
     }
@@ -319,6 +323,8 @@ mod tests {
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text:?} was accepted");
         }
+        // Docker Hub's own name counts too: found by the fuzzer.
+        assert!("a".repeat(240).parse::<Reference>().is_err());
         let long = "a".repeat(1 << 20).parse::<Reference>().unwrap_err();
         assert!(long.to_string().len() < 500);
     }
