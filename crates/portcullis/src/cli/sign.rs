@@ -221,7 +221,8 @@ impl<'a> Tally<'a> {
         if self.globals.output == Output::Json {
             println(&pretty(&Value::Array(self.lines)));
         }
-        if !self.globals.quiet && !(self.single && self.failures > 0) {
+        let said_already = self.single && self.failures > 0;
+        if !self.globals.quiet && !said_already {
             eprintln!(
                 "{} signed, {} already signed, {} failed",
                 self.signed, self.known, self.failures
