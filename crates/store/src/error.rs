@@ -41,6 +41,10 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    pub(crate) fn query(operation: &'static str, source: sqlx::Error) -> Self {
+        Self::Query { operation, source }
+    }
+
     pub(crate) fn column(column: &str, why: &'static str) -> Self {
         Self::Column {
             column: column.to_owned(),

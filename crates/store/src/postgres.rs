@@ -1,11 +1,11 @@
 //! PostgreSQL: one pool, for as many servers as are wanted.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Column, Postgres as Driver, Row as _, Transaction, TypeInfo, ValueRef};
+use sqlx::{Postgres as Driver, Row as _, Transaction, TypeInfo, ValueRef};
 
+use crate::value::rows_of;
 use crate::{Row, StoreError, Value};
 
 /// Connections of one server: PostgreSQL allows 100 by default, for a handful of servers and a person.
@@ -38,8 +38,8 @@ impl Postgres {
         let rows = bind(sql, args)
             .fetch_all(&self.pool)
             .await
-            .map_err(|source| query("reading", source))?;
-        rows_of(&rows)
+            .map_err(|source| StoreError::query("reading", source))?;
+        rows_of(&rows, value_of)
     }
 
     pub(crate) async fn begin(&self) -> Result<PostgresTx, StoreError> {
@@ -47,7 +47,7 @@ impl Postgres {
             .begin()
             .await
             .map(PostgresTx)
-            .map_err(|source| query("beginning a transaction", source))
+            .map_err(|source| StoreError::query("beginning a transaction", source))
     }
 
     pub(crate) async fn close(&self) {
@@ -70,7 +70,7 @@ impl PostgresTx {
         let done = bind(sql, args)
             .execute(&mut *self.0)
             .await
-            .map_err(|source| query("writing", source))?;
+            .map_err(|source| StoreError::query("writing", source))?;
         Ok(done.rows_affected())
     }
 
@@ -80,27 +80,23 @@ impl PostgresTx {
             .execute(&mut *self.0)
             .await
             .map(|_| ())
-            .map_err(|source| query("migrating", source))
+            .map_err(|source| StoreError::query("migrating", source))
     }
 
     pub(crate) async fn read(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
         let rows = bind(sql, args)
             .fetch_all(&mut *self.0)
             .await
-            .map_err(|source| query("reading", source))?;
-        rows_of(&rows)
+            .map_err(|source| StoreError::query("reading", source))?;
+        rows_of(&rows, value_of)
     }
 
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
         self.0
             .commit()
             .await
-            .map_err(|source| query("committing", source))
+            .map_err(|source| StoreError::query("committing", source))
     }
-}
-
-fn query(operation: &'static str, source: sqlx::Error) -> StoreError {
-    StoreError::Query { operation, source }
 }
 
 fn bind(sql: &'static str, args: Vec<Value>) -> sqlx::query::Query<'static, Driver, PgArguments> {
@@ -113,30 +109,6 @@ fn bind(sql: &'static str, args: Vec<Value>) -> sqlx::query::Query<'static, Driv
         };
     }
     query
-}
-
-fn rows_of(rows: &[PgRow]) -> Result<Vec<Row>, StoreError> {
-    let Some(first) = rows.first() else {
-        return Ok(Vec::new());
-    };
-    let columns: Arc<[String]> = first
-        .columns()
-        .iter()
-        .map(|column| column.name().to_owned())
-        .collect();
-    let row_of = |row: &PgRow| {
-        let values = (0..columns.len())
-            .map(|at| value_of(row, at))
-            .collect::<Result<_, _>>();
-        values.map(|values| Row {
-            columns: columns.clone(),
-            values,
-        })
-    };
-    rows.iter()
-        .map(row_of)
-        .collect::<Result<_, _>>()
-        .map_err(|source| query("reading", source))
 }
 
 fn value_of(row: &PgRow, at: usize) -> Result<Value, sqlx::Error> {

@@ -1,7 +1,6 @@
 //! SQLite: write-ahead log, one writer, many readers, every commit synced.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
@@ -9,8 +8,9 @@ use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{Column, Row as _, Sqlite as Driver, SqliteConnection, TypeInfo, ValueRef};
+use sqlx::{Row as _, Sqlite as Driver, SqliteConnection, TypeInfo, ValueRef};
 
+use crate::value::rows_of;
 use crate::{Row, StoreError, Value};
 
 /// Readers that run at once; WAL readers do not block each other or the writer.
@@ -92,14 +92,14 @@ impl Sqlite {
         let rows = bind(sql, args)
             .fetch_all(&self.readers)
             .await
-            .map_err(|source| query("reading", source))?;
-        rows_of(&rows)
+            .map_err(|source| StoreError::query("reading", source))?;
+        rows_of(&rows, value_of)
     }
 
     pub(crate) async fn begin(&self) -> Result<SqliteTx, StoreError> {
         // A transaction that begins as a reader and then writes fails at once when another wrote in
         // between, whatever the busy timeout; IMMEDIATE takes the write lock first.
-        let failed = |source| query("beginning a transaction", source);
+        let failed = |source| StoreError::query("beginning a transaction", source);
         let mut tx = SqliteTx {
             connection: Some(self.writer.acquire().await.map_err(failed)?),
         };
@@ -121,7 +121,7 @@ impl SqliteTx {
         let done = bind(sql, args)
             .execute(self.connection()?)
             .await
-            .map_err(|source| query("writing", source))?;
+            .map_err(|source| StoreError::query("writing", source))?;
         Ok(done.rows_affected())
     }
 
@@ -131,28 +131,28 @@ impl SqliteTx {
             .execute(self.connection()?)
             .await
             .map(|_| ())
-            .map_err(|source| query("migrating", source))
+            .map_err(|source| StoreError::query("migrating", source))
     }
 
     pub(crate) async fn read(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
         let rows = bind(sql, args)
             .fetch_all(self.connection()?)
             .await
-            .map_err(|source| query("reading", source))?;
-        rows_of(&rows)
+            .map_err(|source| StoreError::query("reading", source))?;
+        rows_of(&rows, value_of)
     }
 
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
         sqlx::query("COMMIT")
             .execute(self.connection()?)
             .await
-            .map_err(|source| query("committing", source))?;
+            .map_err(|source| StoreError::query("committing", source))?;
         self.connection = None;
         Ok(())
     }
 
     fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
-        let ended = || query("using a transaction that ended", sqlx::Error::PoolClosed);
+        let ended = || StoreError::query("using a transaction that ended", sqlx::Error::PoolClosed);
         self.connection.as_deref_mut().ok_or_else(ended)
     }
 }
@@ -165,10 +165,6 @@ impl Drop for SqliteTx {
     }
 }
 
-fn query(operation: &'static str, source: sqlx::Error) -> StoreError {
-    StoreError::Query { operation, source }
-}
-
 fn bind(sql: &'static str, args: Vec<Value>) -> sqlx::query::Query<'static, Driver, SqliteArguments> {
     let mut query = sqlx::query(sql);
     for value in args {
@@ -179,30 +175,6 @@ fn bind(sql: &'static str, args: Vec<Value>) -> sqlx::query::Query<'static, Driv
         };
     }
     query
-}
-
-fn rows_of(rows: &[SqliteRow]) -> Result<Vec<Row>, StoreError> {
-    let Some(first) = rows.first() else {
-        return Ok(Vec::new());
-    };
-    let columns: Arc<[String]> = first
-        .columns()
-        .iter()
-        .map(|column| column.name().to_owned())
-        .collect();
-    let row_of = |row: &SqliteRow| {
-        let values = (0..columns.len())
-            .map(|at| value_of(row, at))
-            .collect::<Result<_, _>>();
-        values.map(|values| Row {
-            columns: columns.clone(),
-            values,
-        })
-    };
-    rows.iter()
-        .map(row_of)
-        .collect::<Result<_, _>>()
-        .map_err(|source| query("reading", source))
 }
 
 fn value_of(row: &SqliteRow, at: usize) -> Result<Value, sqlx::Error> {

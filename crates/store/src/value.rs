@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use sqlx::Column as _;
+
 use crate::StoreError;
 
 /// An argument of a statement or a column of a row. `None` is NULL, typed because PostgreSQL asks for it.
@@ -113,4 +115,32 @@ impl Row {
         self.opt_blob(column)?
             .ok_or_else(|| StoreError::column(column, "it is null"))
     }
+}
+
+/// The rows of an answer; `value_of` reads one column of one row as the database at hand types it.
+pub(crate) fn rows_of<R: sqlx::Row>(
+    rows: &[R],
+    value_of: impl Fn(&R, usize) -> Result<Value, sqlx::Error>,
+) -> Result<Vec<Row>, StoreError> {
+    let Some(first) = rows.first() else {
+        return Ok(Vec::new());
+    };
+    let columns: Arc<[String]> = first
+        .columns()
+        .iter()
+        .map(|column| column.name().to_owned())
+        .collect();
+    let row_of = |row: &R| {
+        let values = (0..columns.len())
+            .map(|at| value_of(row, at))
+            .collect::<Result<_, _>>();
+        values.map(|values| Row {
+            columns: columns.clone(),
+            values,
+        })
+    };
+    rows.iter()
+        .map(row_of)
+        .collect::<Result<_, _>>()
+        .map_err(|source| StoreError::query("reading", source))
 }
