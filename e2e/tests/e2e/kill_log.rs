@@ -137,7 +137,7 @@ async fn the_log_loses_nothing_and_never_forks_when_it_is_killed() {
         let requests: Vec<Value> = (0..200).map(|_| victim.signatures.request()).collect();
         let api = victim.server.api().unwrap();
         // Spread over the time that the requests take; where exactly each falls is up to the machine.
-        let pause = tokio::time::sleep(Duration::from_millis(u64::from(nth * 7)));
+        let pause = tokio::time::sleep(Duration::from_millis(u64::from(nth % KILLS_AT_RANDOM * 7)));
         let sending = send(&api, &victim.ledger, &requests);
         let server = &mut victim.server;
         let (answers, ()) = tokio::join!(sending, async {

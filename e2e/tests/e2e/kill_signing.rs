@@ -224,7 +224,7 @@ async fn signing_loses_nothing_that_it_acknowledged_when_it_is_killed() {
         // The kill comes from a thread of its own, anywhere in the time that the signatures take.
         let mut process = victim.server.take_process().unwrap();
         let kill = tokio::task::spawn_blocking(move || {
-            std::thread::sleep(Duration::from_millis(u64::from(nth * 5)));
+            std::thread::sleep(Duration::from_millis(u64::from(nth % KILLS_AT_RANDOM * 5)));
             process.kill();
         });
         victim.sign(images.clone(), async { kill.await.unwrap() }).await;
