@@ -19,7 +19,7 @@ const PATTERN_CHARS_MAX: usize = 300;
 impl Pattern {
     #[must_use]
     pub fn matches(&self, repository: &Repository) -> bool {
-        matches(self.0.as_bytes(), repository.to_string().as_bytes())
+        glob(&self.0, &repository.to_string())
     }
 }
 
@@ -44,6 +44,12 @@ impl FromStr for Pattern {
         }
         Ok(Self(text.to_owned()))
     }
+}
+
+/// Whether the whole of `text` meets `pattern`, where `*` stands for any characters but a slash and `**` for any.
+#[must_use]
+pub fn glob(pattern: &str, text: &str) -> bool {
+    matches(pattern.as_bytes(), text.as_bytes())
 }
 
 /// Iterative: for each kind of star the last one is remembered, and a mismatch goes back to it with one more

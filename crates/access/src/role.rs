@@ -43,7 +43,7 @@ macro_rules! words {
 words! {
     /// A named set of [`Action`]s.
     Role, "role" {
-        /// Reads signatures, public keys and the project; verifies images.
+        /// Reads signatures, public keys, image policies and the project; verifies images.
         Viewer = "viewer",
         /// A viewer that also signs images.
         Signer = "signer",
@@ -62,6 +62,8 @@ words! {
         SignImages = "sign-images",
         ReadKeys = "read-keys",
         ManageKeys = "manage-keys",
+        ReadPolicies = "read-policies",
+        ManagePolicies = "manage-policies",
         ReadProjects = "read-projects",
         /// Only for the administrator of the whole server.
         ManageProjects = "manage-projects",
@@ -75,10 +77,13 @@ impl Role {
     #[must_use]
     pub fn allows(self, action: Action) -> bool {
         use Action::{
-            ManageKeys, ManageProjects, ManageTokens, ReadAudit, ReadKeys, ReadProjects, ReadSignatures,
-            SignImages, VerifyImages,
+            ManageKeys, ManagePolicies, ManageProjects, ManageTokens, ReadAudit, ReadKeys, ReadPolicies,
+            ReadProjects, ReadSignatures, SignImages, VerifyImages,
         };
-        let viewer = matches!(action, ReadSignatures | VerifyImages | ReadKeys | ReadProjects);
+        let viewer = matches!(
+            action,
+            ReadSignatures | VerifyImages | ReadKeys | ReadPolicies | ReadProjects
+        );
         match self {
             Self::Viewer => viewer,
             Self::Signer => viewer || action == SignImages,
@@ -87,7 +92,7 @@ impl Role {
                 viewer
                     || matches!(
                         action,
-                        SignImages | ReadAudit | ManageKeys | ManageTokens | ManageProjects
+                        SignImages | ReadAudit | ManageKeys | ManagePolicies | ManageTokens | ManageProjects
                     )
             }
         }
@@ -107,7 +112,13 @@ mod tests {
                 .map(|action| action.as_str())
                 .collect::<Vec<_>>()
         };
-        let viewer = ["read-signatures", "verify-images", "read-keys", "read-projects"];
+        let viewer = [
+            "read-signatures",
+            "verify-images",
+            "read-keys",
+            "read-policies",
+            "read-projects",
+        ];
         assert_eq!(allowed(Role::Viewer), viewer);
         assert_eq!(
             allowed(Role::Signer),
@@ -116,6 +127,7 @@ mod tests {
                 "verify-images",
                 "sign-images",
                 "read-keys",
+                "read-policies",
                 "read-projects"
             ]
         );

@@ -51,6 +51,9 @@ pub struct Globals {
     /// Seconds to wait for the server
     #[arg(long, global = true, default_value_t = 120, value_name = "SECONDS")]
     pub timeout: u64,
+    /// Say each call to the server on standard error
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
     /// Print nothing but errors and what was asked for
     #[arg(short, long, global = true)]
     pub quiet: bool,
@@ -60,7 +63,15 @@ pub struct Globals {
 pub enum Output {
     Table,
     Json,
+    Yaml,
     Name,
+}
+
+impl Output {
+    /// Whether it is for programs, who get everything as one document.
+    pub fn is_document(self) -> bool {
+        matches!(self, Self::Json | Self::Yaml)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,6 +88,9 @@ pub enum Command {
     /// Signatures that this server made
     #[command(subcommand)]
     Signature(Signature),
+    /// Rules that say who has to have signed which images
+    #[command(subcommand)]
+    ImagePolicy(ImagePolicy),
     /// Signing keys
     #[command(subcommand)]
     Key(Key),
@@ -108,6 +122,8 @@ pub enum Command {
     },
     /// Print a completion script for a shell
     Completion { shell: clap_complete::Shell },
+    /// Print the version
+    Version,
 }
 
 /// Which images.
@@ -181,6 +197,9 @@ pub struct Verify {
     pub images: Images,
     #[command(flatten)]
     pub authority: Authority,
+    /// The server's image policy by its name; with --local, a file with a ClusterImagePolicy
+    #[arg(long, value_name = "POLICY", conflicts_with_all = ["key", "certificate_identity", "insecure_ignore_log"])]
+    pub policy: Option<String>,
     /// Verify here, without a server
     #[arg(long)]
     pub local: bool,
@@ -227,6 +246,22 @@ pub enum Signature {
     },
     /// Show one signature
     Get { id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImagePolicy {
+    /// Write policies, new ones and over those that stand
+    Apply {
+        /// ClusterImagePolicy, YAML or JSON, one or many in a file; - for standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// List policies
+    List,
+    /// Print a policy
+    Get { name: String },
+    /// Remove a policy
+    Delete { name: String },
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kernel::{Clock as _, SystemClock};
 use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
@@ -15,6 +16,7 @@ pub struct Client {
     base: Url,
     token: Option<String>,
     project: Option<String>,
+    verbose: bool,
 }
 
 impl Client {
@@ -35,6 +37,7 @@ impl Client {
             base,
             token: globals.token.clone(),
             project: globals.project.clone(),
+            verbose: globals.verbose,
         })
     }
 
@@ -48,6 +51,10 @@ impl Client {
         body: &serde_json::Value,
     ) -> Result<T, Failure> {
         self.json(Method::POST, path, Some(body)).await
+    }
+
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &serde_json::Value) -> Result<T, Failure> {
+        self.json(Method::PUT, path, Some(body)).await
     }
 
     /// A call whose answer has no body, or one that does not matter.
@@ -80,11 +87,7 @@ impl Client {
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<Vec<u8>, Failure> {
-        let response = self
-            .request(method, path, body)?
-            .send()
-            .await
-            .map_err(|error| self.unreachable(&error))?;
+        let response = self.sent(self.request(method, path, body)?).await?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
         if status.is_success() {
@@ -99,13 +102,34 @@ impl Client {
         let request = self
             .request(Method::POST, path, Some(body))?
             .header("accept", "application/x-ndjson");
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let response = self.sent(request).await?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
         let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
         Err(self.refused(path, status, &bytes))
+    }
+
+    /// Sends a request, and says so if asked to.
+    async fn sent(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failure> {
+        let request = request.build().map_err(|error| self.unreachable(&error))?;
+        let (method, url, clock) = (
+            request.method().clone(),
+            request.url().clone(),
+            SystemClock::new(),
+        );
+        let start = clock.monotonic();
+        let response = self.http.execute(request).await;
+        if self.verbose {
+            let ms = clock.monotonic().since(start).as_millis();
+            let answer = match &response {
+                Ok(response) => response.status().to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            eprintln!("{method} {url}  {answer}  {ms} ms");
+        }
+        response.map_err(|error| self.unreachable(&error))
     }
 
     fn request(

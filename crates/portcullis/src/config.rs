@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use signing::Formats;
+use signing::trust::TrustRoot;
 use upstream::oci::RegistryConfig;
 
 use crate::args::{ConfigFile, Serve};
@@ -27,6 +29,8 @@ pub struct Config {
     pub log: LogSection,
     pub keys: KeysSection,
     pub signing: SigningSection,
+    /// Trusted roots that image policies name with `trustRootRef`: name and file.
+    pub trusted_roots: BTreeMap<String, PathBuf>,
     /// By host and port, as references name them.
     pub registries: BTreeMap<String, RegistryConfig>,
 }
@@ -231,6 +235,7 @@ impl Loaded {
             let cause = format!("server.public_url {url:?} is not an http or https address");
             return Err(Failure::coded(1, &codes::CONFIG, cause));
         }
+        let _read = self.config.trusted_roots()?;
         self.config.oci()?.checked().map(|_| ()).map_err(Failure::from)
     }
 
@@ -248,6 +253,10 @@ impl Loaded {
                 text,
                 self.origins[&(section, key)].to_string(),
             ]);
+        }
+        for (name, file) in &self.config.trusted_roots {
+            let text = format!("{:?}", file.display().to_string());
+            rows.push([format!("trusted_roots.{name}"), text, "file".to_owned()]);
         }
         for (host, registry) in &self.config.registries {
             let projects: Vec<&str> = registry.credentials.keys().map(String::as_str).collect();
@@ -317,6 +326,20 @@ impl Config {
             own.insert(host.clone(), parse(words)?);
         }
         Ok(move |host: &str| own.get(host).copied().unwrap_or(default))
+    }
+
+    /// The trusted roots that image policies may name.
+    pub fn trusted_roots(&self) -> Result<BTreeMap<String, Arc<TrustRoot>>, Failure> {
+        let read = |(name, file): (&String, &PathBuf)| {
+            let failed = |why: String| {
+                let cause = format!("trusted_roots.{name}: {}: {why}", file.display());
+                Failure::coded(1, &codes::CONFIG, cause)
+            };
+            let text = std::fs::read_to_string(file).map_err(|error| failed(error.to_string()))?;
+            let root = TrustRoot::from_json(&text).map_err(|error| failed(kernel::chain(&error)))?;
+            Ok((name.clone(), Arc::new(root)))
+        };
+        self.trusted_roots.iter().map(read).collect()
     }
 
     /// The registries' client. The server never uses a person's Docker configuration.

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use kernel::{Code, Fault};
 
-use crate::args::{Globals, Output};
+use crate::args::Globals;
+use crate::output::document;
 
 /// A command's failure; boxed, so that results stay small where nothing goes wrong.
 #[derive(Debug)]
@@ -102,6 +103,12 @@ impl Failure {
         }))
     }
 
+    /// The same with another hint.
+    pub fn with_hint(mut self, hint: &str) -> Self {
+        hint.clone_into(&mut self.0.hint);
+        self
+    }
+
     /// The exit code.
     pub fn exit(&self) -> u8 {
         self.0.exit
@@ -118,9 +125,9 @@ impl Failure {
 
     /// Prints it and gives the exit code.
     pub fn report(self, globals: &Globals) -> ExitCode {
-        if globals.output == Output::Json {
+        if globals.output.is_document() {
             let own = || serde_json::json!({ "code": self.0.code, "title": self.0.what, "detail": self.0.cause.join("; "), "hint": self.0.hint });
-            println!("{}", self.0.document.clone().unwrap_or_else(own));
+            document(globals, &self.0.document.clone().unwrap_or_else(own));
         }
         match &self.0.code {
             Some(code) => eprintln!("error[{code}]: {}", self.0.what),

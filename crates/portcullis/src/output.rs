@@ -28,14 +28,19 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) {
 /// Prints rows in the form that was asked for: the JSON as it is, or a table, or the first column.
 pub fn list(globals: &Globals, json: &serde_json::Value, header: &[&str], rows: &[Vec<String>]) {
     match globals.output {
-        Output::Json => println(&pretty(json)),
+        Output::Json | Output::Yaml => document(globals, json),
         Output::Name => rows.iter().for_each(|row| println(&row[0])),
         Output::Table => table(header, rows),
     }
 }
 
-pub fn pretty(json: &serde_json::Value) -> String {
-    serde_json::to_string_pretty(json).unwrap_or_default()
+/// Prints one document, as JSON unless YAML was asked for.
+pub fn document(globals: &Globals, value: &serde_json::Value) {
+    let text = match globals.output {
+        Output::Yaml => serde_saphyr::to_string(value).unwrap_or_default(),
+        _ => serde_json::to_string_pretty(value).unwrap_or_default(),
+    };
+    println(text.trim_end());
 }
 
 /// Prints a line; a reader that went away (`| head`) ends the program quietly.

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use kernel::{Clock, Fault, Kind, Random, SystemClock, SystemRandom};
+use signing::image_policy::ImagePolicies;
 use signing::ports::{Log, LoggedEntry, NewEntry};
 use signing::trust::{self, LogIdentity, TrustRoot};
 use signing::{Keyring, Signing, Verifying};
@@ -37,6 +38,7 @@ pub struct App {
     pub access: Access,
     pub signing: Signing,
     pub verifying: Verifying,
+    pub policies: ImagePolicies,
     pub tlog: Tlog,
     pub metrics: Metrics,
     db: Db,
@@ -140,7 +142,14 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         random.clone(),
     );
     let trust = Arc::new(TrustRoot::from_json(&trust::trusted_root(&identity))?);
-    let verifying = Verifying::new(signing.clone(), trust);
+    let policies = ImagePolicies::new(
+        db.clone(),
+        clock.clone(),
+        random.clone(),
+        trust.clone(),
+        config.trusted_roots()?,
+    );
+    let verifying = Verifying::new(signing.clone(), trust, policies.clone());
     let first_token = if fresh {
         Some(first_start(&access, &signing).await?)
     } else {
@@ -159,6 +168,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         access,
         signing,
         verifying,
+        policies,
         tlog,
         metrics,
         db,
@@ -233,6 +243,12 @@ impl FromRef<App> for Access {
 impl FromRef<App> for Signing {
     fn from_ref(app: &App) -> Self {
         app.signing.clone()
+    }
+}
+
+impl FromRef<App> for ImagePolicies {
+    fn from_ref(app: &App) -> Self {
+        app.policies.clone()
     }
 }
 

@@ -44,6 +44,14 @@ pub enum SigningError {
     Request(String),
     #[error("there is no signature {0}")]
     NoSignature(String),
+    #[error("the image policy cannot be used{}{place}: {why}", if place.is_empty() { "" } else { ": " })]
+    ImagePolicy { place: String, why: String },
+    #[error("there is no image policy {0}")]
+    NoImagePolicy(String),
+    #[error("the image policy {policy} says nothing about {image}")]
+    NotCovered { policy: String, image: Box<Reference> },
+    #[error("the image policy {0} was changed meanwhile")]
+    ImagePolicyChanged(String),
     #[error("the trusted root does not read: {0}")]
     TrustedRoot(String),
     #[error("the database holds a signature that does not read: {0}")]
@@ -71,6 +79,17 @@ impl std::error::Error for LogError {
     }
 }
 
+impl SigningError {
+    /// A policy that cannot be used, and where: `spec.authorities[0].key`.
+    pub(crate) fn image_policy(place: &str, why: impl std::fmt::Display) -> Self {
+        let place = if place == "." { "" } else { place };
+        Self::ImagePolicy {
+            place: place.to_owned(),
+            why: why.to_string(),
+        }
+    }
+}
+
 impl From<KeyFileError> for SigningError {
     fn from(source: KeyFileError) -> Self {
         Self::KeyFile(source)
@@ -80,13 +99,18 @@ impl From<KeyFileError> for SigningError {
 impl Fault for SigningError {
     fn kind(&self) -> Kind {
         match self {
-            Self::NoKey { .. } | Self::NoSignature(_) => Kind::NotFound,
-            Self::KeyExists { .. } | Self::TagMoved { .. } | Self::LegacyTag { .. } => Kind::Conflict,
+            Self::NoKey { .. } | Self::NoSignature(_) | Self::NoImagePolicy(_) => Kind::NotFound,
+            Self::KeyExists { .. }
+            | Self::TagMoved { .. }
+            | Self::LegacyTag { .. }
+            | Self::ImagePolicyChanged(_) => Kind::Conflict,
             Self::KeyName(_)
             | Self::KeyFile(_)
             | Self::PublicKey(_)
             | Self::IndexCycle(_)
             | Self::Request(_)
+            | Self::ImagePolicy { .. }
+            | Self::NotCovered { .. }
             | Self::TrustedRoot(_) => Kind::Invalid,
             Self::IndexTooLarge { .. } => Kind::TooLarge,
             Self::Sign { .. } | Self::Row(_) | Self::Lost => Kind::Bug,
@@ -111,6 +135,10 @@ impl Fault for SigningError {
             Self::Request(_) => &codes::REQUEST,
             Self::NoSignature(_) => &codes::NO_SIGNATURE,
             Self::TrustedRoot(_) => &codes::TRUSTED_ROOT,
+            Self::ImagePolicy { .. } => &codes::IMAGE_POLICY,
+            Self::NoImagePolicy(_) => &codes::NO_IMAGE_POLICY,
+            Self::NotCovered { .. } => &codes::NOT_COVERED,
+            Self::ImagePolicyChanged(_) => &codes::IMAGE_POLICY_CHANGED,
             Self::Shared(source) => source.code(),
             Self::Log(source) => source.0.code(),
             Self::Registry(source) => source.code(),
@@ -203,6 +231,36 @@ message says which.",
 the logs, certificate authorities and timestamp authorities that a verifier believes.",
         hint: "fetch this server's: GET /api/v1/trust/trusted_root.json",
     };
+    pub const IMAGE_POLICY: Code = Code {
+        id: "PC1211",
+        title: "the image policy cannot be used",
+        explanation: "An image policy is a ClusterImagePolicy of policy.sigstore.dev. What it asks for has to be \
+known here, down to each field: a rule that is left out silently would accept what its author meant to refuse. \
+Known are images.glob, and authorities with key.data or keyless.identities, ctlog, trustRootRef and \
+signatureFormat; mode is for gates.",
+        hint: "correct the field that the message names; trusted roots are in portcullis.toml under [trusted_roots]",
+    };
+    pub const NO_IMAGE_POLICY: Code = Code {
+        id: "PC1212",
+        title: "there is no such image policy",
+        explanation: "Image policies belong to a project. The name was mistyped, or the policy is of another \
+project.",
+        hint: "portcullis image-policy list; portcullis image-policy apply FILE",
+    };
+    pub const NOT_COVERED: Code = Code {
+        id: "PC1213",
+        title: "the image policy is about other images",
+        explanation: "A policy says nothing about images that none of its globs names; neither yes nor no would be \
+its answer.",
+        hint: "portcullis image-policy get NAME shows its globs; verify with the policy of this image",
+    };
+    pub const IMAGE_POLICY_CHANGED: Code = Code {
+        id: "PC1214",
+        title: "the image policy was changed meanwhile",
+        explanation: "The request said which policy it would replace, and another one stands now. Nothing was \
+written.",
+        hint: "read the policy again and apply the change to it",
+    };
     pub const INTERNAL: Code = Code {
         id: "PC1299",
         title: "signing failed by our own mistake",
@@ -221,6 +279,10 @@ id; nothing was answered with success that is not durable.",
         &REQUEST,
         &NO_SIGNATURE,
         &TRUSTED_ROOT,
+        &IMAGE_POLICY,
+        &NO_IMAGE_POLICY,
+        &NOT_COVERED,
+        &IMAGE_POLICY_CHANGED,
         &INTERNAL,
     ];
 }

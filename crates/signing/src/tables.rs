@@ -9,7 +9,9 @@ use crate::format::Annotations;
 use crate::publish::Formats;
 
 /// The tables of this domain.
-pub const MIGRATIONS: &[Migration] = &[Migration {
+pub const MIGRATIONS: &[Migration] = &[KEYS_AND_SIGNATURES, crate::image_policy::MIGRATION];
+
+const KEYS_AND_SIGNATURES: Migration = Migration {
     domain: "signing",
     version: 1,
     sql: "CREATE TABLE signing_key (
@@ -32,7 +34,7 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
           );
           CREATE INDEX signed_image_signature ON signed_image (signature_id);
           CREATE INDEX signed_image_digest ON signed_image (digest);",
-}];
+};
 
 /// What makes two wishes the same: the project's image, the key, and what is said about the image.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -5,6 +5,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
+use kernel::Digest;
 use sigstore_trust_root::{CertificateAuthority, TransparencyLog, TrustedRoot};
 use sigstore_types::TimeRange;
 use sigstore_verify::Verifier;
@@ -68,9 +69,31 @@ impl TrustRoot {
         Verifier::new(&root).map(Some)
     }
 
+    /// The same, believing only the logs whose `baseUrl` this is; `None` if there is none.
     #[must_use]
-    pub fn json(&self) -> &str {
-        &self.json
+    pub fn only_log(&self, url: &str) -> Option<Self> {
+        let bare = |url: &str| url.trim_end_matches('/').to_owned();
+        let mut root = self.root.clone();
+        root.tlogs.retain(|log| bare(&log.base_url) == bare(url));
+        if root.tlogs.is_empty() {
+            return None;
+        }
+        Some(Self {
+            verifier: Verifier::new(&root).ok()?,
+            root,
+            json: format!("{} {url}", self.json),
+        })
+    }
+
+    /// Whether certificates can be believed at all.
+    #[must_use]
+    pub fn knows_authorities(&self) -> bool {
+        !self.root.certificate_authorities.is_empty()
+    }
+
+    /// The same for two roots that believe the same.
+    pub(crate) fn fingerprint(&self) -> Digest {
+        Digest::of(self.json.as_bytes())
     }
 }
 

@@ -7,6 +7,7 @@ use access::{Action, Context};
 use kernel::Reference;
 
 use crate::format::Annotations;
+use crate::image_policy::ImagePolicies;
 use crate::key::PublicKey;
 use crate::trust::TrustRoot;
 use crate::verdicts::VerdictKey;
@@ -18,17 +19,28 @@ use crate::{Signing, SigningError, resolve};
 pub struct Verifying {
     signing: Signing,
     trust: Arc<TrustRoot>,
+    policies: ImagePolicies,
 }
 
 /// What is to be verified, and how.
 #[derive(Debug, Clone)]
 pub struct VerifyRequest {
     pub image: Reference,
-    /// The project's own keys if empty.
-    pub keys: Vec<PublicKey>,
+    pub asked: Asked,
     pub annotations: Annotations,
-    pub log_required: bool,
     pub recursive: bool,
+}
+
+/// By what an image is to be verified.
+#[derive(Debug, Clone)]
+pub enum Asked {
+    /// The image policy of this name.
+    Policy(String),
+    /// These keys, the project's own if empty, and this server's log if it is required.
+    Keys {
+        keys: Vec<PublicKey>,
+        log_required: bool,
+    },
 }
 
 /// A report and its age.
@@ -41,8 +53,12 @@ pub struct Verdict {
 impl Verifying {
     /// `trust` is this server's own trusted root.
     #[must_use]
-    pub fn new(signing: Signing, trust: Arc<TrustRoot>) -> Self {
-        Self { signing, trust }
+    pub fn new(signing: Signing, trust: Arc<TrustRoot>, policies: ImagePolicies) -> Self {
+        Self {
+            signing,
+            trust,
+            policies,
+        }
     }
 
     /// Verifies an image, and with `recursive` every manifest under it. An image named by digest whose verdict is
@@ -106,20 +122,25 @@ impl Verifying {
     }
 
     async fn policy(&self, context: &Context, request: &VerifyRequest) -> Result<Policy, SigningError> {
-        let keys = match request.keys.is_empty() {
-            true => self.signing.keyring().verifying(context.project.as_str()).await?,
-            false => request.keys.clone(),
+        let policy = match &request.asked {
+            Asked::Policy(name) => self
+                .policies
+                .read(context, name)
+                .await?
+                .policy_for(&request.image)?,
+            Asked::Keys { keys, log_required } => {
+                let policy = if keys.is_empty() {
+                    let own = self.signing.keyring().verifying(context.project.as_str()).await?;
+                    Policy::keys("the project's keys", own)
+                } else {
+                    Policy::keys("keys of the request", keys.clone())
+                };
+                match log_required {
+                    true => policy.with_log(self.trust.clone()),
+                    false => policy,
+                }
+            }
         };
-        let name = if request.keys.is_empty() {
-            "the project's keys"
-        } else {
-            "keys of the request"
-        };
-        let policy = Policy::keys(name, keys).with_annotations(request.annotations.clone());
-        Ok(if request.log_required {
-            policy.with_log(self.trust.clone())
-        } else {
-            policy
-        })
+        Ok(policy.with_annotations(request.annotations.clone()))
     }
 }

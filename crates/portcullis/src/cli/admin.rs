@@ -9,7 +9,7 @@ use crate::args::{Auth, Globals, Key, Output, Project, Signature, Token};
 use crate::cli::{NOT_ALLOWED, input};
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{list, pretty, println, table};
+use crate::output::{document, list, println, table};
 
 const DONE: Result<ExitCode, Failure> = Ok(ExitCode::SUCCESS);
 
@@ -62,7 +62,7 @@ fn show(globals: &Globals, items: &Value, columns: Columns) {
 }
 
 /// All pages of a list, up to `max` items.
-async fn pages(client: &Client, path: &str, max: usize) -> Result<Value, Failure> {
+pub async fn pages(client: &Client, path: &str, max: usize) -> Result<Value, Failure> {
     let (mut items, mut next) = (Vec::new(), Some(path.to_owned()));
     while let Some(path) = next.filter(|_| items.len() < max) {
         let page: Value = client.get(path.trim_start_matches('/')).await?;
@@ -76,7 +76,7 @@ async fn pages(client: &Client, path: &str, max: usize) -> Result<Value, Failure
 /// One thing: its JSON, its name, or its fields line by line.
 fn one(globals: &Globals, item: &Value, name: &str) {
     match globals.output {
-        Output::Json => println(&pretty(item)),
+        Output::Json | Output::Yaml => document(globals, item),
         Output::Name => println(item[name].as_str().unwrap_or_default()),
         Output::Table => {
             let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -90,7 +90,7 @@ fn one(globals: &Globals, item: &Value, name: &str) {
 }
 
 /// A path with a name from outside in it, escaped.
-fn path(parts: &[&str]) -> String {
+pub fn path(parts: &[&str]) -> String {
     let mut url = Url::parse("http://x/").ok();
     if let Some(mut segments) = url.as_mut().and_then(|url| url.path_segments_mut().ok()) {
         segments.pop_if_empty().extend(parts);
@@ -213,7 +213,7 @@ pub async fn auth(globals: &Globals, own: Auth) -> Result<ExitCode, Failure> {
             let answer: Value = client.get(&query).await?;
             let allowed = answer["allowed"].as_bool().unwrap_or(false);
             match globals.output {
-                Output::Json => println(&pretty(&answer)),
+                Output::Json | Output::Yaml => document(globals, &answer),
                 _ => println(if allowed { "yes" } else { "no" }),
             }
             return Ok(if allowed {

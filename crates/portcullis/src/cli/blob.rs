@@ -6,17 +6,17 @@ use kernel::{Clock as _, Digest, SystemClock};
 use serde_json::json;
 use signing::verify::check_blob;
 
-use crate::args::{Globals, Output, VerifyBlob};
+use crate::args::{Globals, VerifyBlob};
 use crate::cli::{NOT_VERIFIED, input};
 use crate::explain::codes;
 use crate::failure::Failure;
-use crate::output::{pretty, println};
+use crate::output::{document, println};
 
 /// A bundle is a few KiB; one with a large statement a megabyte.
 const BUNDLE_BYTES_MAX: u64 = 16 << 20;
 
 pub fn run(globals: &Globals, own: &VerifyBlob) -> Result<ExitCode, Failure> {
-    let policy = input::policy(&own.authority, &[])?;
+    let policy = input::policy(&own.authority)?;
     let failed = |path: &std::path::Path, error: std::io::Error| {
         Failure::local(format!("reading {}", path.display()), &error)
     };
@@ -44,21 +44,21 @@ pub fn run(globals: &Globals, own: &VerifyBlob) -> Result<ExitCode, Failure> {
         SystemClock::new().now(),
     ) {
         Ok(accepted) => {
-            if globals.output == Output::Json {
+            if globals.output.is_document() {
                 let body = json!({
                     "verified": true, "digest": digest, "key_id": accepted.key_id, "identity": accepted.identity,
                     "issuer": accepted.issuer, "logged": accepted.logged, "log_index": accepted.log_index,
                 });
-                println(&pretty(&body));
+                document(globals, &body);
             } else {
                 println(&format!("verified  {}  {digest}", own.file));
             }
             Ok(ExitCode::SUCCESS)
         }
         Err(rejected) => {
-            if globals.output == Output::Json {
+            if globals.output.is_document() {
                 let body = json!({ "verified": false, "digest": digest, "reason": rejected.reason, "detail": rejected.detail });
-                println(&pretty(&body));
+                document(globals, &body);
                 return Ok(ExitCode::from(NOT_VERIFIED));
             }
             let cause = format!("{}: {}", rejected.reason, rejected.detail);

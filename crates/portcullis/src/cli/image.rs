@@ -10,7 +10,7 @@ use signing::ports::{Registry, RegistryError, RegistryReason};
 use crate::args::{Globals, Image, Output};
 use crate::cli::input;
 use crate::failure::Failure;
-use crate::output::{pretty, println};
+use crate::output::{document, println};
 
 /// Levels that are drawn: what is attached to what is attached.
 const DEPTH_MAX: usize = 4;
@@ -28,7 +28,7 @@ pub async fn run(globals: &Globals, own: Image) -> Result<ExitCode, Failure> {
     };
     let root = tree.node(manifest.digest, manifest.media_type, 0).await?;
     match globals.output {
-        Output::Json => println(&pretty(&root)),
+        Output::Json | Output::Yaml => document(globals, &root),
         Output::Name => println(root["digest"].as_str().unwrap_or_default()),
         Output::Table => {
             println(&format!(

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kernel::{Reference, Secret, SystemClock, SystemRandom};
+use serde_json::Value;
+use signing::image_policy::ImagePolicy;
 use signing::key::PublicKey;
 use signing::trust::TrustRoot;
-use signing::verify::{Identity, Policy};
+use signing::verify::{self, Identity, Policy};
 use upstream::oci;
 
 use crate::args::{Authority, Images, LocalRegistry};
@@ -53,35 +55,61 @@ pub fn password() -> Secret {
 }
 
 /// The policy that the options describe.
-pub fn policy(own: &Authority, annotations: &[(String, String)]) -> Result<Policy, Failure> {
-    let mut keys = Vec::with_capacity(own.key.len());
+pub fn policy(own: &Authority) -> Result<Policy, Failure> {
+    let mut authority = verify::Authority::keys("the command line", Vec::with_capacity(own.key.len()));
     for path in &own.key {
-        keys.push(PublicKey::from_pem(&read_text(path)?).map_err(signing::SigningError::from)?);
+        let key = PublicKey::from_pem(&read_text(path)?).map_err(signing::SigningError::from)?;
+        authority.keys.push(key);
     }
-    let mut policy =
-        Policy::keys("the command line", keys).with_annotations(annotations.iter().cloned().collect());
-    if let (Some(identity), Some(issuer)) = (&own.certificate_identity, &own.certificate_oidc_issuer) {
-        policy.identities.push(Identity {
-            identity: identity.clone(),
-            issuer: issuer.clone(),
-        });
+    if let (Some(subject), Some(issuer)) = (&own.certificate_identity, &own.certificate_oidc_issuer) {
+        authority.identities.push(Identity::exact(subject, issuer));
     }
-    if policy.keys.is_empty() && policy.identities.is_empty() {
+    if authority.keys.is_empty() && authority.identities.is_empty() {
         let hint = "give --key cosign.pub, or --certificate-identity with --certificate-oidc-issuer";
         return Err(Failure::usage("nothing says who has to have signed", hint));
     }
-    match &own.trusted_root {
-        Some(path) => policy = policy.with_log(Arc::new(TrustRoot::from_json(&read_text(path)?)?)),
-        None if !policy.identities.is_empty() || !own.insecure_ignore_log => {
-            let hint = "give --trusted-root trusted_root.json, or --insecure-ignore-log to do without a log (keys only)";
-            return Err(Failure::usage("nothing says which log to believe", hint));
+    let keyless = !authority.identities.is_empty();
+    authority.trust = own.trusted_root.as_deref().map(trusted_root).transpose()?;
+    if authority.trust.is_none() && (keyless || !own.insecure_ignore_log) {
+        let hint =
+            "give --trusted-root trusted_root.json, or --insecure-ignore-log to do without a log (keys only)";
+        return Err(Failure::usage("nothing says which log to believe", hint));
+    }
+    authority.log_required = !own.insecure_ignore_log;
+    Ok(Policy::of(authority))
+}
+
+/// The image policy of a file; where it asks for a log or for certificates, `root` says which to believe, whatever
+/// the policy calls it.
+pub fn image_policy(file: &Path, root: Option<&Path>) -> Result<ImagePolicy, Failure> {
+    let mut documents = image_policies(file)?;
+    if documents.len() != 1 {
+        let what = format!("{} holds {} documents", file.display(), documents.len());
+        return Err(Failure::usage(what, "give a file with one image policy"));
+    }
+    let root = root.map(trusted_root).transpose()?;
+    let policy = ImagePolicy::read(&documents.remove(0), &|_| root.clone());
+    policy.map_err(|error| {
+        let hint = "where the policy asks for a log, give --trusted-root trusted_root.json";
+        let failure = Failure::from(error);
+        if root.is_none() {
+            failure.with_hint(hint)
+        } else {
+            failure
         }
-        None => {}
-    }
-    if own.insecure_ignore_log {
-        policy.log_required = false;
-    }
-    Ok(policy)
+    })
+}
+
+/// The documents of a file with image policies, YAML or JSON.
+pub fn image_policies(file: &Path) -> Result<Vec<Value>, Failure> {
+    let text = read_text(file)?;
+    // JSON is YAML.
+    serde_saphyr::from_multiple(&text)
+        .map_err(|error| Failure::local(format!("{} is no YAML", file.display()), &error))
+}
+
+fn trusted_root(path: &Path) -> Result<Arc<TrustRoot>, Failure> {
+    Ok(Arc::new(TrustRoot::from_json(&read_text(path)?)?))
 }
 
 /// The registries' client of a person: their Docker configuration.

@@ -11,7 +11,7 @@ use tlog::{Audit, Folder, Inclusion, LogVerifier};
 use crate::args::{Globals, Log, Output};
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{Progress, pretty, println, table};
+use crate::output::{Progress, document, println, table};
 
 pub async fn run(globals: &Globals, own: Log) -> Result<ExitCode, Failure> {
     match own {
@@ -88,9 +88,10 @@ async fn info(globals: &Globals) -> Result<(), Failure> {
     let root = kernel::Digest::from_bytes(checkpoint.root).hex();
     let id = kernel::Digest::from_bytes(verifier.log_id()).hex();
     match globals.output {
-        Output::Json => println(&pretty(
+        Output::Json | Output::Yaml => document(
+            globals,
             &json!({ "origin": checkpoint.origin, "size": checkpoint.size, "root": root, "log_id": id }),
-        )),
+        ),
         Output::Name => println(&checkpoint.origin),
         Output::Table => table(
             &["FIELD", "VALUE"],
@@ -126,7 +127,7 @@ async fn entry(globals: &Globals, index: u64) -> Result<(), Failure> {
         .map_err(|error| Failure::local("reading the entries", &error))?;
     let body: Value = serde_json::from_slice(&entries[(index % TILE_WIDTH) as usize])
         .map_err(|error| Failure::local("reading the entry", &error))?;
-    println(&pretty(&json!({ "index": index, "body": body })));
+    document(globals, &json!({ "index": index, "body": body }));
     Ok(())
 }
 
@@ -136,8 +137,8 @@ fn proof(globals: &Globals, proof: &Inclusion) {
     let json = json!({
         "index": proof.index, "size": proof.size, "leaf": hex(&proof.leaf), "root": hex(&proof.root), "hashes": hashes,
     });
-    if globals.output == Output::Json {
-        return println(&pretty(&json));
+    if globals.output.is_document() {
+        return document(globals, &json);
     }
     println(&format!(
         "entry {} is in the log of {} entries",
@@ -149,8 +150,8 @@ fn proof(globals: &Globals, proof: &Inclusion) {
 }
 
 fn report(globals: &Globals, audit: &Audit) -> Result<ExitCode, Failure> {
-    if globals.output == Output::Json {
-        println(&pretty(&serde_json::to_value(audit).unwrap_or_default()));
+    if globals.output.is_document() {
+        document(globals, &serde_json::to_value(audit).unwrap_or_default());
     } else {
         let Audit {
             size,
@@ -165,6 +166,10 @@ fn report(globals: &Globals, audit: &Audit) -> Result<ExitCode, Failure> {
     }
     if audit.damage.is_empty() {
         return Ok(ExitCode::SUCCESS);
+    }
+    if globals.output.is_document() {
+        // The document names the damage.
+        return Ok(ExitCode::FAILURE);
     }
     audit
         .damage

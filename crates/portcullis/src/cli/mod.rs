@@ -3,6 +3,7 @@
 mod admin;
 mod blob;
 mod image;
+mod image_policy;
 mod input;
 mod log;
 mod serve;
@@ -33,6 +34,7 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::VerifyBlob(own) => blob::run(globals, &own),
         Command::Image(own) => image::run(globals, own).await,
         Command::Signature(own) => admin::signature(globals, own).await,
+        Command::ImagePolicy(own) => image_policy::run(globals, own).await,
         Command::Key(own) => admin::key(globals, own).await,
         Command::Log(own) => log::run(globals, own).await,
         Command::Project(own) => admin::project(globals, own).await,
@@ -43,6 +45,10 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Config(own) => settings::run(globals, own),
         Command::Demo(own) => crate::demo::run(own).await,
         Command::Explain { code } => explain_code(code.as_deref()),
+        Command::Version => {
+            println(&format!("portcullis {}", env!("CARGO_PKG_VERSION")));
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "portcullis", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

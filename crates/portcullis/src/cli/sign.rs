@@ -13,7 +13,7 @@ use crate::args::{Globals, Output, Sign};
 use crate::cli::input;
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{Progress, pretty, println};
+use crate::output::{Progress, document, println};
 
 pub async fn run(globals: &Globals, own: Sign) -> Result<ExitCode, Failure> {
     let images = input::images(&own.images)?;
@@ -176,7 +176,7 @@ impl<'a> Tally<'a> {
                 .and_then(|status| u16::try_from(status).ok())
                 .unwrap_or(500);
             let failure = Failure::problem(status, line["problem"].clone());
-            if self.globals.output != Output::Json && !self.single {
+            if !self.globals.output.is_document() && !self.single {
                 eprintln!(
                     "failed   {}: {}",
                     line["image"].as_str().unwrap_or_default(),
@@ -189,7 +189,7 @@ impl<'a> Tally<'a> {
                 self.failed = Some(failure);
             }
         }
-        if self.globals.output == Output::Json {
+        if self.globals.output.is_document() {
             self.lines.push(line.clone());
         }
     }
@@ -203,7 +203,7 @@ impl<'a> Tally<'a> {
         }
         let image = signature["image"].as_str().unwrap_or_default();
         match self.globals.output {
-            Output::Json => {}
+            Output::Json | Output::Yaml => {}
             Output::Name => println(image),
             Output::Table if known => println(&format!("already  {image}")),
             Output::Table => {
@@ -218,8 +218,8 @@ impl<'a> Tally<'a> {
 
     fn finish(self) -> Result<ExitCode, Failure> {
         drop(self.progress);
-        if self.globals.output == Output::Json {
-            println(&pretty(&Value::Array(self.lines)));
+        if self.globals.output.is_document() {
+            document(self.globals, &Value::Array(self.lines));
         }
         let said_already = self.single && self.failures > 0;
         if !self.globals.quiet && !said_already {
@@ -231,7 +231,7 @@ impl<'a> Tally<'a> {
         match self.failed {
             None => Ok(ExitCode::SUCCESS),
             // With JSON the problems are in the list already.
-            Some(failure) if self.globals.output == Output::Json => Ok(ExitCode::from(failure.exit())),
+            Some(failure) if self.globals.output.is_document() => Ok(ExitCode::from(failure.exit())),
             Some(failure) => Err(failure),
         }
     }

@@ -1,49 +1,44 @@
 //! `portcullis verify`.
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use kernel::{Clock as _, Reference, SystemClock};
 use serde_json::{Value, json};
+use signing::Verdict;
 use signing::api::ReportBody;
-use signing::{Verdict, verify};
+use signing::format::Annotations;
+use signing::image_policy::ImagePolicy;
+use signing::verify::{self, Policy};
+use upstream::oci;
 
 use crate::args::{Globals, Output, Verify};
 use crate::cli::{NOT_VERIFIED, input};
 use crate::client::Client;
 use crate::explain::codes;
 use crate::failure::Failure;
-use crate::output::{pretty, println};
+use crate::output::{document, println};
 
 /// Images that are asked about at once.
 const CONCURRENT_MAX: usize = 16;
 
 pub async fn run(globals: &Globals, own: Verify) -> Result<ExitCode, Failure> {
     let images = input::images(&own.images)?;
-    let own = &own;
-    let local = match own.local {
-        true => Some((
-            input::registry(&own.registry)?,
-            input::policy(&own.authority, &own.images.annotations)?,
-        )),
-        false => None,
+    let verifier = &match own.local {
+        true => Verifier::Local(Box::new(Local::new(&own)?)),
+        false => Verifier::Server(Client::new(globals)?, question(&own)?),
     };
-    let (local, client) = (&local, &Client::new(globals)?);
     let ask = |image: Reference| async move {
-        let outcome = match local {
-            Some((registry, policy)) => {
-                let now = SystemClock::new().now();
-                let reports = verify::verify(registry, "", &image, policy, own.images.recursive, now).await;
-                reports.map_err(Failure::from).and_then(|reports| {
-                    let fresh = |report| Verdict {
-                        report: std::sync::Arc::new(report),
-                        age: std::time::Duration::ZERO,
-                    };
-                    let body = ReportBody::of(reports.into_iter().map(fresh).collect());
-                    body.ok_or_else(|| Failure::plain(1, "there is no report", ""))
-                })
+        let outcome = match verifier {
+            Verifier::Local(local) => local.verify(&image).await,
+            Verifier::Server(client, question) => {
+                let mut question = question.clone();
+                question["image"] = json!(image);
+                client.post("api/v1/verifications", &question).await
             }
-            None => server(client, own, &image).await,
         };
         (image, outcome)
     };
@@ -55,30 +50,81 @@ pub async fn run(globals: &Globals, own: Verify) -> Result<ExitCode, Failure> {
     print(globals, outcomes)
 }
 
-async fn server(client: &Client, own: &Verify, image: &Reference) -> Result<ReportBody, Failure> {
+/// Who finds out.
+enum Verifier {
+    Local(Box<Local>),
+    /// With what is asked of each image.
+    Server(Client, Value),
+}
+
+/// Verifying in this process.
+struct Local {
+    registry: oci::Client,
+    rule: Rule,
+    annotations: Annotations,
+    recursive: bool,
+}
+
+/// What an image is verified by.
+enum Rule {
+    Options(Policy),
+    File(ImagePolicy),
+}
+
+impl Local {
+    fn new(own: &Verify) -> Result<Self, Failure> {
+        let rule = match &own.policy {
+            Some(file) => {
+                let root = own.authority.trusted_root.as_deref();
+                Rule::File(input::image_policy(Path::new(file), root)?)
+            }
+            None => Rule::Options(input::policy(&own.authority)?),
+        };
+        Ok(Self {
+            registry: input::registry(&own.registry)?,
+            rule,
+            annotations: own.images.annotations.iter().cloned().collect(),
+            recursive: own.images.recursive,
+        })
+    }
+
+    async fn verify(&self, image: &Reference) -> Result<ReportBody, Failure> {
+        let policy = match &self.rule {
+            Rule::Options(policy) => policy.clone(),
+            Rule::File(policy) => policy.policy_for(image)?,
+        };
+        let policy = policy.with_annotations(self.annotations.clone());
+        let now = SystemClock::new().now();
+        let reports = verify::verify(&self.registry, "", image, &policy, self.recursive, now).await?;
+        let fresh = |report| Verdict {
+            report: Arc::new(report),
+            age: Duration::ZERO,
+        };
+        let body = ReportBody::of(reports.into_iter().map(fresh).collect());
+        body.ok_or_else(|| Failure::plain(1, "there is no report", ""))
+    }
+}
+
+/// What the server is asked, but for the image.
+fn question(own: &Verify) -> Result<Value, Failure> {
     let authority = &own.authority;
     if authority.certificate_identity.is_some() || authority.trusted_root.is_some() {
-        let hint = "add --local: the server verifies with keys and its own log";
+        let hint = "add --local, or give the server an image policy: portcullis image-policy apply FILE";
         return Err(Failure::usage(
-            "identities and trusted roots are checked here, not by the server",
+            "identities and trusted roots of the command line are checked here, not by the server",
             hint,
         ));
     }
-    let mut keys = Vec::with_capacity(authority.key.len());
-    for path in &authority.key {
-        keys.push(input::read_text(path)?);
+    let annotations: Annotations = own.images.annotations.iter().cloned().collect();
+    let mut question = json!({ "annotations": annotations, "recursive": own.images.recursive });
+    if let Some(policy) = &own.policy {
+        question["policy"] = json!(policy);
+        return Ok(question);
     }
-    let annotations: serde_json::Map<String, Value> = own
-        .images
-        .annotations
-        .iter()
-        .map(|(name, value)| (name.clone(), json!(value)))
-        .collect();
-    let body = json!({
-        "image": image, "keys": keys, "annotations": annotations,
-        "log_required": !authority.insecure_ignore_log, "recursive": own.images.recursive,
-    });
-    client.post("api/v1/verifications", &body).await
+    let keys = authority.key.iter().map(|path| input::read_text(path));
+    question["keys"] = json!(keys.collect::<Result<Vec<_>, _>>()?);
+    question["log_required"] = json!(!authority.insecure_ignore_log);
+    Ok(question)
 }
 
 fn print(
@@ -92,14 +138,16 @@ fn print(
             Ok(report) => {
                 refused += usize::from(!report.verified);
                 match globals.output {
-                    Output::Json => lines.push(serde_json::to_value(&report).unwrap_or_default()),
+                    Output::Json | Output::Yaml => {
+                        lines.push(serde_json::to_value(&report).unwrap_or_default())
+                    }
                     Output::Name if report.verified => println(&report.image),
                     Output::Name => {}
                     Output::Table => table(&report),
                 }
             }
             Err(failure) => {
-                if globals.output == Output::Json {
+                if globals.output.is_document() {
                     lines.push(json!({ "image": image, "error": failure.line() }));
                 } else if !single {
                     eprintln!("unknown   {image}: {}", failure.line());
@@ -108,18 +156,18 @@ fn print(
             }
         }
     }
-    if globals.output == Output::Json {
-        println(&pretty(&if single {
-            lines.pop().unwrap_or_default()
-        } else {
-            Value::Array(lines)
-        }));
+    if globals.output.is_document() {
+        let document_of_all = match single {
+            true => lines.pop().unwrap_or_default(),
+            false => Value::Array(lines),
+        };
+        document(globals, &document_of_all);
     }
     match (refused, failed) {
         (0, None) => Ok(ExitCode::SUCCESS),
-        (0, Some(failure)) if globals.output == Output::Json => Ok(ExitCode::from(failure.exit())),
+        (0, Some(failure)) if globals.output.is_document() => Ok(ExitCode::from(failure.exit())),
         (0, Some(failure)) => Err(failure),
-        _ if globals.output == Output::Json => Ok(ExitCode::from(NOT_VERIFIED)),
+        _ if globals.output.is_document() => Ok(ExitCode::from(NOT_VERIFIED)),
         (count, _) => {
             let cause = if count == 1 {
                 "1 image is refused".to_owned()

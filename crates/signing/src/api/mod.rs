@@ -1,5 +1,6 @@
 //! Routes of signing, below `/api/v1`.
 
+mod image_policies;
 mod keys;
 mod signatures;
 mod verifications;
@@ -9,11 +10,13 @@ use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::{get, post};
 
+pub use image_policies::ImagePolicyBody;
 pub use keys::{CosignPub, KeyBody, NewKeyBody};
 pub use signatures::{BatchBody, BatchLine, SignBody, SignatureBody};
 pub use verifications::{CandidateBody, ReportBody, VerifyBody};
 
 use crate::Signing;
+use crate::image_policy::ImagePolicies;
 use crate::verify_service::Verifying;
 
 /// The routes of this domain.
@@ -23,12 +26,20 @@ where
     Access: FromRef<S>,
     Signing: FromRef<S>,
     Verifying: FromRef<S>,
+    ImagePolicies: FromRef<S>,
 {
     Router::new()
         .route("/signatures", get(signatures::list).post(signatures::create))
         .route("/signatures:batch", post(signatures::batch))
         .route("/signatures/{id}", get(signatures::one))
         .route("/verifications", post(verifications::create))
+        .route("/image-policies", get(image_policies::list))
+        .route(
+            "/image-policies/{name}",
+            get(image_policies::one)
+                .put(image_policies::put)
+                .delete(image_policies::delete),
+        )
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{name}", get(keys::one).post(keys::rotate))
         .route("/keys/{name}/cosign.pub", get(keys::public))
@@ -42,6 +53,10 @@ where
     signatures::batch,
     signatures::one,
     verifications::create,
+    image_policies::list,
+    image_policies::one,
+    image_policies::put,
+    image_policies::delete,
     keys::list,
     keys::create,
     keys::one,

@@ -9,7 +9,7 @@ use crate::SigningError;
 use crate::format::Annotations;
 use crate::key::PublicKey;
 use crate::verify::{Candidate, Report};
-use crate::verify_service::{Verdict, VerifyRequest, Verifying};
+use crate::verify_service::{Asked, Verdict, VerifyRequest, Verifying};
 
 /// An image to verify.
 #[derive(Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
@@ -19,18 +19,17 @@ pub struct VerifyBody {
     /// PEM of public keys; the project's own keys if left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,
+    /// The name of an image policy, which then says everything about keys and log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     #[serde(default, skip_serializing_if = "Annotations::is_empty")]
     pub annotations: Annotations,
     /// Whether a signature without proof of this server's log counts; `true` if left out: it does not.
-    #[serde(default = "yes")]
-    pub log_required: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_required: Option<bool>,
     /// Also every manifest under an index; all have to be verified.
     #[serde(default)]
     pub recursive: bool,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// What verifying found: 200 for both outcomes; an error is never an outcome.
@@ -97,18 +96,22 @@ pub(crate) async fn create(
         .map(|pem| PublicKey::from_pem(pem))
         .collect::<Result<Vec<_>, _>>();
     let keys = keys.map_err(SigningError::from)?;
-    let VerifyBody {
-        annotations,
-        log_required,
-        recursive,
-        ..
-    } = body;
+    let asked = match (body.policy, body.log_required) {
+        (Some(policy), None) if keys.is_empty() => Asked::Policy(policy),
+        (Some(_), _) => {
+            let why = "policy says which keys and which log count: leave keys and log_required out";
+            return Err(SigningError::Request(why.to_owned()).into());
+        }
+        (None, log_required) => Asked::Keys {
+            keys,
+            log_required: log_required.unwrap_or(true),
+        },
+    };
     let request = VerifyRequest {
         image,
-        keys,
-        annotations,
-        log_required,
-        recursive,
+        asked,
+        annotations: body.annotations,
+        recursive: body.recursive,
     };
     let verdicts = verifying.verify(&context, &request).await?;
     ReportBody::of(verdicts)

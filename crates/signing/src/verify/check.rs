@@ -9,7 +9,8 @@ use sigstore_types::{Bundle, DsseEnvelope};
 
 use super::evidence::{self, Evidence};
 use super::report::Accepted;
-use super::{Policy, Rejected};
+use super::{Authority, Identity, Policy, Rejected};
+use crate::Formats;
 use crate::format::{Annotations, dsse, legacy, statement};
 use crate::key::PublicKey;
 
@@ -30,7 +31,20 @@ pub fn check_bundle(bytes: &[u8], digest: Digest, policy: &Policy, now: Timestam
     let annotations = signs(envelope, digest)?;
     let pae = dsse::pae(dsse::IN_TOTO, envelope.payload.as_bytes());
     let signature = envelope.signature.sig.as_bytes();
-    let accepted = authority(&bundle, digest, policy, |key| key.verifies(&pae, signature), now)?;
+    let artifact = sigstore_types::Sha256Hash::new(*digest.as_bytes());
+    let accepted = any(
+        policy,
+        |formats| formats.bundle,
+        |authority| {
+            let by = Check {
+                bundle: &bundle,
+                policy,
+                authority,
+                now,
+            };
+            by.key_or_identity(artifact, |key| key.verifies(&pae, signature))
+        },
+    )?;
     annotated(accepted, annotations, policy)
 }
 
@@ -93,7 +107,20 @@ pub fn check_blob(
         }
         _ => false,
     };
-    authority(&bundle, digest, policy, signed_by, now)
+    let artifact = sigstore_types::Sha256Hash::new(*digest.as_bytes());
+    any(
+        policy,
+        |formats| formats.bundle,
+        |authority| {
+            let by = Check {
+                bundle: &bundle,
+                policy,
+                authority,
+                now,
+            };
+            by.key_or_identity(artifact, signed_by)
+        },
+    )
 }
 
 /// Checks one layer of a legacy signature tag.
@@ -119,26 +146,35 @@ pub(super) fn check_legacy(
     let signature = BASE64
         .decode(signature)
         .map_err(|_| malformed("the signature is not base64"))?;
-    let accepted = match evidence::legacy_bundle(payload, &signature, layer) {
-        Evidence::Bundle(bundle) => authority_over(
-            &bundle,
-            payload,
-            policy,
-            |key| key.verifies(payload, &signature),
-            now,
-        )?,
-        Evidence::None => {
-            let key = by_key(policy, "", |key| key.verifies(payload, &signature))?;
-            without_log(policy)?;
+    let evidence = match evidence::legacy_bundle(payload, &signature, layer) {
+        Evidence::Malformed(detail) => return Err(malformed(&detail)),
+        Evidence::Bundle(bundle) => Some(bundle),
+        Evidence::None => None,
+    };
+    let signed_by = |key: &PublicKey| key.verifies(payload, &signature);
+    let accepted = any(
+        policy,
+        |formats| formats.legacy,
+        |authority| {
+            if let Some(bundle) = &evidence {
+                let by = Check {
+                    bundle,
+                    policy,
+                    authority,
+                    now,
+                };
+                return by.key_or_identity(payload, signed_by);
+            }
+            let key = by_key(authority, "", signed_by)?;
+            without_log(authority)?;
             let accepted = Accepted {
                 key_id: Some(key.id().to_string()),
                 ..Accepted::default()
             };
             in_time(&accepted, policy)?;
-            accepted
-        }
-        Evidence::Malformed(detail) => return Err(malformed(&detail)),
-    };
+            Ok(accepted)
+        },
+    )?;
     annotated(accepted, read.annotations, policy)
 }
 
@@ -151,42 +187,39 @@ fn parse(bytes: &[u8]) -> Result<Bundle, Rejected> {
     Bundle::from_json(text).map_err(|error| Rejected::new("malformed", kernel::chain(&error)))
 }
 
-fn authority(
-    bundle: &Bundle,
-    digest: Digest,
-    policy: &Policy,
-    signed_by: impl Fn(&PublicKey) -> bool,
-    now: Timestamp,
-) -> Outcome {
-    let artifact = sigstore_types::Sha256Hash::new(*digest.as_bytes());
-    let by = Authority { bundle, policy, now };
-    if matches!(
-        bundle.verification_material.content,
-        VerificationMaterialContent::PublicKey(_)
-    ) {
-        let key = by_key(policy, hint(bundle), signed_by)?;
-        return by.key(key, |verifier, policy| verifier.verify(artifact, bundle, policy));
+/// What the first authority says that accepts. Where none does, each says why.
+fn any(policy: &Policy, takes: impl Fn(Formats) -> bool, check: impl Fn(&Authority) -> Outcome) -> Outcome {
+    let mut refused = Vec::new();
+    for authority in &policy.authorities {
+        let outcome = if takes(authority.formats) {
+            check(authority)
+        } else {
+            let detail = format!("the policy takes only the format {}", authority.formats);
+            Err(Rejected::new("format", detail))
+        };
+        match outcome {
+            Ok(accepted) => return Ok(accepted),
+            Err(rejected) => refused.push((&authority.name, rejected)),
+        }
     }
-    by.identity(|verifier, policy| verifier.verify(artifact, bundle, policy))
-}
-
-/// The same for an artifact whose bytes are at hand.
-fn authority_over(
-    bundle: &Bundle,
-    bytes: &[u8],
-    policy: &Policy,
-    signed_by: impl Fn(&PublicKey) -> bool,
-    now: Timestamp,
-) -> Outcome {
-    let by = Authority { bundle, policy, now };
-    if matches!(
-        bundle.verification_material.content,
-        VerificationMaterialContent::PublicKey(_)
-    ) {
-        let key = by_key(policy, hint(bundle), signed_by)?;
-        return by.key(key, |verifier, policy| verifier.verify(bytes, bundle, policy));
+    if refused.len() == 1 {
+        return Err(refused.remove(0).1);
     }
-    by.identity(|verifier, policy| verifier.verify(bytes, bundle, policy))
+    // Another's signature is the plainest of reasons; where one authority has a better one, that is the reason.
+    let foreign = |reason: &str| matches!(reason, "no-matching-key" | "identity" | "format");
+    let plain = refused.iter().map(|(_, rejected)| rejected.reason);
+    let reason = plain
+        .clone()
+        .find(|reason| !foreign(reason))
+        .or(plain.clone().next());
+    let details: Vec<String> = refused
+        .iter()
+        .map(|(name, rejected)| format!("{name}: {}", rejected.detail))
+        .collect();
+    Err(Rejected::new(
+        reason.unwrap_or("no-matching-key"),
+        details.join("; "),
+    ))
 }
 
 /// The name of its key that a bundle carries. Nothing vouches for it: it only helps to say what is wrong.
@@ -199,15 +232,15 @@ fn hint(bundle: &Bundle) -> &str {
 
 /// The policy's key that made the signature.
 fn by_key<'a>(
-    policy: &'a Policy,
+    authority: &'a Authority,
     hint: &str,
     signed_by: impl Fn(&PublicKey) -> bool,
 ) -> Result<&'a PublicKey, Rejected> {
-    if let Some(key) = policy.keys.iter().find(|key| signed_by(key)) {
+    if let Some(key) = authority.keys.iter().find(|key| signed_by(key)) {
         return Ok(key);
     }
-    let named = policy.keys.iter().find(|key| key.hint() == hint);
-    let detail = match (named, policy.keys.len()) {
+    let named = authority.keys.iter().find(|key| key.hint() == hint);
+    let detail = match (named, authority.keys.len()) {
         (Some(key), _) => format!("it names key {} and does not verify with it", key.id()),
         (None, 0) => "it is signed by a key, and the policy names none".to_owned(),
         (None, _) if !hint.is_empty() => {
@@ -220,8 +253,8 @@ fn by_key<'a>(
     Err(Rejected::new("no-matching-key", detail))
 }
 
-fn without_log(policy: &Policy) -> Result<(), Rejected> {
-    if policy.log_required {
+fn without_log(authority: &Authority) -> Result<(), Rejected> {
+    if authority.log_required {
         return Err(Rejected::new(
             "log",
             "it carries no proof of a log, and the policy requires one",
@@ -270,13 +303,32 @@ fn annotated(accepted: Accepted, annotations: Annotations, policy: &Policy) -> O
 type Verified = sigstore_verify::Result<sigstore_verify::VerificationResult>;
 
 /// Who signed, and what a log and a timestamp authority say of it.
-struct Authority<'a> {
+struct Check<'a> {
     bundle: &'a Bundle,
     policy: &'a Policy,
+    authority: &'a Authority,
     now: Timestamp,
 }
 
-impl Authority<'_> {
+impl Check<'_> {
+    /// A bundle names a key or carries a certificate; what it carries decides who has to vouch for it.
+    fn key_or_identity<'b>(
+        &self,
+        artifact: impl Into<sigstore_types::Artifact<'b>> + Clone,
+        signed_by: impl Fn(&PublicKey) -> bool,
+    ) -> Outcome {
+        let artifact = || artifact.clone();
+        match &self.bundle.verification_material.content {
+            VerificationMaterialContent::PublicKey(_) => {
+                let key = by_key(self.authority, hint(self.bundle), signed_by)?;
+                self.key(key, |verifier, policy| {
+                    verifier.verify(artifact(), self.bundle, policy)
+                })
+            }
+            _ => self.identity(|verifier, policy| verifier.verify(artifact(), self.bundle, policy)),
+        }
+    }
+
     /// A key made the signature; the log's proof is checked when the policy asks for it.
     fn key(
         &self,
@@ -290,10 +342,10 @@ impl Authority<'_> {
         let material = &self.bundle.verification_material;
         let bare = material.tlog_entries.is_empty();
         if bare {
-            without_log(self.policy)?;
+            without_log(self.authority)?;
         }
         // What the policy does not ask for is not checked, and not claimed.
-        if !self.policy.log_required && self.policy.not_before.is_none() {
+        if !self.authority.log_required && self.policy.not_before.is_none() {
             return Ok(accepted);
         }
         if bare && material.timestamp_verification_data.rfc3161_timestamps.is_empty() {
@@ -313,29 +365,31 @@ impl Authority<'_> {
         &self,
         verify: impl Fn(&sigstore_verify::Verifier, &sigstore_verify::VerificationPolicy) -> Verified,
     ) -> Outcome {
-        if self.policy.identities.is_empty() {
+        if self.authority.identities.is_empty() {
             let detail = "it is signed keyless, by a certificate, and the policy names no identity";
             return Err(Rejected::new("identity", detail));
         }
-        let mut last = None;
-        for own in &self.policy.identities {
-            let policy = sigstore_verify::VerificationPolicy::new(own.identity.clone(), own.issuer.clone());
-            match self.verified(|verifier| verify(verifier, &policy))? {
-                Ok(result) => {
-                    let identity = result.identity().map(|name| name.as_str().to_owned());
-                    let issuer = result.issuer().map(str::to_owned);
-                    let mut accepted = Accepted {
-                        identity,
-                        issuer,
-                        ..Accepted::default()
-                    };
-                    self.complete(&mut accepted, &result)?;
-                    return Ok(accepted);
-                }
-                Err(error) => last = Some(kernel::chain(&error)),
-            }
+        // Whom it names is compared below: the library knows only exact names.
+        let anybody = sigstore_verify::VerificationPolicy::any_identity();
+        let result = self.verified(|verifier| verify(verifier, &anybody))?;
+        let result = result.map_err(|error| Rejected::new("identity", kernel::chain(&error)))?;
+        let (subject, issuer) = (result.identity().map(|name| name.as_str()), result.issuer());
+        let named = |own: &Identity| {
+            subject.is_some_and(|subject| own.subject.matches(subject))
+                && issuer.is_some_and(|issuer| own.issuer.matches(issuer))
+        };
+        if !self.authority.identities.iter().any(named) {
+            let (subject, issuer) = (subject.unwrap_or("nobody"), issuer.unwrap_or("nobody"));
+            let detail = format!("it is signed by {subject:?}, for whom {issuer:?} vouched");
+            return Err(Rejected::new("identity", detail));
         }
-        Err(Rejected::new("identity", last.unwrap_or_default()))
+        let mut accepted = Accepted {
+            identity: subject.map(str::to_owned),
+            issuer: issuer.map(str::to_owned),
+            ..Accepted::default()
+        };
+        self.complete(&mut accepted, &result)?;
+        Ok(accepted)
     }
 
     /// Verifies with all logs of the trusted root, and once more without those whose key was not valid at the time
@@ -345,7 +399,7 @@ impl Authority<'_> {
         &self,
         verify: impl Fn(&sigstore_verify::Verifier) -> Verified,
     ) -> Result<Verified, Rejected> {
-        let Some(trust) = &self.policy.trust else {
+        let Some(trust) = &self.authority.trust else {
             let detail = "the policy asks for proof by a log and has no trusted root to check it";
             return Err(Rejected::new("log", detail));
         };

@@ -12,7 +12,7 @@ use kernel::{Digest, Reference, Repository};
 use serde::Deserialize;
 
 pub use check::{check_blob, check_bundle};
-pub use policy::{Identity, Policy};
+pub use policy::{Authority, Identity, Matcher, Policy};
 pub use report::{Candidate, Rejected, Report};
 
 use crate::SigningError;

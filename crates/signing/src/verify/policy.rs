@@ -1,53 +1,139 @@
 //! What a verifier asks for.
 
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use kernel::Digest;
+use regex::Regex;
 
+use crate::Formats;
 use crate::format::Annotations;
 use crate::key::PublicKey;
 use crate::trust::TrustRoot;
 
-/// What an image's signature has to be. A policy accepts a signature by any of its keys or identities that carries
-/// all of its annotations, and, if it asks for a log, proof that a trusted log holds the signature.
+/// What an image's signature has to be: accepted by one of the authorities, with all of the annotations.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// Shown in reports.
     pub name: String,
+    pub authorities: Vec<Authority>,
+    pub annotations: Annotations,
+    /// The oldest signature that counts. Its time has to be proven, by a log or a timestamp authority of the
+    /// authority's trusted root: without proof a signature counts as too old.
+    pub not_before: Option<Timestamp>,
+}
+
+/// Who may have signed. It accepts a signature by any of its keys or identities in one of its formats, and, if it asks
+/// for a log, only with proof that a trusted log holds the signature.
+#[derive(Debug, Clone)]
+pub struct Authority {
+    /// Shown where several authorities say why they do not accept.
+    pub name: String,
     pub keys: Vec<PublicKey>,
     pub identities: Vec<Identity>,
-    pub annotations: Annotations,
     /// Whether a signature without proof of a trusted log counts. This is the policy's to say; nothing in a bundle,
     /// such as its version, changes it.
     pub log_required: bool,
     /// Logs, certificate authorities and timestamp authorities that are believed.
     pub trust: Option<Arc<TrustRoot>>,
-    /// The oldest signature that counts. Its time has to be proven, by a log or a timestamp authority of `trust`:
-    /// without proof a signature counts as too old.
-    pub not_before: Option<Timestamp>,
+    pub formats: Formats,
 }
 
 /// A keyless signer: who the certificate names, and who vouched for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Identity {
-    /// The certificate's subject alternative name, exactly.
-    pub identity: String,
-    /// The OIDC issuer, exactly.
-    pub issuer: String,
+    /// The certificate's subject alternative name.
+    pub subject: Matcher,
+    /// The OIDC issuer.
+    pub issuer: Matcher,
 }
 
-impl Policy {
-    /// A policy of keys that asks for no log.
+/// A name that has to be met.
+#[derive(Debug, Clone)]
+pub enum Matcher {
+    /// The whole name, byte by byte.
+    Exact(String),
+    /// Found anywhere in the name, unless the expression is anchored (`^…$`): what `ClusterImagePolicy` and cosign
+    /// mean by it.
+    Regex(Regex),
+}
+
+impl Matcher {
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == name,
+            Self::Regex(regex) => regex.is_match(name),
+        }
+    }
+}
+
+impl fmt::Display for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(exact) => f.write_str(exact),
+            Self::Regex(regex) => write!(f, "/{regex}/"),
+        }
+    }
+}
+
+impl Identity {
+    /// Both names exactly.
+    #[must_use]
+    pub fn exact(subject: &str, issuer: &str) -> Self {
+        Self {
+            subject: Matcher::Exact(subject.to_owned()),
+            issuer: Matcher::Exact(issuer.to_owned()),
+        }
+    }
+}
+
+impl Authority {
+    /// Keys, without a log, in any format.
     #[must_use]
     pub fn keys(name: &str, keys: Vec<PublicKey>) -> Self {
         Self {
             name: name.to_owned(),
             keys,
             identities: Vec::new(),
-            annotations: Annotations::new(),
             log_required: false,
             trust: None,
+            formats: Formats::BOTH,
+        }
+    }
+
+    fn fingerprint(&self) -> serde_json::Value {
+        let keys: Vec<String> = self.keys.iter().map(|key| key.id().hex()).collect();
+        let words = |matcher: &Matcher| match matcher {
+            Matcher::Exact(exact) => ["exact", exact].map(str::to_owned),
+            Matcher::Regex(regex) => ["regex", regex.as_str()].map(str::to_owned),
+        };
+        let identities: Vec<_> = self
+            .identities
+            .iter()
+            .map(|own| [words(&own.subject), words(&own.issuer)])
+            .collect();
+        let trust = self.trust.as_ref().map(|trust| trust.fingerprint().hex());
+        let formats = self.formats.to_string();
+        serde_json::json!([self.name, keys, identities, self.log_required, trust, formats])
+    }
+}
+
+impl Policy {
+    /// A policy of keys that asks for no log.
+    #[must_use]
+    pub fn keys(name: &str, keys: Vec<PublicKey>) -> Self {
+        Self::of(Authority::keys(name, keys))
+    }
+
+    /// A policy of one authority, and of its name.
+    #[must_use]
+    pub fn of(authority: Authority) -> Self {
+        Self {
+            name: authority.name.clone(),
+            authorities: vec![authority],
+            annotations: Annotations::new(),
             not_before: None,
         }
     }
@@ -58,37 +144,22 @@ impl Policy {
         self
     }
 
-    /// Asks for proof by a log of this root.
+    /// Asks every authority for proof by a log of this root.
     #[must_use]
     pub fn with_log(mut self, trust: Arc<TrustRoot>) -> Self {
-        self.trust = Some(trust);
-        self.log_required = true;
+        for authority in &mut self.authorities {
+            authority.trust = Some(trust.clone());
+            authority.log_required = true;
+        }
         self
     }
 
     /// The same for two policies that decide the same.
     #[must_use]
     pub fn fingerprint(&self) -> Digest {
-        let keys: Vec<String> = self.keys.iter().map(|key| key.id().hex()).collect();
-        let identities: Vec<_> = self
-            .identities
-            .iter()
-            .map(|own| (&own.identity, &own.issuer))
-            .collect();
-        let trust = self
-            .trust
-            .as_ref()
-            .map(|trust| Digest::of(trust.json().as_bytes()).hex());
+        let authorities: Vec<_> = self.authorities.iter().map(Authority::fingerprint).collect();
         let not_before = self.not_before.map(|time| time.to_string());
-        let parts = serde_json::json!([
-            self.name,
-            keys,
-            identities,
-            self.annotations,
-            self.log_required,
-            trust,
-            not_before
-        ]);
+        let parts = serde_json::json!([self.name, authorities, self.annotations, not_before]);
         Digest::of(parts.to_string().as_bytes())
     }
 }

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use kernel::{Digest, Reference};
 
-use super::Policy;
+use super::{Authority, Identity, Policy};
+use crate::Formats;
 use crate::format::Annotations;
 
 /// The outcome for one image: every candidate that was looked at, and why it did not count.
@@ -50,7 +51,7 @@ pub struct Accepted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
     /// A stable word: `not-a-signature`, `malformed`, `predicate-type`, `other-subject`, `no-matching-key`,
-    /// `annotations`, `log`, `identity`, `too-old`, `too-large`, `gone`.
+    /// `format`, `annotations`, `log`, `identity`, `too-old`, `too-large`, `gone`.
     pub reason: &'static str,
     pub detail: String,
 }
@@ -92,22 +93,13 @@ impl Report {
     pub(crate) fn new(image: Reference, policy: &Policy) -> Self {
         let digest = image.digest().unwrap_or_else(|| Digest::of(b""));
         let mut checks = vec!["signs this digest".to_owned()];
-        checks.extend(policy.keys.iter().map(|key| format!("by key {}", key.id())));
-        checks.extend(
-            policy
-                .identities
-                .iter()
-                .map(|own| format!("by {} of {}", own.identity, own.issuer)),
-        );
+        checks.extend(policy.authorities.iter().map(Authority::words));
         checks.extend(
             policy
                 .annotations
                 .iter()
                 .map(|(name, value)| format!("with annotation {name}={value}")),
         );
-        if policy.log_required {
-            checks.push("in a trusted log".to_owned());
-        }
         Self {
             image,
             digest,
@@ -146,5 +138,24 @@ impl Report {
         self.candidates
             .iter()
             .any(|candidate| candidate.format == format && candidate.outcome.is_ok())
+    }
+}
+
+impl Authority {
+    /// What it asks for: `by key sha256:…, or by NAME of ISSUER, in a trusted log`.
+    fn words(&self) -> String {
+        let keys = self.keys.iter().map(|key| format!("by key {}", key.id()));
+        let named = |own: &Identity| format!("by {} of {}", own.subject, own.issuer);
+        let who: Vec<String> = keys.chain(self.identities.iter().map(named)).collect();
+        let log = if self.log_required {
+            ", in a trusted log"
+        } else {
+            ""
+        };
+        let format = match self.formats {
+            Formats::BOTH => String::new(),
+            one => format!(", as {one}"),
+        };
+        format!("{}{log}{format}", who.join(" or "))
     }
 }

@@ -55,7 +55,7 @@ pub fn refused(bundle: &[u8], image: Digest, policy: &Policy) -> Rejected {
 }
 
 fn without_log(policy: &Policy) -> Policy {
-    Policy::keys("without a log", policy.keys.clone())
+    Policy::keys("without a log", policy.authorities[0].keys.clone())
 }
 
 #[test]

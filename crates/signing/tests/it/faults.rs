@@ -256,13 +256,7 @@ async fn t44_each_failure_to_ask_is_told_as_what_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn t44_a_dead_registry_is_no_verdict_for_the_server_either() {
     let world = World::new().await;
-    let request = signing::VerifyRequest {
-        image: world.reference(),
-        keys: Vec::new(),
-        annotations: annotations(&[]),
-        log_required: true,
-        recursive: false,
-    };
+    let request = world.verify_request();
     world.fake.fault(|plan| plan.listing_status = Some(503));
     world
         .verifying

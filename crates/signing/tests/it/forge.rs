@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use signing::format::{Annotations, dsse, statement};
 use signing::key::{LocalSigner, PublicKey, Signer as _};
 use signing::trust::TrustRoot;
-use signing::verify::Policy;
+use signing::verify::{Authority, Policy};
 use tlog::{HashedRekord, LogKey, merkle};
 
 pub const V01: &str = "application/vnd.dev.sigstore.bundle+json;version=0.1";
@@ -294,6 +294,12 @@ pub fn root(tlogs: &[Value]) -> std::sync::Arc<TrustRoot> {
 pub fn root_with(mut parts: Value) -> std::sync::Arc<TrustRoot> {
     parts["mediaType"] = "application/vnd.dev.sigstore.trustedroot+json;version=0.1".into();
     std::sync::Arc::new(TrustRoot::from_json(&parts.to_string()).unwrap())
+}
+
+/// The same policy with its one authority changed.
+pub fn changed(mut policy: Policy, change: impl FnOnce(&mut Authority)) -> Policy {
+    change(&mut policy.authorities[0]);
+    policy
 }
 
 /// A policy of one key.

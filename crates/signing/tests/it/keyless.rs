@@ -13,16 +13,13 @@ use crate::forge::*;
 use crate::world::World;
 
 fn policy(trust: Arc<TrustRoot>) -> Policy {
-    let mut policy = Policy::keys("keyless", Vec::new()).with_log(trust);
-    policy.identities = vec![Identity {
-        identity: IDENTITY.to_owned(),
-        issuer: ISSUER.to_owned(),
-    }];
-    policy
+    changed(Policy::keys("keyless", Vec::new()).with_log(trust), |own| {
+        own.identities = vec![Identity::exact(IDENTITY, ISSUER)];
+    })
 }
 
 /// A bundle by a certificate, promised by a log at a time; with the certificates that it ships.
-fn bundle_of(issued: &Issued, shipped: &[&[u8]], image: Digest, log: &Rekor1, signed: i64) -> Vec<u8> {
+pub fn bundle_of(issued: &Issued, shipped: &[&[u8]], image: Digest, log: &Rekor1, signed: i64) -> Vec<u8> {
     let work = image_work(&issued.signer, image);
     let entry = log.entry(
         "dsse",
@@ -122,10 +119,7 @@ async fn t06_the_chain_is_checked_at_a_proven_time_in_every_mode() {
         for whole in [true, false] {
             let trust = root_with(ca.trusted(&[log.trusted(ago(10_000), None)], whole));
             for log_required in [true, false] {
-                let policy = Policy {
-                    log_required,
-                    ..policy(trust.clone())
-                };
+                let policy = changed(policy(trust.clone()), |own| own.log_required = log_required);
                 let case = format!("{}, {whole}, {log_required}", times.what);
                 let bundle = bundle_of(&issued, &[ca.intermediate_der()], world.image, &log, times.signed);
                 let outcome = check_bundle(&bundle, world.image, &policy, now());
@@ -157,14 +151,10 @@ fn t16_identity_and_issuer_both_have_to_be_right() {
     );
     assert_eq!((accepted.key_id, accepted.logged), (None, true));
     let with = |identities: &[(&str, &str)]| {
-        let mut policy = good.clone();
-        policy.identities = identities
+        let named = identities
             .iter()
-            .map(|(identity, issuer)| Identity {
-                identity: (*identity).to_owned(),
-                issuer: (*issuer).to_owned(),
-            })
-            .collect();
+            .map(|(subject, issuer)| Identity::exact(subject, issuer));
+        let policy = changed(good.clone(), |own| own.identities = named.collect());
         check_bundle(&bundle, image, &policy, now()).map_err(|rejected| rejected.reason)
     };
     assert!(with(&[("other@example.com", ISSUER), (IDENTITY, ISSUER)]).is_ok());
@@ -207,8 +197,9 @@ fn a_certificate_of_another_authority_or_of_no_log_does_not_count() {
     let mut no_promise = ca.trusted(&tlogs, true);
     no_promise["ctlogs"] = other.trusted(&tlogs, true)["ctlogs"].clone();
     assert_eq!(refused(root_with(no_promise)), "identity");
-    let mut policy = policy(root_with(ca.trusted(&tlogs, true)));
-    policy.trust = None;
+    let policy = changed(policy(root_with(ca.trusted(&tlogs, true))), |own| {
+        own.trust = None
+    });
     assert_eq!(
         check_bundle(&bundle, image, &policy, now()).unwrap_err().reason,
         "log"

@@ -6,7 +6,6 @@ use kernel::{Clock as _, Fault as _, Secret, SystemClock};
 use signing::Formats;
 use signing::key::{KeyFileError, LocalSigner, PublicKey, Signer as _, SignerError, decrypt};
 
-use crate::forge::*;
 use crate::world::{REPOSITORY, World};
 
 const NEW: (&str, &str) = (
@@ -106,13 +105,7 @@ async fn an_imported_key_signs_as_the_key_of_cosign_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_rotated_key_signed_verifies_until_its_date() {
     let world = World::new().await;
-    let request = signing::VerifyRequest {
-        image: world.reference(),
-        keys: Vec::new(),
-        annotations: annotations(&[]),
-        log_required: true,
-        recursive: false,
-    };
+    let request = world.verify_request();
     let verified = async || {
         world.verifying.verify(&world.context(), &request).await.unwrap()[0]
             .report

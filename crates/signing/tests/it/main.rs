@@ -9,6 +9,7 @@ mod evidence;
 mod faults;
 mod forge;
 mod fuzz;
+mod image_policy;
 mod input;
 mod keyless;
 mod keys;

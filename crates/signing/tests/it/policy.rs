@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use kernel::Digest;
 use serde_json::json;
+use signing::Formats;
 use signing::key::Signer as _;
-use signing::verify::{Identity, Policy, check_bundle};
+use signing::verify::{Authority, Identity, Matcher, Policy, check_bundle};
 
 use crate::evidence::Case;
 use crate::forge::*;
@@ -70,10 +71,7 @@ fn t16_trust() {
         case.image,
         &by_key(&case.signer).with_log(root(&[]))
     ));
-    let none = Policy {
-        trust: None,
-        ..case.policy
-    };
+    let none = changed(case.policy, |own| own.trust = None);
     assert!(
         !counts(&bundle, case.image, &none),
         "no trusted root is not any log"
@@ -98,8 +96,9 @@ fn t12_t16_not_before() {
     for log_required in [true, false] {
         let policy = |limit| Policy {
             not_before: limit,
-            log_required,
-            ..by_key(&signer).with_log(trust.clone())
+            ..changed(by_key(&signer).with_log(trust.clone()), |own| {
+                own.log_required = log_required;
+            })
         };
         assert!(counts(&timed, image, &policy(None)));
         assert!(counts(&timed, image, &policy(Some(ago(600)))));
@@ -124,27 +123,37 @@ fn the_fingerprint_tells_policies_apart_by_every_field() {
     let case = Case::new();
     let base = || Policy::keys("a", vec![case.signer.public_key().clone()]);
     let other_root = root(&[Rekor2::new("other").trusted(ago(60), None)]);
-    let identity = |identity: &str, issuer: &str| Identity {
-        identity: identity.to_owned(),
-        issuer: issuer.to_owned(),
-    };
+    let regex = |text: &str| Matcher::Regex(regex::Regex::new(text).unwrap());
     let with = |change: &dyn Fn(&mut Policy)| {
         let mut policy = base();
         change(&mut policy);
         policy
     };
-    let trust = case.policy.trust.clone();
+    let own = |change: &dyn Fn(&mut Authority)| changed(base(), change);
+    let trust = case.policy.authorities[0].trust.clone();
     let policies = [
         base(),
-        with(&|policy| policy.keys.clear()),
-        with(&|policy| policy.keys.push(signer().public_key().clone())),
-        with(&|policy| policy.identities.push(identity("a", "b"))),
-        with(&|policy| policy.identities.push(identity("b", "a"))),
+        own(&|own| own.keys.clear()),
+        own(&|own| own.keys.push(signer().public_key().clone())),
+        own(&|own| own.identities.push(Identity::exact("a", "b"))),
+        own(&|own| own.identities.push(Identity::exact("b", "a"))),
+        own(&|own| {
+            let subject = regex("a");
+            own.identities.push(Identity {
+                subject,
+                ..Identity::exact("a", "b")
+            });
+        }),
+        own(&|own| own.formats = Formats::BUNDLE),
+        own(&|own| own.name = "b".to_owned()),
+        with(&|policy| policy.name = "b".to_owned()),
+        with(&|policy| policy.authorities.clear()),
+        with(&|policy| policy.authorities.extend(base().authorities)),
         with(&|policy| policy.annotations = annotations(&[("a", "b")])),
         with(&|policy| policy.annotations = annotations(&[("a", "c")])),
-        with(&|policy| policy.log_required = true),
-        with(&|policy| policy.trust = trust.clone()),
-        with(&|policy| policy.trust = Some(Arc::clone(&other_root))),
+        own(&|own| own.log_required = true),
+        own(&|own| own.trust = trust.clone()),
+        own(&|own| own.trust = Some(Arc::clone(&other_root))),
         with(&|policy| policy.not_before = Some(ago(5))),
         with(&|policy| policy.not_before = Some(ago(50))),
     ];

@@ -3,7 +3,7 @@
 use access::{Context, ProjectName};
 use kernel::{Clock as _, Fault as _, Kind};
 use registry::Options;
-use signing::VerifyRequest;
+use signing::{Asked, VerifyRequest};
 
 use crate::forge::annotations;
 use crate::world::World;
@@ -17,16 +17,6 @@ async fn project(world: &World, name: &str, pattern: &str) -> Context {
         .await
         .unwrap();
     Context::server(name)
-}
-
-fn verify_own(world: &World) -> VerifyRequest {
-    VerifyRequest {
-        image: world.reference(),
-        keys: Vec::new(),
-        annotations: annotations(&[]),
-        log_required: true,
-        recursive: false,
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,7 +76,7 @@ async fn a_verdict_of_one_project_is_none_for_another() {
     let other = project(&world, "other", "**").await;
     world.signing.keyring().create(&other, "default").await.unwrap();
     world.sign().await;
-    let request = verify_own(&world);
+    let request = world.verify_request();
     let verify = async |context: &Context| world.verifying.verify(context, &request).await.unwrap().remove(0);
     assert!(verify(&world.context()).await.report.verified);
     assert!(
@@ -95,8 +85,11 @@ async fn a_verdict_of_one_project_is_none_for_another() {
     );
     // The same policy, word for word, in both projects: each asks the registry itself.
     let shared = VerifyRequest {
-        keys: world.signing.keyring().verifying("default").await.unwrap(),
-        ..verify_own(&world)
+        asked: Asked::Keys {
+            keys: world.signing.keyring().verifying("default").await.unwrap(),
+            log_required: true,
+        },
+        ..world.verify_request()
     };
     world.verifying.verify(&world.context(), &shared).await.unwrap();
     let calls = world.fake.calls();
@@ -109,7 +102,7 @@ async fn a_verdict_of_one_project_is_none_for_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_ends_when_the_image_is_signed() {
     let world = World::new().await;
-    let request = verify_own(&world);
+    let request = world.verify_request();
     let verify = async || {
         world
             .verifying

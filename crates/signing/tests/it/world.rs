@@ -13,10 +13,13 @@ use kernel::{
 use registry::{Options, Registry as Fake, Running};
 use serde_json::Value;
 use signing::format::{Annotations, legacy, referrer};
+use signing::image_policy::ImagePolicies;
 use signing::ports::{self, Descriptor, Log, LoggedEntry, NewEntry, Registry};
 use signing::trust::{LogIdentity, TrustRoot, trusted_root};
 use signing::verify::{Policy, Report};
-use signing::{Formats, Keyring, SignRequest, Signed, Signing, SigningError, Verifying};
+use signing::{
+    Asked, Formats, Keyring, SignRequest, Signed, Signing, SigningError, VerifyRequest, Verifying,
+};
 use store::{Blobs, Db};
 use tlog::{HashedRekord, LogKey, Settings, Tlog};
 use upstream::oci::{Client, Config, RegistryConfig};
@@ -81,6 +84,7 @@ pub struct World {
     pub trust: Arc<TrustRoot>,
     pub signing: Signing,
     pub verifying: Verifying,
+    pub policies: ImagePolicies,
     _folder: tempfile::TempDir,
 }
 
@@ -147,7 +151,14 @@ impl World {
         let trust = Arc::new(TrustRoot::from_json(&trusted_root(&identity)).unwrap());
         let signing = server(&db, &access, client.clone(), log.clone(), &clock);
         signing.keyring().create(&context, "default").await.unwrap();
-        let verifying = Verifying::new(signing.clone(), trust.clone());
+        let policies = ImagePolicies::new(
+            db.clone(),
+            clock.clone(),
+            Arc::new(SystemRandom),
+            trust.clone(),
+            [].into(),
+        );
+        let verifying = Verifying::new(signing.clone(), trust.clone(), policies.clone());
         Self {
             fake,
             running,
@@ -162,6 +173,7 @@ impl World {
             trust,
             signing,
             verifying,
+            policies,
             _folder: folder,
         }
     }
@@ -197,6 +209,19 @@ impl World {
 
     pub fn context(&self) -> Context {
         Context::server(ProjectName::default_project())
+    }
+
+    /// The question whether the image is signed by the project's keys and in the log.
+    pub fn verify_request(&self) -> VerifyRequest {
+        VerifyRequest {
+            image: self.reference(),
+            asked: Asked::Keys {
+                keys: Vec::new(),
+                log_required: true,
+            },
+            annotations: Annotations::new(),
+            recursive: false,
+        }
     }
 
     /// The image, named by digest.
