@@ -107,7 +107,7 @@ impl Registry {
             access: Access::new(options.auth.clone()),
             options,
             shelf: Shelf::new(store),
-            uploads: Uploads::default(),
+            uploads: Uploads::new(Arc::new(kernel::SystemClock::new())),
             faults: Faults::default(),
             manifest_reads: AtomicU64::new(0),
         }))

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Response, StatusCode, header};
 use bytes::Bytes;
-use kernel::Digest;
 use kernel::limits::{MANIFEST_BYTES_MAX, too_deep};
+use kernel::{Clock, Digest, Monotonic};
 
 use crate::Registry;
 use crate::answer::{CONTENT_DIGEST, Refusal, SUBJECT, parse_digest, respond};
@@ -19,10 +20,13 @@ use crate::shelf::Outline;
 const BLOB_BYTES_MAX: usize = 256 << 20;
 /// Uploads under way: with the cap on a blob it bounds memory against forgotten uploads.
 const UPLOADS_MAX: usize = 64;
+/// How long an upload that nobody goes on with keeps its place when others need it, in seconds: a client that died
+/// leaves its uploads behind.
+const UPLOAD_IDLE_SECONDS_MAX: u64 = 10;
 
 /// Uploads under way, by id.
-#[derive(Default)]
 pub struct Uploads {
+    clock: Arc<dyn Clock>,
     next: AtomicU64,
     open: Mutex<HashMap<String, Upload>>,
 }
@@ -30,11 +34,41 @@ pub struct Uploads {
 struct Upload {
     repository: String,
     bytes: Vec<u8>,
+    touched: Monotonic,
 }
 
 impl Uploads {
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            next: AtomicU64::default(),
+            open: Mutex::default(),
+        }
+    }
+
     fn open(&self) -> MutexGuard<'_, HashMap<String, Upload>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for one more upload, if there is one.
+    fn begin(&self, repository: &str) -> Option<String> {
+        let now = self.clock.monotonic();
+        let idle = Duration::from_secs(UPLOAD_IDLE_SECONDS_MAX);
+        let mut open = self.open();
+        if open.len() >= UPLOADS_MAX {
+            open.retain(|_, upload| now.since(upload.touched) < idle);
+        }
+        if open.len() >= UPLOADS_MAX {
+            return None;
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed).to_string();
+        let upload = Upload {
+            repository: repository.to_owned(),
+            bytes: Vec::new(),
+            touched: now,
+        };
+        open.insert(id.clone(), upload);
+        Some(id)
     }
 }
 
@@ -62,26 +96,13 @@ pub async fn start(
         let bytes = read(body, BLOB_BYTES_MAX).await?;
         return store(registry, repository, digest, bytes).await;
     }
-    let uploads = &registry.0.uploads;
-    let id = uploads.next.fetch_add(1, Ordering::Relaxed).to_string();
-    {
-        let mut open = uploads.open();
-        if open.len() >= UPLOADS_MAX {
-            let refusal = Refusal::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "TOOMANYREQUESTS",
-                "too many uploads",
-            );
-            return Err(refusal);
-        }
-        open.insert(
-            id.clone(),
-            Upload {
-                repository: repository.to_owned(),
-                bytes: Vec::new(),
-            },
-        );
-    }
+    let id = registry.0.uploads.begin(repository).ok_or_else(|| {
+        Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "TOOMANYREQUESTS",
+            "too many uploads",
+        )
+    })?;
     accepted(registry, repository, &id, 0)
 }
 
@@ -121,6 +142,7 @@ pub async fn upload(
             let mut open = uploads.open();
             let upload = open.get_mut(id).ok_or_else(unknown)?;
             upload.bytes.extend_from_slice(&chunk);
+            upload.touched = uploads.clock.monotonic();
             let len = upload.bytes.len();
             drop(open);
             accepted(registry, repository, id, len)
@@ -236,4 +258,21 @@ pub async fn manifest(
         headers.push((SUBJECT, subject.digest));
     }
     respond(StatusCode::CREATED, &headers, Body::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uploads_that_nobody_goes_on_with_make_room() {
+        let clock = Arc::new(kernel::TestClock::at(kernel::SystemClock::new().now()));
+        let uploads = Uploads::new(clock.clone());
+        let forgotten: Vec<_> = (0..UPLOADS_MAX).map(|_| uploads.begin("a").unwrap()).collect();
+        assert!(uploads.begin("a").is_none());
+        clock.advance(Duration::from_secs(UPLOAD_IDLE_SECONDS_MAX));
+        let fresh = uploads.begin("a").unwrap();
+        let open = uploads.open();
+        assert!(open.contains_key(&fresh) && !open.contains_key(&forgotten[0]));
+    }
 }
