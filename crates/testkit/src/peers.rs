@@ -52,6 +52,14 @@ pub const PEERS: &[Peer] = &[
         },
     },
     Peer {
+        name: "openssl",
+        purpose: "a timestamp authority (RFC 3161)",
+        source: Source::Debian {
+            package: "openssl",
+            program: "openssl",
+        },
+    },
+    Peer {
         name: "crane-0.22.1",
         purpose: "pushes and looks at images",
         source: Source::Go {

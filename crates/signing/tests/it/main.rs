@@ -18,4 +18,5 @@ mod once;
 mod policy;
 mod projects;
 mod releases;
+mod timestamps;
 mod world;
