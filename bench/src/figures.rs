@@ -24,6 +24,8 @@ pub enum Target {
     TimesLess(f64),
     /// Our value is at least so many times the peer's.
     TimesMore(f64),
+    /// Our value is at most so many times the peer's.
+    AtMostTimes(f64),
     /// Our value is at most this.
     AtMost(f64),
     /// Our value is at least this.
@@ -35,7 +37,7 @@ impl Figure {
         let peer = self.peer_value?;
         Some(match self.target {
             Target::TimesLess(_) | Target::AtMost(_) => peer / self.portcullis,
-            Target::TimesMore(_) | Target::AtLeast(_) => self.portcullis / peer,
+            Target::TimesMore(_) | Target::AtMostTimes(_) | Target::AtLeast(_) => self.portcullis / peer,
         })
     }
 
@@ -44,6 +46,7 @@ impl Figure {
             Target::TimesLess(times) | Target::TimesMore(times) => {
                 self.ratio().is_some_and(|ratio| ratio >= times)
             }
+            Target::AtMostTimes(times) => self.ratio().is_some_and(|ratio| ratio <= times),
             Target::AtMost(limit) => self.portcullis <= limit,
             Target::AtLeast(limit) => self.portcullis >= limit,
         }
@@ -53,6 +56,7 @@ impl Figure {
         match self.target {
             Target::TimesLess(times) => format!(">= {times}x less"),
             Target::TimesMore(times) => format!(">= {times}x"),
+            Target::AtMostTimes(times) => format!("<= {times}x"),
             Target::AtMost(limit) => format!("<= {limit}"),
             Target::AtLeast(limit) => format!(">= {limit}"),
         }

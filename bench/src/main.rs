@@ -7,6 +7,7 @@
 mod core_limits;
 mod figures;
 mod load;
+mod log_memory;
 mod peers;
 mod race;
 mod server;
@@ -24,6 +25,7 @@ const NAMES: &[&str] = &[
     "dedup",
     "signing-core",
     "log-append",
+    "log-memory",
     "verify-cold",
     "verify-warm",
     "referrers-race",
@@ -43,14 +45,19 @@ async fn main() -> Result<()> {
         names = NAMES.to_vec();
     }
     if names.is_empty() {
-        bail!("name benchmarks: all, {}", NAMES.join(", "));
+        bail!(
+            "name benchmarks: all, {}\nby name log-memory fills a log of {} entries, which takes most of an hour; in all, {}",
+            NAMES.join(", "),
+            log_memory::LONG,
+            log_memory::SHORT
+        );
     }
     // A second installation fails, and changes nothing.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut figures = Vec::new();
     for name in names {
         eprintln!("{name} …");
-        for figure in run(name).await? {
+        for figure in run(name, all).await? {
             println!("{}", if json { figure.json() } else { figure.line() });
             figures.push(figure);
         }
@@ -61,13 +68,15 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn run(name: &str) -> Result<Vec<Figure>> {
+async fn run(name: &str, all: bool) -> Result<Vec<Figure>> {
     match name {
         "sign-cpu" => signing_cost::cpu().await,
         "sign-memory" => signing_cost::memory().await,
         "dedup" => signing_cost::dedup().await,
         "signing-core" => core_limits::signing(),
         "log-append" => transparency::append().await,
+        "log-memory" if all => log_memory::memory(log_memory::SHORT).await,
+        "log-memory" => log_memory::memory(log_memory::LONG).await,
         "verify-cold" => verifying::cold().await,
         "verify-warm" => verifying::warm().await,
         "referrers-race" => race::referrers().await,

@@ -1,7 +1,7 @@
 //! The server that is measured: the release build, a process of its own.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -24,58 +24,90 @@ pub fn program() -> Result<PathBuf> {
 
 pub struct Server {
     pub url: String,
+    /// The administrator's, which is printed by the first start on a folder only; else empty.
     pub token: String,
     pub http: reqwest::Client,
     child: tokio::process::Child,
-    _data: tempfile::TempDir,
+    /// Removed at the end.
+    _folder: Option<tempfile::TempDir>,
 }
+
+/// The longest start: on a log of many millions of entries.
+const START_SECONDS_MAX: u64 = 120;
+/// How often a server is asked whether it is ready, in milliseconds; the error of the time to ready.
+const READY_POLL_MS: u64 = 2;
 
 impl Server {
     /// Starts one on an empty folder. `formats` as in the configuration.
     pub async fn start(formats: &str) -> Result<Self> {
-        let data = tempfile::tempdir()?;
+        let folder = tempfile::tempdir()?;
+        let mut server = Self::open(folder.path(), &[("PORTCULLIS_SIGNING_FORMATS", formats)]).await?;
+        server._folder = Some(folder);
+        Ok(server)
+    }
+
+    /// Starts one on what is in `folder`, with more of the configuration in its environment; ready when this
+    /// returns.
+    pub async fn open(folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let log = std::fs::File::create(data.path().join("server.log"))?;
+        let log = std::fs::File::create(folder.join("server.log"))?;
+        let first = !folder.join("data").exists();
         let mut child = tokio::process::Command::new(program()?)
             .args(["serve", "--listen", &address.to_string(), "--data"])
-            .arg(data.path().join("data"))
-            .current_dir(data.path())
-            .env("PORTCULLIS_SIGNING_FORMATS", formats)
+            .arg(folder.join("data"))
+            .current_dir(folder)
+            .envs(settings.iter().copied())
             .env("RUST_LOG", "warn")
-            .stdout(Stdio::piped())
+            .stdout(if first { Stdio::piped() } else { Stdio::null() })
             .stderr(log)
             .kill_on_drop(true)
             .spawn()?;
-        let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
-        let token = loop {
-            let line = lines.next_line().await?.context("the server printed no token")?;
-            if let Some(token) = line.trim().strip_prefix("export PORTCULLIS_TOKEN=") {
-                break token.to_owned();
+        let mut token = String::new();
+        if let Some(output) = child.stdout.take() {
+            let mut lines = BufReader::new(output).lines();
+            while token.is_empty() {
+                let line = lines.next_line().await?.context("the server printed no token")?;
+                let found = line.trim().strip_prefix("export PORTCULLIS_TOKEN=");
+                token = found.unwrap_or_default().to_owned();
             }
-        };
+        }
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(120))
             .build()?;
-        let server = Self {
+        let mut server = Self {
             url: format!("http://{address}"),
             token,
             http,
             child,
-            _data: data,
+            _folder: None,
         };
-        for _ in 0..500 {
-            if server
-                .http
-                .get(format!("{}/readyz", server.url))
-                .send()
-                .await
-                .is_ok_and(|answer| answer.status() == 200)
-            {
-                return Ok(server);
+        server.ready().await?;
+        Ok(server)
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        let address = format!("{}/readyz", self.url);
+        for _ in 0..START_SECONDS_MAX * 1_000 / READY_POLL_MS {
+            let answer = self.http.get(&address).send().await;
+            if answer.is_ok_and(|answer| answer.status() == 200) {
+                return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended with {status}");
+            }
+            tokio::time::sleep(Duration::from_millis(READY_POLL_MS)).await;
         }
-        bail!("the server is not ready after 10 s")
+        bail!("the server is not ready after {START_SECONDS_MAX} s")
+    }
+
+    /// Stops it as an operator does.
+    pub async fn stop(mut self) -> Result<()> {
+        let pid = self.pid().to_string();
+        let sent = std::process::Command::new("kill").args(["-TERM", &pid]).status()?;
+        ensure!(sent.success(), "the signal was not sent");
+        let status = self.child.wait().await?;
+        ensure!(status.success(), "the server ended with {status}");
+        Ok(())
     }
 
     pub fn pid(&self) -> u32 {
@@ -90,13 +122,7 @@ impl Server {
 
     /// The most memory that the server held, in MB.
     pub fn peak_memory(&self) -> Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .context("no VmHWM")?;
-        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib / 1024.0)
+        peak_memory(self.pid())
     }
 
     pub async fn get(&self, path: &str) -> Result<String> {
@@ -142,6 +168,17 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// The most memory that a running process held, in MB.
+pub fn peak_memory(pid: u32) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .context("no VmHWM")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib / 1024.0)
 }
 
 /// Seconds of processor time of this process's children that have ended.

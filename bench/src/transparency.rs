@@ -36,7 +36,7 @@ fn request(signer: &LocalSigner, number: usize) -> Result<Value> {
     } }))
 }
 
-async fn load_log(http: &reqwest::Client, url: &str, entries: usize) -> Result<Times> {
+pub async fn load_log(http: &reqwest::Client, url: &str, entries: usize) -> Result<Times> {
     let (signer, _) = LocalSigner::generate()?;
     let requests = (0..entries)
         .map(|number| request(&signer, number))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock, Digest, Id, Random};
-use store::{Db, Migration, Row, args};
+use store::{Db, Migration, Recent, Row, args};
 
 use crate::audit::{self, Record};
 use crate::token::LIFE_DAYS_MAX;
@@ -35,25 +35,41 @@ pub struct Access {
     pub(crate) db: Db,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
+    /// By SHA-256 of the text.
+    tokens: Arc<Recent<Digest, Token>>,
+    projects: Arc<Recent<ProjectName, Project>>,
 }
 
 impl Access {
     #[must_use]
     pub fn new(db: Db, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
-        Self { db, clock, random }
+        Self {
+            tokens: Arc::new(Recent::new(clock.clone())),
+            projects: Arc::new(Recent::new(clock.clone())),
+            db,
+            clock,
+            random,
+        }
     }
 
-    /// Whose token this is.
+    /// Whose token this is. A token that this server revoked is refused at once, one that another server on the
+    /// same database revoked after [`store::STALE_MS_MAX`] at the latest; its end is held against the clock each time.
     ///
     /// # Errors
     /// [`AccessError::BadToken`] if nobody's, expired or revoked.
     pub async fn authenticate(&self, text: &TokenText) -> Result<Token, AccessError> {
-        let sql =
-            "SELECT id, name, project, role, created_at, expires_at, revoked_at FROM token WHERE sha256 = $1";
-        let row = self.db.read_one(sql, args![text.sha256().as_bytes()]).await?;
-        let token = token_of(&row.ok_or(AccessError::BadToken("this server did not make it"))?)?;
+        let sha256 = text.sha256();
+        let token = self.tokens.read(sha256, self.token(sha256)).await?;
+        let token = token.ok_or(AccessError::BadToken("this server did not make it"))?;
         token.require_valid(self.clock.now())?;
         Ok(token)
+    }
+
+    async fn token(&self, sha256: Digest) -> Result<Option<Token>, AccessError> {
+        let sql =
+            "SELECT id, name, project, role, created_at, expires_at, revoked_at FROM token WHERE sha256 = $1";
+        let row = self.db.read_one(sql, args![sha256.as_bytes()]).await?;
+        row.as_ref().map(token_of).transpose()
     }
 
     /// Makes a token; its text leaves here, and only here.
@@ -128,6 +144,7 @@ impl Access {
     /// # Errors
     /// [`AccessError::NotFound`] if the context's project has no such token.
     pub async fn revoke_token(&self, context: &Context, id: &str) -> Result<(), AccessError> {
+        let _change = self.tokens.change();
         let mut tx = self.db.begin().await?;
         let rows = tx
             .execute(
@@ -227,12 +244,16 @@ impl Access {
     /// # Errors
     /// [`AccessError::NotFound`] if there is none.
     pub async fn project(&self, name: &ProjectName) -> Result<Project, AccessError> {
-        let sql = "SELECT name, images, created_at FROM project WHERE name = $1";
-        let row = self.db.read_one(sql, args![name.as_str()]).await?;
-        project_of(&row.ok_or_else(|| AccessError::NotFound {
+        let read = async {
+            let sql = "SELECT name, images, created_at FROM project WHERE name = $1";
+            let row = self.db.read_one(sql, args![name.as_str()]).await?;
+            row.as_ref().map(project_of).transpose()
+        };
+        let project = self.projects.read(name.clone(), read).await?;
+        project.ok_or_else(|| AccessError::NotFound {
             what: "project",
             name: name.to_string(),
-        })?)
+        })
     }
 
     /// The projects that the context may know of, after the name `after`.

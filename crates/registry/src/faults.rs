@@ -36,6 +36,9 @@ pub struct Plan {
     pub redirect_blobs: Option<String>,
     /// The referrers API redirects (303) to this origin, followed by the same path.
     pub redirect_listings: Option<String>,
+    /// What a `POST` with a blob in it is answered with: 202 opens an upload, as the specification allows; any
+    /// other status is a refusal.
+    pub blob_post_status: Option<u16>,
     /// Uploads are to be sent to this origin, followed by the upload's path.
     pub upload_origin: Option<String>,
     /// The token realm that a challenge names.

@@ -91,7 +91,12 @@ pub async fn start(
     ask: &Ask,
     body: Body,
 ) -> Result<Response<Body>, Refusal> {
-    if let Some(digest) = ask.query("digest") {
+    let instead = registry.0.faults.plan().blob_post_status;
+    if let Some(status) = instead.filter(|status| *status != 202 && ask.query("digest").is_some()) {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+        return Err(Refusal::new(status, "UNSUPPORTED", "open an upload first"));
+    }
+    if let Some(digest) = ask.query("digest").filter(|_| instead.is_none()) {
         let digest = parse_digest(digest)?;
         let bytes = read(body, BLOB_BYTES_MAX).await?;
         return store(registry, repository, digest, bytes).await;

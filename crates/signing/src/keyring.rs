@@ -7,7 +7,7 @@ use access::Context;
 use access::audit::{self, Record};
 use jiff::Timestamp;
 use kernel::{Clock, Random, Secret};
-use store::{Db, Row, args};
+use store::{Db, Recent, Row, args};
 
 use crate::SigningError;
 use crate::key::{self, LocalSigner, PublicKey, Signer};
@@ -21,6 +21,8 @@ pub struct Keyring {
     password: Arc<Secret>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    /// By project, and by name or the empty text for all names: every version, read and parsed.
+    recent: Arc<Recent<(String, String), Arc<[KeyInfo]>>>,
     open: Arc<Mutex<HashMap<String, Arc<LocalSigner>>>>,
     /// Held while a private half is opened: many who need the same wait for one, and 64 MiB are in use once.
     opening: Arc<tokio::sync::Mutex<()>>,
@@ -52,6 +54,7 @@ impl Keyring {
         Self {
             db,
             password: Arc::new(password),
+            recent: Arc::new(Recent::new(clock.clone())),
             clock,
             random,
             open: Arc::default(),
@@ -98,7 +101,8 @@ impl Keyring {
         name: &str,
         verify_until: Timestamp,
     ) -> Result<KeyInfo, SigningError> {
-        let old = self.current(context.project.as_str(), name).await?;
+        // What a moment ago was the newest may not be any more.
+        let old = newest(&self.read(context.project.as_str(), name).await?, context.project.as_str(), name)?;
         let (signer, pkcs8) = LocalSigner::generate().map_err(|source| SigningError::Sign {
             name: name.to_owned(),
             source,
@@ -106,6 +110,7 @@ impl Keyring {
         let until = verify_until.as_microsecond();
         let private = self.close(pkcs8).await?;
         let info = self.info(name, old.version + 1, &signer);
+        let _change = self.recent.change();
         let mut tx = self.db.begin().await?;
         tx.execute(
             "UPDATE signing_key SET verify_until = $1 WHERE project = $2 AND name = $3 AND version = $4",
@@ -133,6 +138,7 @@ impl Keyring {
         }
         let private = self.close(pkcs8).await?;
         let info = self.info(name, version, &signer);
+        let _change = self.recent.change();
         let mut tx = self.db.begin().await?;
         self.write(&mut tx, context, &info, &private, action).await?;
         tx.commit().await?;
@@ -206,17 +212,25 @@ impl Keyring {
         open.entry(info.id()).or_insert(signer).clone()
     }
 
-    /// Every version of every key of a project, or of one name.
+    /// Every version of every key of a project, or of one name. A key that this server made or rotated counts at
+    /// once, what another server on the same database did after [`store::STALE_MS_MAX`] at the latest.
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn list(&self, project: &str, name: Option<&str>) -> Result<Vec<KeyInfo>, SigningError> {
+    pub async fn list(&self, project: &str, name: Option<&str>) -> Result<Arc<[KeyInfo]>, SigningError> {
+        let name = name.unwrap_or_default();
+        let read = async {
+            let keys = self.read(project, name).await?;
+            Ok::<_, SigningError>((!keys.is_empty()).then(|| Arc::from(keys)))
+        };
+        let keys = self.recent.read((project.to_owned(), name.to_owned()), read).await?;
+        Ok(keys.unwrap_or_default())
+    }
+
+    async fn read(&self, project: &str, name: &str) -> Result<Vec<KeyInfo>, SigningError> {
         let sql = "SELECT name, version, public_pem, created_at, verify_until FROM signing_key \
                    WHERE project = $1 AND ($2 = '' OR name = $2) ORDER BY name, version";
-        let rows = self
-            .db
-            .read(sql, args![project, name.unwrap_or_default()])
-            .await?;
+        let rows = self.db.read(sql, args![project, name]).await?;
         rows.iter().map(info_of).collect()
     }
 
@@ -225,11 +239,7 @@ impl Keyring {
     /// # Errors
     /// [`SigningError::NoKey`] if the project has none of that name.
     pub async fn current(&self, project: &str, name: &str) -> Result<KeyInfo, SigningError> {
-        let newest = self.list(project, Some(name)).await?.pop();
-        newest.ok_or_else(|| SigningError::NoKey {
-            name: name.chars().take(100).collect(),
-            project: project.to_owned(),
-        })
+        newest(&self.list(project, Some(name)).await?, project, name)
     }
 
     /// The public halves that a project's signatures may be checked with now: current ones, and rotated ones
@@ -241,9 +251,9 @@ impl Keyring {
         let now = self.clock.now();
         let keys = self.list(project, None).await?;
         let valid = keys
-            .into_iter()
+            .iter()
             .filter(|key| key.verify_until.is_none_or(|until| now < until));
-        Ok(valid.map(|key| key.public).collect())
+        Ok(valid.map(|key| key.public.clone()).collect())
     }
 
     /// The private half of a key, opened the first time.
@@ -280,6 +290,14 @@ impl Keyring {
         })?;
         Ok(self.keep(key, signer))
     }
+}
+
+/// The last of one key's versions.
+fn newest(versions: &[KeyInfo], project: &str, name: &str) -> Result<KeyInfo, SigningError> {
+    versions.last().cloned().ok_or_else(|| SigningError::NoKey {
+        name: name.chars().take(100).collect(),
+        project: project.to_owned(),
+    })
 }
 
 fn info_of(row: &Row) -> Result<KeyInfo, SigningError> {

@@ -142,7 +142,8 @@ impl Signing {
             formats,
             request: request.clone(),
         };
-        if let (Some(digest), false) = (request.image.digest(), request.recursive)
+        let known = request.image.digest().filter(|_| !request.recursive);
+        if let Some(digest) = known
             && let Some(hit) = draft.lookup(digest).await?
         {
             return Ok(vec![hit]);
@@ -152,7 +153,15 @@ impl Signing {
             resolve::subjects(&*self.parts.registry, project, &request.image, request.recursive).await?;
         let mut signed = Vec::with_capacity(subjects.len());
         for subject in &subjects {
-            signed.push(draft.one(subject).await?);
+            // What was looked for a moment ago is looked for again by whoever leads, and by nobody in between.
+            let hit = match known {
+                Some(_) => None,
+                None => draft.lookup(subject.digest).await?,
+            };
+            signed.push(match hit {
+                Some(hit) => hit,
+                None => draft.one(subject).await?,
+            });
         }
         if request.image.digest().is_none() && signed.first().is_some_and(|first| !first.deduplicated) {
             self.tag_stayed(project, &request.image, subjects[0].digest)
@@ -257,9 +266,6 @@ impl Draft {
 
     /// One image, by whoever comes first; all others get that one's answer.
     async fn one(&self, subject: &Descriptor) -> Result<Signed, SigningError> {
-        if let Some(hit) = self.lookup(subject.digest).await? {
-            return Ok(hit);
-        }
         let (draft, subject) = (self.clone(), subject.clone());
         let wish = self.wish(subject.digest);
         let lead = move || async move { draft.lead(&subject).await.map_err(Arc::new) };
@@ -307,7 +313,9 @@ impl Draft {
             false => None,
         };
         let wish = self.wish(digest);
-        self.store_stage(&row, &[(wish.clone(), legacy)]).await?;
+        if self.store_stage(&row, &[(wish.clone(), legacy.clone())]).await? == 1 {
+            return Ok(SignatureRow { legacy, ..row });
+        }
         tables::find(&self.parts.db, &wish)
             .await?
             .ok_or(SigningError::Lost)
@@ -333,7 +341,8 @@ impl Draft {
             annotations: self.request.annotations.clone(),
             formats: self.formats,
             log_index: None,
-            created_at: self.parts.clock.now(),
+            // As precise as the column that it is read from later.
+            created_at: Timestamp::from_microsecond(self.parts.clock.now_us()).unwrap_or(Timestamp::MAX),
             actor: self.context.actor.to_string(),
             signature: self.sign_bytes(&pae).await?,
             statement,
@@ -342,17 +351,19 @@ impl Draft {
         })
     }
 
+    /// Stores a signature; the answer is for how many of the images it stands.
     pub(crate) async fn store_stage(
         &self,
         row: &SignatureRow,
         images: &[(Wish, Option<Vec<u8>>)],
-    ) -> Result<(), SigningError> {
+    ) -> Result<u64, SigningError> {
         let mut tx = self.parts.db.begin().await?;
-        if tables::stage(&mut tx, self.context.project.as_str(), row, images).await? == 0 {
-            // Nothing speaks of this signature: it need not stay.
-            return Ok(());
+        let staged = tables::stage(&mut tx, self.context.project.as_str(), row, images).await?;
+        if staged > 0 {
+            tx.commit().await?;
         }
-        Ok(tx.commit().await?)
+        // Otherwise nothing speaks of this signature: it need not stay.
+        Ok(staged)
     }
 
     async fn sign_bytes(&self, message: &[u8]) -> Result<Vec<u8>, SigningError> {

@@ -168,7 +168,8 @@ impl HashedRekord {
 
     /// The canonical JSON (RFC 8785) of the protobuf message `Entry` of rekor-tiles, as its server writes it.
     /// Its members are in order and base64 needs no escapes, so the text is put together directly.
-    fn body(&self, algorithm: &Algorithm) -> Vec<u8> {
+    #[must_use]
+    pub fn body(&self, algorithm: &Algorithm) -> Vec<u8> {
         let (member, key) = match &self.verifier {
             Verifier::PublicKey(key) => ("publicKey", key),
             Verifier::Certificate(certificate) => ("x509Certificate", certificate),

@@ -46,6 +46,11 @@ pub(crate) async fn tile_all(core: &Core) -> Result<(), TlogError> {
     loop {
         let fence = core.fence.load(Ordering::Acquire);
         let size = core.size.load(Ordering::Acquire);
+        let heard = core.shelf.tiled.load(Ordering::Acquire);
+        if fence != 0 && size.saturating_sub(heard) < TILE_WIDTH {
+            // Nobody else moves it while this server leads: after most batches there is nothing to ask.
+            return Ok(());
+        }
         let tiled = core.tables.tiled().await?;
         core.shelf.tiled.store(tiled, Ordering::Release);
         let bundles = (size.saturating_sub(tiled) / TILE_WIDTH).min(PRUNE_BUNDLES_MAX);

@@ -61,7 +61,7 @@ pub(crate) async fn list(
     context.require(Action::ReadKeys)?;
     let keys = signing.keyring().list(context.project.as_str(), None).await?;
     Ok(Json(Page {
-        items: keys.into_iter().map(KeyBody::from).collect(),
+        items: keys.iter().cloned().map(KeyBody::from).collect(),
         next: None,
     }))
 }

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -91,6 +91,8 @@ pub struct Host {
     pub config: RegistryConfig,
     /// The slowest recent read-modify-write of a tag, in microseconds; it fades.
     slowest_us: AtomicU64,
+    /// Whether a blob in the `POST` of an upload was not taken here.
+    opens_uploads_first: AtomicBool,
     home: Arc<Home>,
     client: reqwest::Client,
     away: reqwest::Client,
@@ -171,6 +173,7 @@ impl Host {
             call_ms_max: Duration::from_secs(config.call_seconds_max),
             calls: Semaphore::new(config.concurrent_calls_max),
             slowest_us: AtomicU64::new(0),
+            opens_uploads_first: AtomicBool::new(false),
             client: made(
                 build(tls.clone())
                     .dns_resolver(HomeResolver(Arc::clone(&home)))
@@ -286,6 +289,16 @@ impl Host {
             body: body.freeze(),
             url: ask.url.clone(),
         })
+    }
+
+    /// Whether a blob may be in the `POST` of its upload, as far as is known.
+    pub fn takes_blobs_at_once(&self) -> bool {
+        !self.opens_uploads_first.load(Ordering::Relaxed)
+    }
+
+    /// Notes that this registry wants an upload to be opened first.
+    pub fn takes_no_blobs_at_once(&self) {
+        self.opens_uploads_first.store(true, Ordering::Relaxed);
     }
 
     /// Notes how long a read-modify-write of a tag took.

@@ -35,9 +35,13 @@ const SETTLE_MS_MAX: u64 = 1_000;
 /// Looks for a referrer that the registry confirmed: some list it a little later.
 const LISTING_LOOKS_MAX: u32 = 5;
 
-/// Blobs from this size on are asked for before they are sent, in bytes. A signature's blobs are smaller and
-/// nearly always new: to ask first would be a call more for each.
+/// Blobs from this size on are asked for before they are sent, and are sent in a call of their own, in bytes. A
+/// signature's blobs are smaller and nearly always new: to ask first, and to ask where to, would be two calls more
+/// for each.
 const LOOK_FIRST_BYTES_MIN: usize = 16 << 10;
+
+/// The media type of a blob on its way.
+const BLOB: &str = "application/octet-stream";
 
 /// What the answer to a manifest's `PUT` said about its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,10 +69,17 @@ impl Session<'_> {
 
     pub async fn push_blob(&self, bytes: Bytes) -> Result<(), RegistryReason> {
         let digest = Digest::of(&bytes);
+        let small = bytes.len() < LOOK_FIRST_BYTES_MIN;
         let mut failures = 0;
         // A round after a failure looks first: the one before may have stored the blob and lost the answer.
-        while (failures == 0 && bytes.len() < LOOK_FIRST_BYTES_MIN) || !self.has_blob(digest).await? {
-            let Err(reason) = self.upload(digest, bytes.clone()).await else {
+        while (failures == 0 && small) || !self.has_blob(digest).await? {
+            // What failed may have been the short way: the rounds after it take the long one.
+            let at_once = failures == 0 && small && self.scope.host.takes_blobs_at_once();
+            let done = match at_once {
+                true => self.upload_at_once(digest, bytes.clone()).await,
+                false => self.upload(digest, bytes.clone()).await,
+            };
+            let Err(reason) = done else {
                 return Ok(());
             };
             failures += 1;
@@ -92,8 +103,31 @@ impl Session<'_> {
         }
     }
 
+    /// One `POST` with the blob in it (distribution specification, "Single POST"). A registry may answer that it
+    /// opened an upload instead, and some know only the long way and refuse: then the blob goes that way, and so do
+    /// all later ones to this registry.
+    async fn upload_at_once(&self, digest: Digest, bytes: Bytes) -> Result<(), RegistryReason> {
+        let mut url = self.url("blobs/uploads/");
+        url.query_pairs_mut().append_pair("digest", &digest.to_string());
+        let body = Some((BLOB.to_owned(), bytes.clone()));
+        let answer = self.send(&self.write(Method::POST, url, Retry::Never, body)).await?;
+        match answer.status.as_u16() {
+            201 => Ok(()),
+            202 => {
+                self.scope.host.takes_no_blobs_at_once();
+                self.put_blob(&answer, digest, bytes).await
+            }
+            // These are about who asks, for what and how often; or they may pass.
+            401 | 403 | 404 | 429 | 500 | 502..=599 => Err(refusal(&answer)),
+            _ => {
+                self.scope.host.takes_no_blobs_at_once();
+                self.upload(digest, bytes).await
+            }
+        }
+    }
+
     /// `POST`, then `PUT` to the address in its answer (distribution specification, "Pushing a blob
-    /// monolithically"). If that is another host, it gets no credentials.
+    /// monolithically").
     async fn upload(&self, digest: Digest, bytes: Bytes) -> Result<(), RegistryReason> {
         let start = self
             .send(&self.write(Method::POST, self.url("blobs/uploads/"), Retry::Never, None))
@@ -101,10 +135,15 @@ impl Session<'_> {
         if start.status != StatusCode::ACCEPTED {
             return Err(refusal(&start));
         }
-        let mut url = location(&start)?;
+        self.put_blob(&start, digest, bytes).await
+    }
+
+    /// Sends a blob to the upload that was opened. If that is on another host, it gets no credentials.
+    async fn put_blob(&self, opened: &Answer, digest: Digest, bytes: Bytes) -> Result<(), RegistryReason> {
+        let mut url = location(opened)?;
         url.query_pairs_mut().append_pair("digest", &digest.to_string());
         let own = url.origin() == self.scope.host.origin.origin();
-        let body = Some(("application/octet-stream".to_owned(), bytes));
+        let body = Some((BLOB.to_owned(), bytes));
         let mut put = self.write(Method::PUT, url, Retry::Never, body);
         put.route = if own { Route::Home } else { Route::Away };
         stored(&self.send(&put).await?)

@@ -79,6 +79,51 @@ async fn a_blob_is_pushed_once_and_read_back() {
 }
 
 #[tokio::test]
+async fn a_small_blob_is_one_call_where_the_registry_takes_that() {
+    // How the registry answers the POST with the blob in it, and the calls for the first and the second blob.
+    for (status, first, second) in [
+        (None, 1, 1),
+        // It opened an upload, to which the blob goes; the next is not sent in vain.
+        (Some(202), 2, 2),
+        // It refused, so an upload is opened.
+        (Some(400), 3, 2),
+        (Some(415), 3, 2),
+        (Some(501), 3, 2),
+    ] {
+        let world = World::new(Options::default()).await;
+        world.fake.fault(|plan| plan.blob_post_status = status);
+        let client = client(Default::default());
+        for (bytes, calls) in [(&b"one"[..], first), (b"two", second)] {
+            let before = world.fake.calls();
+            let bytes = Bytes::from_static(bytes);
+            client.push_blob("", &world.repository, bytes.clone()).await.unwrap();
+            let after = world.fake.calls();
+            assert_eq!(after.blob_writes - before.blob_writes, calls, "{status:?}");
+            assert_eq!(after.blob_reads, before.blob_reads, "{status:?}: it does not ask first");
+            let digest = Digest::of(&bytes);
+            let read = client.blob("", &world.repository, digest, bytes.len()).await;
+            assert_eq!(read.unwrap(), bytes, "{status:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_caller_is_not_taken_for_one_of_the_short_way() {
+    for (status, code) in [(403, "PC1502"), (404, "PC1501"), (429, "PC1507")] {
+        let world = World::new(Options::default()).await;
+        world.fake.fault(|plan| plan.blob_post_status = Some(status));
+        let pushed = client(Default::default())
+            .push_blob("", &world.repository, Bytes::from_static(b"one"))
+            .await;
+        match pushed {
+            Err(error) => assert_eq!(error.code().id, code, "{status}"),
+            // Too many calls is something that passes: the next round takes the long way.
+            Ok(()) => assert_eq!(status, 429),
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_attached_manifest_is_listed_by_the_referrers_api() {
     let world = World::new(Options {
         referrers_per_page: 2,

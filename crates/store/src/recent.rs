@@ -1,0 +1,217 @@
+//! Rows that were read a moment ago, so that the ones that every request needs are not read for every request.
+//!
+//! What is kept may be [`STALE_MS_MAX`] old and no older, counted from before it was read. A change that this
+//! process makes counts at once: [`Recent::change`] forgets everything before it and after it, and a row that was
+//! read while a change was under way is not kept, because nobody knows on which side of it the read was. What
+//! other processes change counts here after [`STALE_MS_MAX`] at the latest.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kernel::{Clock, Monotonic};
+
+/// How old a row may be that is used without asking the database, in milliseconds: how long at most a token that
+/// one server revoked is still honoured by another one on the same database. Long enough that under load nearly
+/// every request finds its rows here.
+pub const STALE_MS_MAX: u64 = 2_000;
+/// Rows of one kind that are kept, each under a kilobyte.
+pub const RECENT_ROWS_MAX: usize = 4_096;
+
+/// Rows of one kind by their key. Only rows that exist are kept, so that a new one counts at once everywhere, and
+/// nobody fills the memory with questions for rows that there are not.
+pub struct Recent<K, V> {
+    clock: Arc<dyn Clock>,
+    rows: Mutex<Rows<K, V>>,
+}
+
+struct Rows<K, V> {
+    known: HashMap<K, (Monotonic, V)>,
+    /// Counts beginnings and ends of changes.
+    changes: u64,
+    under_way: usize,
+}
+
+/// A change of such rows that is under way; it ends when this is dropped.
+#[must_use = "the change ends when this is dropped"]
+pub struct Change<'a, K, V>(&'a Recent<K, V>);
+
+impl<K: Eq + Hash, V: Clone> Recent<K, V> {
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let rows = Rows {
+            known: HashMap::new(),
+            changes: 0,
+            under_way: 0,
+        };
+        Self {
+            clock,
+            rows: Mutex::new(rows),
+        }
+    }
+
+    fn rows(&self) -> MutexGuard<'_, Rows<K, V>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The row of this key: as it was a moment ago, or as `read` finds it now.
+    ///
+    /// # Errors
+    /// Those of `read`; they are not kept.
+    pub async fn read<E>(
+        &self,
+        key: K,
+        read: impl Future<Output = Result<Option<V>, E>>,
+    ) -> Result<Option<V>, E> {
+        let (begun, changes) = {
+            let rows = self.rows();
+            let now = self.clock.monotonic();
+            if let Some((since, row)) = rows.known.get(&key)
+                && is_fresh(now, *since)
+            {
+                return Ok(Some(row.clone()));
+            }
+            (now, rows.changes)
+        };
+        let found = read.await?;
+        if let Some(row) = &found {
+            self.rows().keep(key, begun, row.clone(), changes);
+        }
+        Ok(found)
+    }
+
+    /// To be held from before a transaction that changes such rows begins until its outcome is known.
+    pub fn change(&self) -> Change<'_, K, V> {
+        let mut rows = self.rows();
+        rows.under_way += 1;
+        rows.forget();
+        Change(self)
+    }
+}
+
+impl<K: Eq + Hash, V> Rows<K, V> {
+    fn keep(&mut self, key: K, begun: Monotonic, row: V, changes: u64) {
+        if self.under_way > 0 || self.changes != changes {
+            return;
+        }
+        if self.known.len() >= RECENT_ROWS_MAX {
+            self.known.retain(|_, (since, _)| is_fresh(begun, *since));
+        }
+        if self.known.len() >= RECENT_ROWS_MAX {
+            self.known.clear();
+        }
+        self.known.insert(key, (begun, row));
+    }
+}
+
+impl<K, V> Rows<K, V> {
+    fn forget(&mut self) {
+        self.changes += 1;
+        self.known.clear();
+    }
+}
+
+impl<K, V> Drop for Change<'_, K, V> {
+    fn drop(&mut self) {
+        let mut rows = self.0.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.under_way -= 1;
+        rows.forget();
+    }
+}
+
+fn is_fresh(now: Monotonic, since: Monotonic) -> bool {
+    now.since(since) < Duration::from_millis(STALE_MS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use kernel::{SystemClock, TestClock};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn recent() -> (Arc<TestClock>, Arc<Recent<u64, u64>>) {
+        let clock = Arc::new(TestClock::at(SystemClock::new().now()));
+        let recent = Recent::new(clock.clone());
+        (clock, Arc::new(recent))
+    }
+
+    /// What is read of key 1 when the database holds `row`.
+    async fn read(recent: &Recent<u64, u64>, row: u64) -> u64 {
+        let found = async { Ok::<_, Infallible>(Some(row)) };
+        recent.read(1, found).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_row_is_used_again_until_it_is_stale() {
+        let (clock, recent) = recent();
+        assert_eq!(read(&recent, 7).await, 7);
+        clock.advance(Duration::from_millis(STALE_MS_MAX - 1));
+        assert_eq!(read(&recent, 8).await, 7);
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(read(&recent, 8).await, 8);
+    }
+
+    #[tokio::test]
+    async fn a_row_that_is_not_there_is_asked_for_again() {
+        let (_, recent) = recent();
+        let nothing = async { Ok::<_, Infallible>(None) };
+        assert_eq!(recent.read(1, nothing).await.unwrap(), None);
+        assert_eq!(read(&recent, 7).await, 7);
+        let failed = recent.read(2, async { Err("no answer") }).await;
+        assert_eq!(failed, Err("no answer"));
+        assert_eq!(recent.rows().known.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn nothing_that_was_read_beside_a_change_is_kept() {
+        let (_, recent) = recent();
+        assert_eq!(read(&recent, 7).await, 7);
+        let change = recent.change();
+        assert_eq!(read(&recent, 8).await, 8, "the change has begun");
+        assert_eq!(read(&recent, 9).await, 9, "and what was read meanwhile is not kept");
+        drop(change);
+        assert_eq!(read(&recent, 10).await, 10);
+        assert_eq!(read(&recent, 11).await, 10);
+    }
+
+    #[tokio::test]
+    async fn a_slow_read_does_not_bring_back_what_a_change_ended() {
+        for ends_before_the_read in [true, false] {
+            let (_, recent) = recent();
+            let (answer, answered) = oneshot::channel();
+            let (begun, has_begun) = oneshot::channel();
+            let slow = {
+                let recent = recent.clone();
+                tokio::spawn(async move {
+                    let row = async {
+                        begun.send(()).unwrap();
+                        Ok::<_, Infallible>(answered.await.ok())
+                    };
+                    recent.read(1, row).await
+                })
+            };
+            has_begun.await.unwrap();
+            let change = recent.change();
+            let held = (!ends_before_the_read).then_some(change);
+            answer.send(7).unwrap();
+            assert_eq!(slow.await.unwrap(), Ok(Some(7)), "it answers what it read");
+            drop(held);
+            assert_eq!(read(&recent, 8).await, 8, "and nobody after it sees that");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_has_a_bound() {
+        let (_, recent) = recent();
+        for key in 0..3 * RECENT_ROWS_MAX as u64 {
+            let row = async { Ok::<_, Infallible>(Some(key)) };
+            recent.read(key, row).await.unwrap();
+            assert!(recent.rows().known.len() <= RECENT_ROWS_MAX);
+        }
+    }
+}
