@@ -164,6 +164,9 @@ pub struct Sign {
     /// bundle, legacy, or both separated by a comma
     #[arg(long, value_name = "FORMATS")]
     pub formats: Option<String>,
+    /// Look into the registry for signatures that stand already, and put back what it has lost
+    #[arg(long, conflicts_with_all = ["local", "release"])]
+    pub repair: bool,
     /// Sign here, without a server; the key file's password is read from COSIGN_PASSWORD
     #[arg(long, requires = "key")]
     pub local: bool,

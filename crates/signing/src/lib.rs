@@ -30,6 +30,7 @@ pub mod local;
 pub mod ports;
 mod publish;
 mod release;
+mod repair;
 mod resolve;
 mod sign;
 mod tables;

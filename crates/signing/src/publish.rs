@@ -26,6 +26,10 @@ impl Formats {
         bundle: true,
         legacy: true,
     };
+    pub(crate) const NONE: Self = Self {
+        bundle: false,
+        legacy: false,
+    };
     pub const BUNDLE: Self = Self {
         bundle: true,
         legacy: false,

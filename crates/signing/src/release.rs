@@ -62,6 +62,7 @@ impl Signing {
                 key,
                 annotations,
                 recursive: false,
+                repair: false,
                 formats: Some(Formats::BUNDLE),
             };
             let key = self.admit(context, &request).await?;

@@ -55,6 +55,8 @@ pub struct SignRequest {
     pub annotations: Annotations,
     /// Also every manifest under an index.
     pub recursive: bool,
+    /// Look into the registry for a signature that stands already, and put it back if it is lost there.
+    pub repair: bool,
     /// The registry's configured formats if `None`.
     pub formats: Option<Formats>,
 }
@@ -72,6 +74,8 @@ pub struct Signed {
     pub created_at: Timestamp,
     /// Whether it stood already.
     pub deduplicated: bool,
+    /// Whether the registry had lost it, and holds it again.
+    pub repaired: bool,
 }
 
 impl Signing {
@@ -125,8 +129,8 @@ impl Signing {
     /// and the manifests under it follow.
     ///
     /// An image named by digest that this key signed before is answered from the store: no key, log or registry
-    /// is touched. That it stands is known from the store alone: if somebody deleted it from the registry since,
-    /// [`crate::Verifying::verify`] tells, and this does not.
+    /// is touched. That it stands is known from the store alone: if the registry has lost it since, a request with
+    /// `repair` looks there and puts it back.
     ///
     /// # Errors
     /// Those of the context's rights, the registry, the key and the log. What is signed stays signed.
@@ -142,11 +146,14 @@ impl Signing {
             formats,
             request: request.clone(),
         };
-        let known = request.image.digest().filter(|_| !request.recursive);
+        let known = request
+            .image
+            .digest()
+            .filter(|_| !request.recursive && !request.repair);
         if let Some(digest) = known
-            && let Some(hit) = draft.lookup(digest).await?
+            && let Some(row) = draft.known(digest).await?
         {
-            return Ok(vec![hit]);
+            return Ok(vec![draft.signed(&row, true)]);
         }
         let project = context.project.as_str();
         let subjects =
@@ -156,10 +163,11 @@ impl Signing {
             // What was looked for a moment ago is looked for again by whoever leads, and by nobody in between.
             let hit = match known {
                 Some(_) => None,
-                None => draft.lookup(subject.digest).await?,
+                None => draft.known(subject.digest).await?,
             };
             signed.push(match hit {
-                Some(hit) => hit,
+                Some(row) if request.repair => draft.repair(subject, &row).await?,
+                Some(row) => draft.signed(&row, true),
                 None => draft.one(subject).await?,
             });
         }
@@ -245,9 +253,10 @@ impl Draft {
         self.request.image.repository()
     }
 
-    pub(crate) async fn lookup(&self, digest: Digest) -> Result<Option<Signed>, SigningError> {
+    /// What stands for this image already.
+    async fn known(&self, digest: Digest) -> Result<Option<SignatureRow>, SigningError> {
         let row = tables::find(&self.parts.db, &self.wish(digest)).await?;
-        Ok(row.filter(|row| row.done).map(|row| self.signed(&row, true)))
+        Ok(row.filter(|row| row.done))
     }
 
     pub(crate) fn signed(&self, row: &SignatureRow, deduplicated: bool) -> Signed {
@@ -261,6 +270,7 @@ impl Draft {
             log_index: row.log_index,
             created_at: row.created_at,
             deduplicated,
+            repaired: false,
         }
     }
 

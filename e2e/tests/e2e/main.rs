@@ -12,3 +12,4 @@ mod kill_signing;
 mod ledger;
 mod postgresql;
 mod readme;
+mod repair;

@@ -37,8 +37,7 @@ async fn server(globals: &Globals, own: &Sign, images: &[Reference]) -> Result<E
         .map(|(name, value)| (name.clone(), json!(value)))
         .collect();
     let item = |image: &Reference| {
-        let mut item =
-            json!({ "image": image, "annotations": annotations, "recursive": own.images.recursive });
+        let mut item = json!({ "image": image, "annotations": annotations, "recursive": own.images.recursive, "repair": own.repair });
         if let Some(key) = &own.key {
             item["key"] = json!(key);
         }
@@ -141,6 +140,7 @@ struct Tally<'a> {
     lines: Vec<Value>,
     signed: usize,
     known: usize,
+    repaired: usize,
     failed: Option<Failure>,
     failures: usize,
 }
@@ -155,6 +155,7 @@ impl<'a> Tally<'a> {
             lines: Vec::new(),
             signed: 0,
             known: 0,
+            repaired: 0,
             failed: None,
             failures: 0,
         }
@@ -196,7 +197,10 @@ impl<'a> Tally<'a> {
 
     fn one(&mut self, signature: &Value) {
         let known = signature["deduplicated"].as_bool().unwrap_or(false);
-        if known {
+        let repaired = signature["repaired"].as_bool().unwrap_or(false);
+        if repaired {
+            self.repaired += 1;
+        } else if known {
             self.known += 1;
         } else {
             self.signed += 1;
@@ -205,6 +209,7 @@ impl<'a> Tally<'a> {
         match self.globals.output {
             Output::Json | Output::Yaml => {}
             Output::Name => println(image),
+            Output::Table if repaired => println(&format!("repaired {image}")),
             Output::Table if known => println(&format!("already  {image}")),
             Output::Table => {
                 let place = signature["log_index"]
@@ -223,8 +228,12 @@ impl<'a> Tally<'a> {
         }
         let said_already = self.single && self.failures > 0;
         if !self.globals.quiet && !said_already {
+            let repaired = match self.repaired {
+                0 => String::new(),
+                count => format!("{count} repaired, "),
+            };
             eprintln!(
-                "{} signed, {} already signed, {} failed",
+                "{} signed, {repaired}{} already signed, {} failed",
                 self.signed, self.known, self.failures
             );
         }

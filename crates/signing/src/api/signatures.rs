@@ -32,6 +32,9 @@ pub struct SignBody {
     /// Also every manifest under an index.
     #[serde(default)]
     pub recursive: bool,
+    /// Look into the registry for a signature that stands already, and put it back if it is lost there.
+    #[serde(default)]
+    pub repair: bool,
     /// `bundle`, `legacy` or both; as configured for the registry if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub formats: Option<Vec<String>>,
@@ -66,6 +69,9 @@ pub struct SignatureBody {
     /// Whether it stood before this call.
     #[serde(default)]
     pub deduplicated: bool,
+    /// Whether the registry had lost it, and holds it again.
+    #[serde(default)]
+    pub repaired: bool,
     /// With `recursive`: the signatures of the manifests under the index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(no_recursion)]
@@ -168,9 +174,10 @@ async fn release(
         if item.key != first.key
             || item.annotations != first.annotations
             || item.recursive
+            || item.repair
             || item.formats.is_some()
         {
-            let text = "a release has one key and one set of annotations for all items, and neither recursive nor formats";
+            let text = "a release has one key and one set of annotations for all items, and neither recursive, repair nor formats";
             return Err(SigningError::Request(text.to_owned()).into());
         }
         images.push(item.image.parse()?);
@@ -275,6 +282,7 @@ fn request_of(body: SignBody) -> Result<SignRequest, Problem> {
         key,
         annotations,
         recursive,
+        repair,
         ..
     } = body;
     Ok(SignRequest {
@@ -282,6 +290,7 @@ fn request_of(body: SignBody) -> Result<SignRequest, Problem> {
         key,
         annotations,
         recursive,
+        repair,
         formats,
     })
 }
@@ -302,6 +311,7 @@ fn body_of(signed: Signed, annotations: &Annotations) -> SignatureBody {
         annotations: annotations.clone(),
         created_at: signed.created_at.to_string(),
         deduplicated: signed.deduplicated,
+        repaired: signed.repaired,
         manifests: Vec::new(),
     }
 }
@@ -318,6 +328,7 @@ fn body_of_row(row: SignatureRow) -> SignatureBody {
         annotations: row.annotations,
         created_at: row.created_at.to_string(),
         deduplicated: true,
+        repaired: false,
         manifests: Vec::new(),
     }
 }

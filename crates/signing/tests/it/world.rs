@@ -236,6 +236,7 @@ impl World {
             key: None,
             annotations: Annotations::new(),
             recursive: false,
+            repair: false,
             formats: None,
         }
     }

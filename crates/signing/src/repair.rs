@@ -1,0 +1,69 @@
+//! Putting back what a registry lost.
+//!
+//! A signature that was published once is known here for ever, and so is answered from the store. If the registry has
+//! lost it (restored from an older copy, cleaned up by somebody, moved to another one), it is published again from
+//! the same row: the same statement and signature, with the same place in the log.
+
+use access::audit::{self, Record};
+
+use crate::ports::Descriptor;
+use crate::sign::{Draft, Signed};
+use crate::tables::SignatureRow;
+use crate::verify::{Policy, survey};
+use crate::{Formats, SigningError};
+
+impl Draft {
+    /// Looks whether the registry holds the signature of `row`, and publishes what it does not.
+    ///
+    /// # Errors
+    /// Those of the registry and the log.
+    pub(crate) async fn repair(
+        &self,
+        subject: &Descriptor,
+        row: &SignatureRow,
+    ) -> Result<Signed, SigningError> {
+        let (parts, project) = (&self.parts, self.context.project.as_str());
+        let own = Policy::keys("own key", vec![self.key.public.clone()])
+            .with_annotations(self.request.annotations.clone());
+        let now = parts.clock.now();
+        let found = survey(
+            &*parts.registry,
+            project,
+            self.repository(),
+            subject.digest,
+            &own,
+            now,
+        )
+        .await?;
+        let missing = Formats {
+            bundle: row.formats.bundle && !found.accepted_in("bundle"),
+            legacy: row.formats.legacy && !found.accepted_in("legacy"),
+        };
+        let stands = self.signed(row, true);
+        if missing == Formats::NONE {
+            return Ok(stands);
+        }
+        let lost = SignatureRow {
+            formats: missing,
+            legacy: row.legacy.clone().filter(|_| missing.legacy),
+            ..row.clone()
+        };
+        let entry = self.log(&lost).await?;
+        self.publish(subject, &lost, &entry).await?;
+        let resource = self.repository().at(subject.digest).to_string();
+        let detail = format!("{} {missing}", row.id);
+        let record = Record {
+            action: "signature.repair",
+            resource: &resource,
+            detail: &detail,
+        };
+        let mut tx = parts.db.begin().await?;
+        audit::record(&mut tx, &self.context, &*parts.clock, &*parts.random, record).await?;
+        tx.commit().await?;
+        parts.verdicts.signed(std::iter::once(subject.digest));
+        Ok(Signed {
+            repaired: true,
+            ..stands
+        })
+    }
+}
