@@ -7,7 +7,7 @@
 //! stable name with a page that `portcullis explain` prints).
 //!
 //! ```text
-//!   digest   reference   id   clock   random   fault   cursor   limits   secret
+//!   digest   reference   id   clock   random   fault   cursor   limits   secret   words
 //! ```
 //!
 //! Nothing here waits, opens a socket or a file, or knows of a runtime.
@@ -22,6 +22,7 @@ pub mod limits;
 mod random;
 mod reference;
 mod secret;
+mod words;
 
 pub use clock::{Clock, Monotonic, SystemClock, TestClock};
 pub use crash::{arm_crash_point, crash_point};
@@ -32,3 +33,4 @@ pub use id::{Id, IdError};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use reference::{Reference, ReferenceError, Repository, codes as reference_codes};
 pub use secret::Secret;
+pub use words::{WORDS_CHARS_MAX, words};

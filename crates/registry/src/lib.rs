@@ -6,7 +6,7 @@
 //! digest. Content lies in an [`object_store`]: memory or a folder.
 //!
 //! ```text
-//!   serve ──> routes ──> access (who)        faults (what tests break)
+//!   serve ──> routes ──> ask (what), access (who), faults (what tests break)
 //!                │
 //!                ├──> pull, push ──> shelf ──> object_store
 //!                └──> answer (status, spec error JSON)
@@ -19,6 +19,7 @@
 
 mod access;
 mod answer;
+mod ask;
 mod faults;
 mod pull;
 mod push;

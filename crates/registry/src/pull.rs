@@ -10,7 +10,7 @@ use kernel::Digest;
 
 use crate::Registry;
 use crate::answer::{CONTENT_DIGEST, FILTERS, Refusal, parse_digest, respond};
-use crate::routes::Ask;
+use crate::ask::Ask;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 

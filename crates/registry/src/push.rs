@@ -13,7 +13,7 @@ use kernel::{Clock, Digest, Monotonic};
 
 use crate::Registry;
 use crate::answer::{CONTENT_DIGEST, Refusal, SUBJECT, parse_digest, respond};
-use crate::routes::Ask;
+use crate::ask::Ask;
 use crate::shelf::Outline;
 
 /// One blob, in bytes. It is held in memory while it is uploaded; images of a demonstration are far smaller.
@@ -143,7 +143,7 @@ pub async fn upload(
     }
     match ask.method {
         Method::PATCH => {
-            let chunk = read(body, BLOB_BYTES_MAX - so_far).await?;
+            let chunk = read(body, BLOB_BYTES_MAX.saturating_sub(so_far)).await?;
             let mut open = uploads.open();
             let upload = open.get_mut(id).ok_or_else(unknown)?;
             upload.bytes.extend_from_slice(&chunk);
@@ -154,7 +154,7 @@ pub async fn upload(
         }
         Method::PUT => {
             let digest = parse_digest(ask.query("digest").unwrap_or_default())?;
-            let last = read(body, BLOB_BYTES_MAX - so_far).await?;
+            let last = read(body, BLOB_BYTES_MAX.saturating_sub(so_far)).await?;
             let mut bytes = uploads.open().remove(id).ok_or_else(unknown)?.bytes;
             bytes.extend_from_slice(&last);
             store(registry, repository, digest, bytes.into()).await

@@ -153,6 +153,16 @@ impl LogVerifier {
         Self::new(origin, key.ok_or(CheckpointError::Key)?)
     }
 
+    /// From what [`LogVerifier::pem`] writes.
+    ///
+    /// # Errors
+    /// If it is not the key of a log, or the origin is not one.
+    pub fn from_pem(origin: &str, pem: &str) -> Result<Self, CheckpointError> {
+        let encoded: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+        let spki = STANDARD.decode(encoded).map_err(|_| CheckpointError::Key)?;
+        Self::from_spki(origin, &spki)
+    }
+
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.origin

@@ -53,6 +53,11 @@ pub enum TlogError {
     NotFound { size: u64, what: String },
     #[error("the sizes {old} and {new} are not in order, or beyond the log's {size} entries")]
     Sizes { old: u64, new: u64, size: u64 },
+    #[error("looking for an exported log in {}: {found}", folder.display())]
+    NotExported {
+        folder: std::path::PathBuf,
+        found: String,
+    },
     #[error("writing an answer")]
     Answer(#[source] serde_json::Error),
 }
@@ -83,7 +88,7 @@ impl Fault for TlogError {
             | Self::Closed => Kind::Unavailable,
             Self::Overloaded { .. } => Kind::Overloaded,
             Self::Key(_) | Self::Entry(_) | Self::Request(_) | Self::Sizes { .. } => Kind::Invalid,
-            Self::NotFound { .. } => Kind::NotFound,
+            Self::NotFound { .. } | Self::NotExported { .. } => Kind::NotFound,
             Self::Answer(_) => Kind::Bug,
         }
     }
@@ -108,7 +113,20 @@ impl Fault for TlogError {
             Self::Entry(_) | Self::Request(RequestError::Entry(_)) => &codes::ENTRY,
             Self::Request(_) => &codes::REQUEST,
             Self::NotFound { .. } | Self::Sizes { .. } => &codes::NOT_FOUND,
+            Self::NotExported { .. } => &codes::NOT_EXPORTED,
             Self::Answer(_) => &codes::ANSWER,
+        }
+    }
+
+    fn hint(&self) -> String {
+        match self {
+            Self::Batch(cause) => cause.hint(),
+            Self::NotExported { folder, .. } => format!(
+                "name the folder that was given to `portcullis log export`, or write it with: portcullis log \
+export {}",
+                folder.display()
+            ),
+            _ => self.code().hint.to_owned(),
         }
     }
 }
@@ -132,8 +150,10 @@ already carry their own proof and stay verifiable.",
     pub const CHECKPOINT: Code = Code {
         id: "PC1402",
         title: "the log's checkpoint is damaged",
-        explanation: "The row `checkpoint` of table tlog_checkpoint is not a note that the log's key signed.",
-        hint: "keep a copy of the database, then put it back from the last backup together with the tiles",
+        explanation: "The row of table tlog_checkpoint, or the file `checkpoint` of an exported log, is not a note that \
+the log's key signed.",
+        hint: "keep a copy of what is there, then put the database back from the last backup together with the tiles, \
+or export the log again",
     };
     pub const OTHER_LOG: Code = Code {
         id: "PC1403",
@@ -225,6 +245,14 @@ signature and one verifier.",
         explanation: "The entry is in the log, but its answer could not be written as JSON. This is a mistake in the program.",
         hint: "report it with the request",
     };
+    pub const NOT_EXPORTED: Code = Code {
+        id: "PC1417",
+        title: "there is no exported log in this folder",
+        explanation: "An exported log is a folder with the files `checkpoint` and `log.pub` and the folder `tile`, as \
+`portcullis log export` writes it. The folder that was named is not there, or holds \
+something else. Nothing was checked.",
+        hint: "name the folder that was given to `portcullis log export`",
+    };
     pub const ALL: &[&Code] = &[
         &DAMAGED,
         &CHECKPOINT,
@@ -242,5 +270,6 @@ signature and one verifier.",
         &NOT_FOUND,
         &KEY,
         &ANSWER,
+        &NOT_EXPORTED,
     ];
 }

@@ -7,19 +7,18 @@
 //!   tile/entries/<N>…   entry bundles
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use store::{Blobs, StoreError};
 
 use crate::audit::{Audit, audit};
 use crate::checkpoint::{Checkpoint, CheckpointError, LogVerifier, NOTE_BYTES_MAX};
 use crate::error::TlogError;
-use crate::log::{Consistency, Inclusion, connect, prove};
 use crate::merkle::{Hash, ProofError};
+use crate::proof::{Consistency, Inclusion, body, connect, prove};
 use crate::source::{Source, hashes_of};
 use crate::tile::{Edge, TILE_WIDTH, Tile, TilePath, encode_bundle, leaf_hashes, parse_bundle};
 
@@ -112,19 +111,16 @@ impl Folder {
     /// folder's own `log.pub`, which proves that the folder is whole but not whose it is.
     ///
     /// # Errors
-    /// If a file is missing or the checkpoint does not verify.
+    /// [`TlogError::NotExported`] if there is no exported log in it; else if the checkpoint does not verify or a
+    /// file cannot be read.
     pub async fn open(folder: &Path, verifier: Option<LogVerifier>) -> Result<Self, TlogError> {
-        let note = read(folder.join(CHECKPOINT)).await?;
+        let note = read(folder, CHECKPOINT).await?;
         let verifier = match verifier {
             Some(verifier) => verifier,
             None => {
                 let origin = Checkpoint::parse(&note).map_err(TlogError::Checkpoint)?.origin;
-                let pem = read(folder.join(PUBLIC_KEY)).await?;
-                let encoded: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-                let spki = STANDARD
-                    .decode(encoded)
-                    .map_err(|_| TlogError::Key(CheckpointError::Key))?;
-                LogVerifier::from_spki(&origin, &spki).map_err(TlogError::Key)?
+                let pem = read(folder, PUBLIC_KEY).await?;
+                LogVerifier::from_pem(&origin, &pem).map_err(TlogError::Key)?
             }
         };
         let checkpoint = verifier.verify(&note).map_err(TlogError::Checkpoint)?;
@@ -176,7 +172,7 @@ impl Folder {
     /// As for [`Folder::proof`].
     pub async fn entry(&self, index: u64) -> Result<Vec<u8>, TlogError> {
         self.proof(index, None).await?;
-        crate::log::body(self, index, self.checkpoint.size).await
+        body(self, index, self.checkpoint.size).await
     }
 
     async fn read(&self, path: TilePath) -> Result<Bytes, TlogError> {
@@ -186,12 +182,42 @@ impl Folder {
     }
 }
 
-async fn read(path: PathBuf) -> Result<String, TlogError> {
-    let length = tokio::fs::metadata(&path).await.map_err(failed(&path))?.len();
+/// Reads one of the two texts without which a folder is no exported log.
+async fn read(folder: &Path, name: &str) -> Result<String, TlogError> {
+    let path = folder.join(name);
+    let length = match tokio::fs::metadata(&path).await {
+        Ok(file) if file.is_file() => file.len(),
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Err(failed(&path)(error));
+        }
+        Ok(_) | Err(_) => {
+            let (folder, found) = (folder.to_owned(), instead(folder, name).await);
+            return Err(TlogError::NotExported { folder, found });
+        }
+    };
     if length > NOTE_BYTES_MAX as u64 {
         return Err(TlogError::Checkpoint(CheckpointError::Malformed));
     }
-    tokio::fs::read_to_string(&path).await.map_err(failed(&path))
+    let bytes = tokio::fs::read(&path).await.map_err(failed(&path))?;
+    String::from_utf8(bytes).map_err(|_| TlogError::Checkpoint(CheckpointError::Malformed))
+}
+
+/// What is there instead of a folder with the file `name`, for a person who named the wrong one.
+async fn instead(folder: &Path, name: &str) -> String {
+    match tokio::fs::metadata(folder).await {
+        Err(_) => return "there is no such folder".to_owned(),
+        Ok(found) if !found.is_dir() => return "it is a file, not a folder".to_owned(),
+        Ok(_) => {}
+    }
+    let mut entries = tokio::fs::read_dir(folder).await.ok();
+    let first = match &mut entries {
+        Some(entries) => entries.next_entry().await.ok().flatten(),
+        None => None,
+    };
+    match first {
+        Some(_) => format!("there is no file `{name}` in it"),
+        None => "it is empty".to_owned(),
+    }
 }
 
 impl Source for Folder {

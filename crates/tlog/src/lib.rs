@@ -14,8 +14,9 @@
 //!   tail rows ──▶ tiler ──▶ full bundles and tiles as blobs, durable ──▶ rows pruned
 //!
 //!   merkle  tile  checkpoint  entry  request  answer      pure rules
-//!   tables  shelf  sequencer  tiler  log  api             edges
-//!   source  audit  export                                 proofs, fsck and export over log or folder
+//!   source  proof  audit  export                          proofs, fsck and export over log or folder
+//!   tables  shelf  core                                   what lies in the store
+//!   api ──▶ log ──▶ sequencer, tiler ──▶ core             the running log
 //! ```
 //!
 //! Rules that everything rests on:
@@ -37,6 +38,7 @@ mod answer;
 mod api;
 mod audit;
 mod checkpoint;
+mod core;
 mod der;
 mod entry;
 mod error;
@@ -44,6 +46,7 @@ mod export;
 mod faults;
 mod log;
 pub mod merkle;
+mod proof;
 mod request;
 mod sequencer;
 mod shelf;
@@ -55,6 +58,7 @@ mod tiler;
 #[cfg(test)]
 mod tests;
 
+pub use self::core::Settings;
 pub use api::router;
 pub use audit::{Audit, DAMAGE_MAX, Damage};
 pub use checkpoint::{Checkpoint, CheckpointError, LogKey, LogVerifier};
@@ -63,7 +67,8 @@ pub use entry::{Accepted, EntryError, HashedRekord, Verifier};
 pub use error::{TlogError, codes};
 pub use export::Folder;
 pub use faults::CRASH_POINTS;
-pub use log::{Consistency, Entry, Inclusion, Info, Settings, Tlog};
+pub use log::{Entry, Info, Tlog};
+pub use proof::{Consistency, Inclusion};
 pub use request::{RequestError, parse_request};
 pub use sequencer::{BATCH_ENTRIES_MAX, QUEUE_ENTRIES_MAX};
 pub use shelf::CACHED_TILES_MAX;

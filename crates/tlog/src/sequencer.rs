@@ -9,12 +9,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use store::Lease;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::checkpoint::Checkpoint;
+use crate::core::{Core, become_true};
 use crate::entry::Accepted;
 use crate::error::TlogError;
-use crate::log::Core;
 use crate::merkle::{Hash, ProofError};
 use crate::source;
 use crate::tables::{Batch, LEASE, Outcome};
@@ -247,12 +247,6 @@ impl Sequencer {
             }
         }
     }
-}
-
-/// Waits for a flag to be set.
-pub(crate) async fn become_true(flag: &mut watch::Receiver<bool>) {
-    // An error means that nobody is left to set it, which ends the wait just as well.
-    let _ = flag.wait_for(|flag| *flag).await;
 }
 
 /// Shows readers in this process what was committed.

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::core::{Core, become_true};
 use crate::error::TlogError;
 use crate::faults::{BUNDLE_WRITTEN, TILE_WRITTEN, UPPER_TILE_WRITTEN};
-use crate::log::Core;
-use crate::sequencer::become_true;
 use crate::source::Source;
 use crate::tile::{TILE_WIDTH, Tile, TilePath, encode_bundle, leaf_hashes};
 

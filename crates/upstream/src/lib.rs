@@ -8,13 +8,13 @@
 //! ```text
 //!   signing::ports::Registry
 //!            │
-//!        oci::Client ── config, docker (whose credentials)
+//!        oci::Client ── config
 //!            │
-//!        read, write ── document (pure: indexes, links, errors)
+//!        read, write ── document (pure: manifests, indexes, tokens, errors)
 //!            │
-//!        session ── auth ── challenge (pure)
+//!        session ── auth ── challenge (pure), docker ── login (pure: whose credentials)
 //!            │
-//!        transport ── egress (pure: which address may be called), wait (pure: how long)
+//!        transport ── egress (pure: which address may be called), header (pure: where next), wait (how long)
 //!            │
 //!         reqwest on rustls on aws-lc-rs
 //! ```

@@ -5,6 +5,7 @@
 mod access;
 mod cosign;
 mod damage;
+mod export;
 mod full_disk;
 mod interop;
 mod kill_log;

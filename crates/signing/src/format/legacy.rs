@@ -4,7 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use kernel::{Digest, Repository};
+use kernel::{Digest, Repository, words};
 use serde::{Deserialize, Serialize};
 
 use super::Annotations;
@@ -123,9 +123,9 @@ pub fn read_payload(bytes: &[u8]) -> Result<Payload, LegacyError> {
         return Err(LegacyError::Payload("it nests too deep".to_owned()));
     }
     let read: InPayload =
-        serde_json::from_slice(bytes).map_err(|error| LegacyError::Payload(error.to_string()))?;
+        serde_json::from_slice(bytes).map_err(|error| LegacyError::Payload(words(&error.to_string())))?;
     if read.critical.kind != KIND {
-        return Err(LegacyError::Kind(read.critical.kind));
+        return Err(LegacyError::Kind(words(&read.critical.kind)));
     }
     let annotations = read
         .optional
@@ -159,8 +159,8 @@ pub fn layers(manifest: &Manifest) -> Result<Vec<Descriptor>, LegacyError> {
     if kernel::limits::too_deep(&manifest.bytes) {
         return Err(LegacyError::Manifest("it nests too deep".to_owned()));
     }
-    let read: Read =
-        serde_json::from_slice(&manifest.bytes).map_err(|error| LegacyError::Manifest(error.to_string()))?;
+    let read: Read = serde_json::from_slice(&manifest.bytes)
+        .map_err(|error| LegacyError::Manifest(words(&error.to_string())))?;
     if read.layers.len() > LAYERS_MAX {
         return Err(LegacyError::Manifest(format!(
             "it has more than {LAYERS_MAX} signatures"

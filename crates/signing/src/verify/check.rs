@@ -127,7 +127,7 @@ pub fn check_blob(
 ///
 /// # Errors
 /// Why it does not count.
-pub(super) fn check_legacy(
+pub fn check_legacy(
     payload: &[u8],
     layer: &Annotations,
     digest: Digest,

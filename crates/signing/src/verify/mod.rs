@@ -11,7 +11,7 @@ use kernel::limits::SIGNATURE_BLOB_BYTES_MAX;
 use kernel::{Digest, Reference, Repository};
 use serde::Deserialize;
 
-pub use check::{check_blob, check_bundle};
+pub use check::{check_blob, check_bundle, check_legacy};
 pub use policy::{Authority, Identity, Matcher, Policy};
 pub use report::{Candidate, Rejected, Report};
 

@@ -1,7 +1,7 @@
 //! What verifying found.
 
 use jiff::Timestamp;
-use kernel::{Digest, Reference};
+use kernel::{Digest, Reference, words};
 
 use super::{Authority, Identity, Policy};
 use crate::Formats;
@@ -57,10 +57,11 @@ pub struct Rejected {
 }
 
 impl Rejected {
+    /// `detail` may quote what was attached, which anybody may have written.
     pub(crate) fn new(reason: &'static str, detail: impl Into<String>) -> Self {
         Self {
             reason,
-            detail: detail.into(),
+            detail: words(&detail.into()),
         }
     }
 }

@@ -265,6 +265,31 @@ fn t08_an_attestation_of_something_else_is_no_signature() {
     );
 }
 
+/// Anybody who may push writes these words, and they go into answers, logs and terminals.
+#[test]
+fn t28_a_reason_quotes_little_and_stays_in_its_line() {
+    let (signer, image) = (signer(), Digest::of(b"image"));
+    let long = format!("\u{1b}[2J\r\nverified: yes\u{202e}{}", "x".repeat(500_000));
+    let mut kind_of_payload = image_work(&signer, image);
+    kind_of_payload.content["dsseEnvelope"]["payloadType"] = long.clone().into();
+    let mut kind_of_field = image_work(&signer, image);
+    kind_of_field.content["dsseEnvelope"]["signatures"] = long.clone().into();
+    let predicate = dsse_work(&signer, &statement_of(&long, image));
+    for work in [kind_of_payload, kind_of_field, predicate] {
+        let rejected = refused(&key_bundle(&signer, &work, &[]), image, &by_key(&signer));
+        let detail = rejected.detail;
+        assert!(
+            !detail.is_empty() && detail.chars().count() <= kernel::WORDS_CHARS_MAX,
+            "{}",
+            detail.len()
+        );
+        assert!(
+            !detail.contains(|c: char| c.is_control() || c == '\u{202e}'),
+            "{detail:?}"
+        );
+    }
+}
+
 #[test]
 fn t09_the_bundle_of_one_image_does_not_sign_another() {
     let case = Case::new();

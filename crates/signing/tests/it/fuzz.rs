@@ -2,10 +2,11 @@
 //! `cargo +nightly fuzz run TARGET`.
 
 use kernel::{Digest, Random as _, SeededRandom};
-use signing::format::{Annotations, legacy};
+use signing::format::{Annotations, legacy, referrer};
 use signing::key::Signer as _;
 use signing::trust::{LogIdentity, trusted_root};
 
+use crate::ca::Ca;
 use crate::forge::*;
 
 #[path = "../../../../fuzz/src/lib.rs"]
@@ -65,18 +66,67 @@ fn examples(target: &str) -> Vec<Vec<u8>> {
                 key_bundle(&signer, &file, &[]),
             ];
         }
+        "certificate" => {
+            let ca = Ca::new((60, -60), (60, -60));
+            return vec![ca.issue((30, -30)).der, signer.public_key().spki().to_vec()];
+        }
+        "challenge" => vec![
+            r#"Bearer realm="https://auth.example/token",service="r.example",scope="repository:a:pull""#
+                .to_owned(),
+            "Basic realm=x\nbearer Realm = \"https://r/t\\\"\" , SERVICE=s".to_owned(),
+        ],
         "checkpoint" => vec![
             entry["inclusionProof"]["checkpoint"]["envelope"]
                 .as_str()
                 .unwrap()
                 .to_owned(),
         ],
+        "credential_helper" => vec![
+            r#"{"ServerURL":"https://r.example","Username":"robot","Secret":"a-secret-of-a-registry-user"}"#
+                .to_owned(),
+            r#"{"Username":"<token>","Secret":"an-identity-token-of-a-registry"}"#.to_owned(),
+        ],
+        "cursor" => vec![kernel::Cursor::after("sig_0123456789").encode()],
         "digest" => vec![image.to_string()],
+        "docker_config" => vec![
+            serde_json::json!({
+                "auths": { "https://r.example:5000/v1/": { "auth": b64(b"robot:secret") }, "b.example": {} },
+                "credHelpers": { "c.example": "pass" }, "credsStore": "desktop",
+            })
+            .to_string(),
+            serde_json::json!({ "auths": { "r.example:5000": { "identitytoken": "token" } } }).to_string(),
+        ],
         "entry_bundle" => {
             let body = work.rekord.accept().unwrap().body;
             return vec![tlog::tile::encode_bundle(&[body.clone(), body]).unwrap()];
         }
+        "image_index" | "image_manifest" => {
+            let entry = serde_json::json!({
+                "mediaType": referrer::IMAGE_MANIFEST, "digest": image, "size": 7, "artifactType": "text/plain",
+                "annotations": { "a": "b" },
+            });
+            vec![
+                serde_json::json!({
+                    "schemaVersion": 2, "mediaType": referrer::IMAGE_INDEX, "manifests": [entry.clone(), entry],
+                })
+                .to_string(),
+                serde_json::json!({ "schemaVersion": 2, "config": {}, "layers": [] }).to_string(),
+            ]
+        }
         "key_file" => vec![include_str!("fixtures/cosign-3.1.3.key").to_owned()],
+        "legacy_layer" => {
+            let log = Rekor1::new();
+            let body = hashedrekord1(image, b"signature", &pem);
+            vec![
+                serde_json::json!({
+                    legacy::SIGNATURE: b64(b"signature"),
+                    "dev.sigstore.cosign/bundle": log.annotation(&body, ago(0)),
+                    "dev.sigstore.cosign/certificate": pem,
+                    "dev.sigstore.cosign/rfc3161timestamp": r#"{"SignedRFC3161Timestamp":"AAAA"}"#,
+                })
+                .to_string(),
+            ]
+        }
         "legacy_manifest" => {
             let payload = legacy::payload(&repository, image, &Annotations::new());
             let signature = signer.sign_now(Digest::of(&payload)).unwrap();
@@ -87,6 +137,19 @@ fn examples(target: &str) -> Vec<Vec<u8>> {
                     .bytes,
             ];
         }
+        "link" => vec![
+            r#"</v2/team/app/referrers/x?last=y&n=10>; rel="next""#.to_owned(),
+            "<https://r.example:5000/p>; rel=prev, <//r.example:5000/n>; rel=next".to_owned(),
+        ],
+        "location" => vec![
+            "/v2/team/app/blobs/uploads/7?_state=x".to_owned(),
+            "https://storage.example:443/a?X-Signature=0".to_owned(),
+        ],
+        "log_public_key" => {
+            let pkcs8 = tlog::LogKey::generate(&SeededRandom::new(1)).unwrap();
+            let key = tlog::LogKey::new("fuzz", &pkcs8).unwrap();
+            return vec![key.verifier().pem().into_bytes(), key.verifier().spki()];
+        }
         "pattern" => vec!["r.example/team/app".to_owned(), "*.example/team/**".to_owned()],
         "public_key" => return vec![pem.into_bytes(), signer.public_key().spki().to_vec()],
         "reference" => vec![
@@ -94,6 +157,13 @@ fn examples(target: &str) -> Vec<Vec<u8>> {
             "localhost/a".to_owned(),
             "[::1]:5000/a/b".to_owned(),
             "alpine".to_owned(),
+        ],
+        "registry_error" => {
+            vec![r#"{"errors":[{"code":"DENIED","message":"no\nway","detail":{}}]}"#.to_owned()]
+        }
+        "registry_token" => vec![
+            r#"{"token":"a.b.c","expires_in":300,"issued_at":"2026-01-01T00:00:00Z"}"#.to_owned(),
+            r#"{"access_token":"a.b.c","refresh_token":"x"}"#.to_owned(),
         ],
         "rekor_request" => vec![
             serde_json::json!({ "hashedRekordRequestV002": {
@@ -105,6 +175,7 @@ fn examples(target: &str) -> Vec<Vec<u8>> {
             }})
             .to_string(),
         ],
+        "retry_after" => vec!["120".to_owned(), "Wed, 21 Oct 2015 07:28:00 GMT".to_owned()],
         "simple_signing" => return vec![legacy::payload(&repository, image, &annotations(&[("a", "b")]))],
         "statement_json" => return vec![work.payload],
         "tile_hashes" => return vec![image.as_bytes().repeat(2)],

@@ -2,7 +2,7 @@
 
 use kernel::Digest;
 use serde_json::{Value, json};
-use signing::format::legacy;
+use signing::format::{legacy, statement};
 use signing::key::Signer as _;
 use signing::verify::{check_blob, check_bundle};
 
@@ -116,6 +116,67 @@ async fn t36_legacy_signatures_of_a_key_with_and_without_a_log() {
         assert_eq!(only_reason(&unasked), "malformed", "{text}");
         assert_eq!(only_reason(&asked), "malformed", "{text}");
     }
+}
+
+/// Attestations are not verified here, so none may pass for a signature: not in the tag that cosign 2 keeps them in,
+/// and not when somebody who may push puts them where signatures are looked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn t36_an_attestation_in_the_legacy_format_is_never_a_signature() {
+    const DSSE_LAYER: &str = "application/vnd.dsse.envelope.v1+json";
+    let world = World::new().await;
+    let signer = signer();
+    let policy = by_key(&signer);
+    let tag = legacy::tag(world.image);
+    let attestations = tag.replace(".sig", ".att");
+    for kind in [
+        statement::PREDICATE,
+        "https://slsa.dev/provenance/v1",
+        "cosign.sigstore.dev/attestation/v1",
+    ] {
+        let work = dsse_work(&signer, &statement_of(kind, world.image));
+        let envelope = work.content["dsseEnvelope"].to_string().into_bytes();
+        // As cosign 2 writes it: the signature is in the envelope, the annotation is empty.
+        let written = json!({ (legacy::SIGNATURE): "", "predicateType": kind });
+        let layer = [(envelope.clone(), written)];
+        world.put_layers(&attestations, DSSE_LAYER, &layer).await;
+        let report = world.verify(&policy).await;
+        assert!(
+            !report.verified && report.candidates.is_empty(),
+            "{kind}: {report:?}"
+        );
+        assert!(
+            report.reasons[0].starts_with("no signature is attached"),
+            "{kind}"
+        );
+
+        // In the tag of signatures; then with the key's own signature over each part of it.
+        let mut layers = vec![layer[0].clone()];
+        for signed in [&envelope, &work.payload] {
+            let signature = b64(signer.sign_now(Digest::of(signed)).unwrap());
+            layers.push((signed.clone(), json!({ (legacy::SIGNATURE): signature })));
+        }
+        for layer in layers {
+            for media_type in [DSSE_LAYER, legacy::LAYER] {
+                world
+                    .put_layers(&tag, media_type, std::slice::from_ref(&layer))
+                    .await;
+                let report = world.verify(&policy).await;
+                assert_eq!(only_reason(&report), "malformed", "{kind}, {media_type}");
+            }
+        }
+        world.put_layers(&tag, legacy::LAYER, &[]).await;
+    }
+    // Beside a real signature it neither helps nor harms.
+    let payload = legacy::payload(&world.repository, world.image, &annotations(&[]));
+    let signature = b64(signer.sign_now(Digest::of(&payload)).unwrap());
+    world
+        .put_legacy(
+            world.image,
+            &[(payload, json!({ (legacy::SIGNATURE): signature }))],
+        )
+        .await;
+    assert!(world.verify(&policy).await.accepted_in("legacy"));
+    assert!(!world.verify(&by_key(&crate::forge::signer())).await.verified);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -309,11 +309,16 @@ impl World {
 
     /// Makes the signature tag of `image` hold these layers: payload and annotations.
     pub async fn put_legacy(&self, image: Digest, layers: &[(Vec<u8>, Value)]) {
+        self.put_layers(&legacy::tag(image), legacy::LAYER, layers).await;
+    }
+
+    /// Makes a tag hold an image of these layers, all of the type `kind`.
+    pub async fn put_layers(&self, tag: &str, kind: &str, layers: &[(Vec<u8>, Value)]) {
         let mut descriptors = Vec::new();
         for (payload, annotations) in layers {
             let digest = self.fake.put_blob(REPOSITORY, payload).await.unwrap();
             descriptors.push(serde_json::json!({
-                "mediaType": legacy::LAYER, "digest": digest, "size": payload.len(), "annotations": annotations,
+                "mediaType": kind, "digest": digest, "size": payload.len(), "annotations": annotations,
             }));
         }
         let config = self.fake.put_blob(REPOSITORY, b"{}").await.unwrap();
@@ -322,9 +327,9 @@ impl World {
             "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": 2 },
             "layers": descriptors,
         });
-        let (tag, bytes) = (legacy::tag(image), manifest.to_string());
+        let bytes = manifest.to_string();
         self.fake
-            .put_manifest(REPOSITORY, Some(&tag), referrer::IMAGE_MANIFEST, bytes.as_bytes())
+            .put_manifest(REPOSITORY, Some(tag), referrer::IMAGE_MANIFEST, bytes.as_bytes())
             .await
             .unwrap();
     }

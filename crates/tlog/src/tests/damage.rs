@@ -219,6 +219,71 @@ async fn an_exported_folder_checks_and_proves_on_its_own_and_grows_with_the_log(
         "{found:?}"
     );
     assert!(own.proof(300, None).await.is_err());
+
+    std::fs::write(target.path().join("checkpoint"), b"\xff").unwrap();
+    assert_eq!(opened(target.path()).await.code().id, "PC1402");
+}
+
+async fn opened(folder: &std::path::Path) -> TlogError {
+    Folder::open(folder, None).await.map(|_| ()).unwrap_err()
+}
+
+#[tokio::test]
+async fn a_folder_that_is_no_export_is_told_from_a_damaged_one() {
+    let data = Data::new();
+    let tlog = data.open().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let file = path.join("file");
+    let missing = path.join("missing");
+    assert!(
+        opened(&missing)
+            .await
+            .to_string()
+            .ends_with("there is no such folder")
+    );
+    assert!(!missing.exists(), "looking made the folder");
+    assert!(opened(path).await.to_string().ends_with("it is empty"));
+    std::fs::write(&file, "text").unwrap();
+    assert!(
+        opened(&file)
+            .await
+            .to_string()
+            .ends_with("it is a file, not a folder")
+    );
+    assert!(
+        opened(path)
+            .await
+            .to_string()
+            .ends_with("there is no file `checkpoint` in it")
+    );
+    std::fs::create_dir(path.join("checkpoint")).unwrap();
+    let error = opened(path).await;
+    assert!(error.to_string().ends_with("there is no file `checkpoint` in it"));
+    assert_eq!(
+        (error.code().id, error.kind()),
+        ("PC1417", kernel::Kind::NotFound)
+    );
+    assert!(
+        error
+            .hint()
+            .ends_with(&format!("portcullis log export {}", path.display()))
+    );
+
+    std::fs::remove_dir(path.join("checkpoint")).unwrap();
+    tlog.export(path, &mut |_| {}).await.unwrap();
+    std::fs::remove_file(path.join("log.pub")).unwrap();
+    assert!(
+        opened(path)
+            .await
+            .to_string()
+            .ends_with("there is no file `log.pub` in it")
+    );
+    let known = Some(tlog.verifier().clone());
+    assert!(
+        Folder::open(path, known).await.is_ok(),
+        "whoever knows the key needs no file"
+    );
 }
 
 #[tokio::test]

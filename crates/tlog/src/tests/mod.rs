@@ -13,9 +13,10 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 use kernel::{Digest, SeededRandom};
 use store::{Blobs, Db};
 
+use crate::core::Settings;
 use crate::entry::Accepted;
 use crate::faults::Faults;
-use crate::log::{Settings, Tlog};
+use crate::log::Tlog;
 use crate::merkle::leaf_hash;
 use crate::{HashedRekord, LogKey, MIGRATIONS, TlogError, Verifier};
 

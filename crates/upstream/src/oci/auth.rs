@@ -18,15 +18,11 @@ use reqwest::{Method, Url};
 use signing::ports::RegistryReason;
 
 use super::challenge::Challenge;
-use super::docker::{self, Login};
-use super::document::error_words;
+use super::docker;
+use super::document::{self, error_words};
+use super::login::Login;
 use super::transport::{Answer, Ask, Cap, Host, Retry, Route};
 
-/// Seconds that a token lives when the answer does not say (distribution, "Token Authentication
-/// Specification").
-const TOKEN_SECONDS_DEFAULT: u64 = 60;
-/// Seconds that a token is kept at most, whatever the answer says: a revoked user is out after that.
-const TOKEN_SECONDS_MAX: u64 = 3_600;
 /// The answer of a token endpoint, in bytes: tokens have a few thousand.
 const TOKEN_CAP: Cap = Cap {
     name: "TOKEN_BYTES_MAX",
@@ -264,7 +260,7 @@ fn realm_route(host: &Host, realm: &str) -> Result<(Url, Route), RegistryReason>
     if !same_host && url.scheme() != "https" {
         return Err(RegistryReason::Redirect(format!(
             "a token realm without TLS at {}",
-            url.authority()
+            kernel::words(url.authority())
         )));
     }
     host.check_target(&url)?;
@@ -285,15 +281,6 @@ fn secret_header(text: &str) -> Result<HeaderValue, RegistryReason> {
 }
 
 fn read_token(answer: &Answer, fetched: Monotonic) -> Result<Token, RegistryReason> {
-    #[derive(serde::Deserialize)]
-    struct Body {
-        #[serde(default)]
-        token: Option<Secret>,
-        #[serde(default)]
-        access_token: Option<Secret>,
-        #[serde(default)]
-        expires_in: Option<u64>,
-    }
     let status = answer.status;
     if status.is_server_error() {
         return Err(RegistryReason::Unavailable(format!(
@@ -306,20 +293,7 @@ fn read_token(answer: &Answer, fetched: Monotonic) -> Result<Token, RegistryReas
             "the token realm answered {words}"
         )));
     }
-    // The parser's own message may quote the token.
-    let malformed = || RegistryReason::Malformed("the token realm's answer has no token".to_owned());
-    let body: Body = serde_json::from_slice(&answer.body).map_err(|_| malformed())?;
-    let token = body
-        .token
-        .or(body.access_token)
-        .filter(|token| !token.expose().is_empty())
-        .ok_or_else(malformed)?;
-    let seconds = body
-        .expires_in
-        .unwrap_or(TOKEN_SECONDS_DEFAULT)
-        .min(TOKEN_SECONDS_MAX);
-    // A tenth earlier, so that it does not run out on the way.
-    let good_for = Duration::from_secs(seconds).mul_f64(0.9);
+    let (token, good_for) = document::token(&answer.body)?;
     Ok(Token {
         header: secret_header(&format!("Bearer {}", token.expose()))?,
         fetched,

@@ -1,10 +1,10 @@
-//! Reading and writing the documents of a registry: manifests, indexes, links, errors. Pure.
+//! Reading the documents of a registry: manifests, indexes, tokens, errors. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use kernel::limits::{REFERRERS_MAX, too_deep};
-use kernel::{Digest, DigestError};
-use reqwest::Url;
+use kernel::{Digest, DigestError, Secret, words};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use signing::ports::{Descriptor, RegistryReason};
@@ -17,9 +17,11 @@ const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+
 pub const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
 application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 
-/// Characters of a registry's own words that go into an error.
-const WORDS_MAX: usize = 200;
-
+/// Seconds that a token lives when the answer does not say (distribution, "Token Authentication
+/// Specification").
+const TOKEN_SECONDS_DEFAULT: u64 = 60;
+/// Seconds that a token is kept at most, whatever the answer says: a revoked user is out after that.
+const TOKEN_SECONDS_MAX: u64 = 3_600;
 fn malformed(why: impl Into<String>) -> RegistryReason {
     RegistryReason::Malformed(why.into())
 }
@@ -39,7 +41,12 @@ fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, RegistryReas
     if too_deep(bytes) {
         return Err(malformed("JSON nested deeper than the cap JSON_DEPTH_MAX"));
     }
-    serde_json::from_slice(bytes).map_err(|error| malformed(format!("not the JSON of a manifest: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| {
+        malformed(format!(
+            "not the JSON of a manifest: {}",
+            words(&error.to_string())
+        ))
+    })
 }
 
 /// The media type without parameters.
@@ -148,44 +155,6 @@ pub fn collect(bytes: &[u8], found: &mut Vec<Descriptor>) -> Result<(), Registry
     Ok(())
 }
 
-/// The address of the next page in `Link` headers (RFC 8288), relative to the page it came with.
-///
-/// # Errors
-/// `Redirect` when it leads to another origin: pages come from the registry itself.
-pub fn next_page<'a>(
-    links: impl IntoIterator<Item = &'a str>,
-    page: &Url,
-) -> Result<Option<Url>, RegistryReason> {
-    for link in links
-        .into_iter()
-        .flat_map(|value| value.split(",<").flat_map(|part| part.split(", <")))
-    {
-        let link = link.trim_start_matches('<');
-        let Some((target, parameters)) = link.split_once('>') else {
-            continue;
-        };
-        let is_next = parameters.split(';').any(|parameter| {
-            let (name, value) = parameter.split_once('=').unwrap_or_default();
-            name.trim().eq_ignore_ascii_case("rel")
-                && value.trim().trim_matches('"').eq_ignore_ascii_case("next")
-        });
-        if !is_next {
-            continue;
-        }
-        let next = page
-            .join(target)
-            .map_err(|_| malformed("the link to the next page is not an address"))?;
-        if next.origin() != page.origin() {
-            return Err(RegistryReason::Redirect(format!(
-                "the next page at {}",
-                next.authority()
-            )));
-        }
-        return Ok(Some(next));
-    }
-    Ok(None)
-}
-
 /// The fallback index (distribution specification, "Referrers Tag Schema") as it is, if it is there.
 ///
 /// # Errors
@@ -199,6 +168,36 @@ pub fn fallback_entries(current: Option<&[u8]>) -> Result<(Value, Vec<Value>), R
         Some(Value::Array(entries)) => Ok((index, entries)),
         _ => Err(malformed("the fallback tag does not hold an index")),
     }
+}
+
+/// What a token realm answers (distribution, "Token Authentication Specification"): the token, and how long to
+/// keep it, a tenth less than it lives so that it does not run out on the way.
+///
+/// # Errors
+/// `Malformed` without a token.
+pub fn token(body: &[u8]) -> Result<(Secret, Duration), RegistryReason> {
+    #[derive(serde::Deserialize)]
+    struct Body {
+        #[serde(default)]
+        token: Option<Secret>,
+        #[serde(default)]
+        access_token: Option<Secret>,
+        #[serde(default)]
+        expires_in: Option<u64>,
+    }
+    // The parser's own message may quote the token.
+    let no_token = || malformed("the token realm's answer has no token");
+    let body: Body = serde_json::from_slice(body).map_err(|_| no_token())?;
+    let token = body
+        .token
+        .or(body.access_token)
+        .filter(|token| !token.expose().is_empty())
+        .ok_or_else(no_token)?;
+    let seconds = body
+        .expires_in
+        .unwrap_or(TOKEN_SECONDS_DEFAULT)
+        .min(TOKEN_SECONDS_MAX);
+    Ok((token, Duration::from_secs(seconds).mul_f64(0.9)))
 }
 
 /// What a registry says about an error (distribution specification, "Error Codes"): its code and message,
@@ -226,16 +225,10 @@ pub fn error_words(status: u16, body: &[u8]) -> String {
     }
 }
 
-fn words(text: &str) -> String {
-    let clean = text
-        .chars()
-        .take(WORDS_MAX)
-        .map(|c| if c.is_control() { ' ' } else { c });
-    clean.collect::<String>().trim().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use kernel::WORDS_CHARS_MAX;
+
     use super::*;
 
     #[test]
@@ -310,30 +303,6 @@ mod tests {
     }
 
     #[test]
-    fn links_lead_to_the_next_page_of_the_same_registry_only() {
-        let page: Url = "https://r.example/v2/a/referrers/sha256:00".parse().unwrap();
-        let next = |link: &str| next_page([link], &page);
-        assert_eq!(
-            next("</v2/a?n=1>; rel=\"next\"").unwrap().unwrap().as_str(),
-            "https://r.example/v2/a?n=1"
-        );
-        assert_eq!(
-            next("</p>; rel=prev, </n>; rel=next").unwrap().unwrap().path(),
-            "/n"
-        );
-        assert!(next("</v2/a>; rel=\"prev\"").unwrap().is_none());
-        assert!(next("nonsense").unwrap().is_none());
-        for foreign in [
-            "https://evil.example/",
-            "http://r.example/",
-            "https://r.example:444/",
-            "//evil.example/x",
-        ] {
-            assert!(next(&format!("<{foreign}>; rel=next")).is_err(), "{foreign}");
-        }
-    }
-
-    #[test]
     fn deep_json_is_refused_before_it_is_parsed() {
         let deep = format!("{{\"manifests\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
         assert!(collect(deep.as_bytes(), &mut Vec::new()).is_err());
@@ -347,20 +316,25 @@ mod tests {
         let body = json!({ "errors": [{ "code": "DENIED", "message": format!("no\r\nfake log line{}", "x".repeat(9999)) }] });
         let text = error_words(403, body.to_string().as_bytes());
         assert!(
-            text.starts_with("403 DENIED no  fake log line") && text.len() <= WORDS_MAX,
+            text.starts_with("403 DENIED no  fake log line") && text.len() <= WORDS_CHARS_MAX,
             "{text}"
         );
         assert_eq!(error_words(502, b"<html>"), "502");
+        // The parser of JSON quotes what it found, as long as it is.
+        let long = json!({ "manifests": "x".repeat(1 << 20) }).to_string();
+        let Err(RegistryReason::Malformed(text)) = collect(long.as_bytes(), &mut Vec::new()) else {
+            panic!("a text is no list");
+        };
+        assert!(text.len() < 2 * WORDS_CHARS_MAX, "{} characters", text.len());
     }
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(0_u8.., 0..200), link in ".{0,60}") {
+        fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(0_u8.., 0..200)) {
             let _ = media_type(Some(MANIFEST), &bytes);
             let _ = collect(&bytes, &mut Vec::new());
             let _ = fallback_entries(Some(&bytes));
             let _ = error_words(400, &bytes);
-            let _ = next_page([link.as_str()], &"https://r.example/".parse().unwrap());
         }
     }
 }

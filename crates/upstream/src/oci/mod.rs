@@ -3,13 +3,18 @@
 //! [`Client`] is one value for the whole process: connections, tokens, limits and the turns at shared tags
 //! are in it. Each call of the port is one deadline, one place in the registry's limit on concurrent calls,
 //! and one operation in its error.
+//!
+//! What reads the bytes of others is public, as functions of text and bytes to values without any I/O:
+//! [`challenge`], [`header`], [`document`] and [`login`].
 
 mod auth;
-mod challenge;
+pub mod challenge;
 mod config;
 mod docker;
-mod document;
+pub mod document;
 mod egress;
+pub mod header;
+pub mod login;
 mod read;
 mod session;
 mod transport;

@@ -6,7 +6,8 @@ use kernel::{Digest, Reference};
 use reqwest::header::{CONTENT_TYPE, LINK};
 use signing::ports::{Descriptor, Manifest, RegistryReason};
 
-use super::document::{self, INDEX, collect, essence, next_page};
+use super::document::{self, INDEX, collect, essence};
+use super::header::next_page;
 use super::session::{MANIFEST_CAP, Session, found, hash_to, refusal};
 use super::transport::{Answer, Cap};
 
@@ -80,7 +81,8 @@ impl Session<'_> {
             if kind != INDEX {
                 // Such as the login page of a proxy: the specification requires this one type.
                 return Err(RegistryReason::Malformed(format!(
-                    "a list of referrers of type {kind:.100}"
+                    "a list of referrers of type {}",
+                    kernel::words(&kind)
                 )));
             }
             collect(&answer.body, &mut entries)?;
@@ -107,7 +109,7 @@ impl Session<'_> {
         }
         Err(RegistryReason::Redirect(format!(
             "the next page at {}",
-            url.authority()
+            kernel::words(url.authority())
         )))
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::auth::{Authenticator, Scope};
 use super::document::{ACCEPT, error_words};
+use super::header::address;
 use super::transport::{Answer, Ask, Cap, Retry, Route};
 
 /// Redirects that are followed: storage behind a registry needs one, a mirror before it another.
@@ -132,21 +133,15 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The address in `Location`, which may be relative (RFC 9110, section 10.2.2).
+/// The address in `Location`.
 ///
 /// # Errors
-/// `Malformed` without one.
+/// `Malformed` without one. Those of [`address`].
 pub fn location(answer: &Answer) -> Result<Url, RegistryReason> {
     let target = answer.header(LOCATION.as_str());
-    let url = target.and_then(|target| answer.url.join(target).ok());
-    let url = url.ok_or_else(|| RegistryReason::Malformed("the answer has no usable Location".to_owned()))?;
-    if url.username().is_empty() && url.password().is_none() {
-        Ok(url)
-    } else {
-        Err(RegistryReason::Redirect(
-            "an address with a user in it".to_owned(),
-        ))
-    }
+    let target =
+        target.ok_or_else(|| RegistryReason::Malformed("the answer has no usable Location".to_owned()))?;
+    address(target, &answer.url)
 }
 
 /// What an unsuccessful status means.

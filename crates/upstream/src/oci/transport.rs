@@ -17,7 +17,8 @@ use tokio::sync::Semaphore;
 
 use super::config::{ConfigError, RegistryConfig};
 use super::egress::{self, Home, HomeResolver, Refused, TargetResolver};
-use super::wait::{ATTEMPTS_MAX, THROTTLE_SECONDS_MAX, backoff, retry_after};
+use super::header::retry_after;
+use super::wait::{ATTEMPTS_MAX, THROTTLE_SECONDS_MAX, backoff};
 
 /// Milliseconds for name resolution, TCP and TLS together: three lost packets, and still time to retry.
 const CONNECT_MS_MAX: u64 = 5_000;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use kernel::Random;
 
 /// Tries of one request that fails by a server error or a broken connection: three repeats outlast a
@@ -32,15 +31,6 @@ pub fn up_to(max: Duration, random: &dyn Random) -> Duration {
     max.mul_f64(f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX))
 }
 
-/// `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date in the future.
-pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
-    if let Ok(seconds) = value.trim().parse::<u32>() {
-        return Some(Duration::from_secs(seconds.into()));
-    }
-    let date = jiff::fmt::rfc2822::parse(value.trim()).ok()?.timestamp();
-    Some(Duration::try_from(date.duration_since(now)).unwrap_or(Duration::ZERO))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,22 +51,5 @@ mod tests {
             }
         }
         assert_ne!(backoff(5, &random), backoff(5, &random));
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now: Timestamp = "2015-10-21T07:27:00Z".parse().unwrap();
-        assert_eq!(retry_after("120", now), Some(Duration::from_secs(120)));
-        assert_eq!(
-            retry_after("Wed, 21 Oct 2015 07:28:00 GMT", now),
-            Some(Duration::from_secs(60))
-        );
-        assert_eq!(
-            retry_after("Wed, 21 Oct 2015 07:00:00 GMT", now),
-            Some(Duration::ZERO)
-        );
-        for nonsense in ["", "soon", "-1", "99999999999", "1.5"] {
-            assert_eq!(retry_after(nonsense, now), None, "{nonsense:?}");
-        }
     }
 }

@@ -1,0 +1,161 @@
+//! What the handle of the log and its two tasks share, and what is checked before any of them starts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use store::{Blobs, Db};
+use tokio::sync::{Notify, watch};
+
+use crate::audit::audit;
+use crate::checkpoint::{Checkpoint, LogKey};
+use crate::error::TlogError;
+use crate::faults::Faults;
+use crate::merkle::{ProofError, empty_root};
+use crate::shelf::{Shelf, blob_name};
+use crate::source::Source;
+use crate::tables::Tables;
+use crate::tile::{TILE_WIDTH, TilePath};
+
+/// Bundles that are hashed again at the start, whatever the size of the log: those under the last one or
+/// two tiles of level 1, at most 131,071 entries and a fraction of a second. `fsck` checks all.
+const START_BUNDLES_MIN: u64 = 256;
+
+/// What a log is opened with.
+pub struct Settings {
+    pub db: Db,
+    pub blobs: Blobs,
+    pub key: LogKey,
+    /// This server's name on the lease: the same after a restart, different on every server.
+    pub holder: String,
+    /// How long the lease lasts when its holder stops renewing it.
+    pub lease_ttl: Duration,
+}
+
+/// Shared by the handle and the two tasks.
+pub(crate) struct Core {
+    pub key: LogKey,
+    pub holder: String,
+    pub lease_ttl: Duration,
+    pub tables: Tables,
+    pub shelf: Shelf,
+    /// The fencing number while this server leads, else 0.
+    pub fence: AtomicI64,
+    /// Size of the last checkpoint that this server committed or took over.
+    pub size: AtomicU64,
+    pub wake_tiler: Notify,
+    pub stop: watch::Sender<bool>,
+    pub sequencer_ended: watch::Sender<bool>,
+}
+
+impl Core {
+    pub(crate) fn new(settings: Settings, faults: Faults) -> Self {
+        let tables = Tables {
+            db: settings.db,
+            faults,
+        };
+        Self {
+            key: settings.key,
+            holder: settings.holder,
+            lease_ttl: settings.lease_ttl.max(Duration::from_millis(3)),
+            shelf: Shelf::new(tables.clone(), settings.blobs),
+            tables,
+            fence: AtomicI64::new(0),
+            size: AtomicU64::new(0),
+            wake_tiler: Notify::new(),
+            stop: watch::Sender::new(false),
+            sequencer_ended: watch::Sender::new(false),
+        }
+    }
+
+    /// The committed checkpoint, with its signature checked.
+    pub(crate) async fn checkpoint(&self) -> Result<Arc<Checkpoint>, TlogError> {
+        let row = self.tables.checkpoint().await?;
+        let (size, note) = row.ok_or_else(|| TlogError::Missing {
+            what: "the row of table tlog_checkpoint".to_owned(),
+        })?;
+        self.verified(size, &note).map(Arc::new)
+    }
+
+    fn verified(&self, size: u64, note: &str) -> Result<Checkpoint, TlogError> {
+        let checkpoint = self.key.verifier().verify(note).map_err(TlogError::Checkpoint)?;
+        if checkpoint.size != size {
+            let found = format!("its column size is {size}, its note says {}", checkpoint.size);
+            return Err(TlogError::Damaged {
+                what: "the row of table tlog_checkpoint".to_owned(),
+                found,
+            });
+        }
+        Ok(checkpoint)
+    }
+
+    /// Creates the log if there is nothing, else checks that what is there is this log and whole.
+    pub(crate) async fn check_start(&self) -> Result<(), TlogError> {
+        let Some(state) = self.tables.settled().await? else {
+            let path = blob_name(TilePath::bundle(0));
+            let tile = self.shelf.stored(TilePath::bundle(0)).await?;
+            if tile.is_some() || self.tables.has_rows().await? {
+                let found = if tile.is_some() {
+                    format!("there is {path}")
+                } else {
+                    "there are rows of it".to_owned()
+                };
+                return Err(TlogError::RolledBack { size: 0, found });
+            }
+            return self.tables.create(&self.key.sign(0, empty_root())).await;
+        };
+        let size = state.size;
+        let checkpoint = self.verified(size, &state.note)?;
+        if let Some(last) = state.last.filter(|last| *last >= size) {
+            let found = format!("there is row {last} of table tlog_tail");
+            return Err(TlogError::RolledBack { size, found });
+        }
+        let tiled = state.tiled.ok_or_else(|| TlogError::Missing {
+            what: "the row of table tlog_tiles".to_owned(),
+        })?;
+        let first = state.first.unwrap_or(size);
+        if tiled != first {
+            return Err(TlogError::Damaged {
+                what: "the row of table tlog_tiles, or the first row of table tlog_tail,".to_owned(),
+                found: format!("{tiled} entries lie in tiles and the tail begins at {first}"),
+            });
+        }
+        self.shelf.tiled.store(tiled, Ordering::Release);
+        // A bundle is written only after the checkpoint that makes it full.
+        let next = TilePath::bundle(size / TILE_WIDTH);
+        if self.shelf.stored(next).await?.is_some()
+            && self.checkpoint().await?.size / TILE_WIDTH <= next.index
+        {
+            return Err(TlogError::RolledBack {
+                size,
+                found: format!("there is {}", blob_name(next)),
+            });
+        }
+        let from = (size / (TILE_WIDTH * TILE_WIDTH)).saturating_sub(1) * START_BUNDLES_MIN;
+        let (edge, report) = audit(&self.shelf, &checkpoint, from, false, &mut |_| {}).await?;
+        if edge.root() == checkpoint.root && report.damage.is_empty() {
+            return Ok(());
+        }
+        let Some(first) = report
+            .damage
+            .into_iter()
+            .find(|damage| damage.what != "the checkpoint")
+        else {
+            let suspects = "the damage is in tiles of level 1 or above; run `portcullis log fsck`".to_owned();
+            return Err(TlogError::Root {
+                suspects,
+                source: ProofError::Root,
+            });
+        };
+        Err(TlogError::Damaged {
+            what: first.what,
+            found: first.found,
+        })
+    }
+}
+
+/// Waits for a flag to be set.
+pub(crate) async fn become_true(flag: &mut watch::Receiver<bool>) {
+    // An error means that nobody is left to set it, which ends the wait just as well.
+    let _ = flag.wait_for(|flag| *flag).await;
+}
