@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use kernel::limits::REFERRERS_MAX;
 use kernel::{Cursor, Digest, Reference, Repository, Secret, SeededRandom, WORDS_CHARS_MAX};
 use signing::format::{Annotations, legacy, statement};
+use signing::image_policy::ImagePolicy;
 use signing::key::PublicKey;
 use signing::ports::{Manifest, RegistryReason};
 use signing::trust::{LogIdentity, TrustRoot, trusted_root};
@@ -41,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("entry_bundle", entry_bundle),
     ("image_index", image_index),
     ("image_manifest", image_manifest),
+    ("image_policy", image_policy),
     ("key_file", key_file),
     ("legacy_layer", legacy_layer),
     ("legacy_manifest", legacy_manifest),
@@ -263,6 +265,26 @@ pub fn image_manifest(bytes: &[u8]) {
     }
     if json["mediaType"].is_string() {
         assert!(read.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+}
+
+/// A policy that reads asks somebody for something, and nothing that was signed by nobody satisfies it.
+pub fn image_policy(bytes: &[u8]) {
+    let Ok(document) = serde_json::from_slice(bytes) else {
+        return;
+    };
+    let policy = match ImagePolicy::read(&document, &|_| Some(log().1.clone())) {
+        Ok(policy) => policy,
+        Err(error) => return assert_short(&error.to_string()),
+    };
+    let image: Reference = "r.example/team/app:v1".parse().expect("a constant");
+    if let Ok(policy) = policy.policy_for(&image) {
+        assert!(!policy.authorities.is_empty());
+        for own in &policy.authorities {
+            assert_ne!(own.keys.is_empty(), own.identities.is_empty());
+            assert!(own.identities.is_empty() || own.log_required);
+        }
+        assert_eq!(policy.fingerprint(), policy.clone().fingerprint());
     }
 }
 

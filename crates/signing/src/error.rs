@@ -79,13 +79,17 @@ impl std::error::Error for LogError {
     }
 }
 
+/// Characters of a place in a document; the deepest that is known has 60.
+const PLACE_CHARS_MAX: usize = 120;
+
 impl SigningError {
     /// A policy that cannot be used, and where: `spec.authorities[0].key`.
     pub(crate) fn image_policy(place: &str, why: impl std::fmt::Display) -> Self {
         let place = if place == "." { "" } else { place };
+        // Names of fields come from outside too.
         Self::ImagePolicy {
-            place: place.to_owned(),
-            why: why.to_string(),
+            place: kernel::words(place).chars().take(PLACE_CHARS_MAX).collect(),
+            why: kernel::words(&why.to_string()),
         }
     }
 }

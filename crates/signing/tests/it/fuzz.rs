@@ -113,6 +113,24 @@ fn examples(target: &str) -> Vec<Vec<u8>> {
                 serde_json::json!({ "schemaVersion": 2, "config": {}, "layers": [] }).to_string(),
             ]
         }
+        "image_policy" => vec![
+            serde_json::json!({
+                "apiVersion": "policy.sigstore.dev/v1beta1", "kind": "ClusterImagePolicy",
+                "metadata": { "name": "release" },
+                "spec": { "images": [{ "glob": "r.example/**" }], "mode": "warn", "authorities": [
+                    { "name": "a", "key": { "data": pem, "hashAlgorithm": "sha256" }, "signatureFormat": "bundle" },
+                    { "key": { "data": pem }, "ctlog": { "url": "https://fuzz.log.example" } },
+                    { "keyless": { "identities": [{ "subjectRegExp": "^a+", "issuer": "b" }] } },
+                ] },
+            })
+            .to_string(),
+            serde_json::json!({
+                "apiVersion": "policy.sigstore.dev/v1alpha1", "kind": "ClusterImagePolicy",
+                "metadata": { "name": "x" },
+                "spec": { "images": [{ "glob": "**" }], "authorities": [{ "key": { "data": pem } }] },
+            })
+            .to_string(),
+        ],
         "key_file" => vec![include_str!("fixtures/cosign-3.1.3.key").to_owned()],
         "legacy_layer" => {
             let log = Rekor1::new();
