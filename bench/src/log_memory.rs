@@ -67,12 +67,48 @@ pub async fn memory(size: u64) -> Result<Vec<Figure>> {
         target,
     };
     Ok(vec![
-        figure("peak memory", "MB", long.peak_mb, small.peak_mb, Target::AtMostTimes(1.1)),
-        figure("time to ready", "ms", long.ready_ms, small.ready_ms, Target::AtMost(5_000.0)),
-        figure("append, 64 clients", "/s", long.append_per_second, small.append_per_second, Target::TimesMore(0.5)),
-        figure("p99 of reading an entry, its tiles and its proof", "ms", long.read_p99_ms, small.read_p99_ms, Target::AtMost(50.0)),
-        figure("log fsck, peak memory", "MB", long.fsck_peak_mb, small.fsck_peak_mb, Target::AtMostTimes(1.1)),
-        figure("log fsck, entries", "/s", long.size as f64 / long.fsck_seconds, small.size as f64 / small.fsck_seconds, Target::AtLeast(50_000.0)),
+        figure(
+            "peak memory",
+            "MB",
+            long.peak_mb,
+            small.peak_mb,
+            Target::AtMostTimes(1.1),
+        ),
+        figure(
+            "time to ready",
+            "ms",
+            long.ready_ms,
+            small.ready_ms,
+            Target::AtMost(5_000.0),
+        ),
+        figure(
+            "append, 64 clients",
+            "/s",
+            long.append_per_second,
+            small.append_per_second,
+            Target::TimesMore(0.5),
+        ),
+        figure(
+            "p99 of reading an entry, its tiles and its proof",
+            "ms",
+            long.read_p99_ms,
+            small.read_p99_ms,
+            Target::AtMost(50.0),
+        ),
+        figure(
+            "log fsck, peak memory",
+            "MB",
+            long.fsck_peak_mb,
+            small.fsck_peak_mb,
+            Target::AtMostTimes(1.1),
+        ),
+        figure(
+            "log fsck, entries",
+            "/s",
+            long.size as f64 / long.fsck_seconds,
+            small.size as f64 / small.fsck_seconds,
+            Target::AtLeast(50_000.0),
+        ),
     ])
 }
 
@@ -157,7 +193,12 @@ fn entry(signer: &LocalSigner, number: u64) -> Result<Accepted> {
     let signed = number.is_multiple_of(SIGNED_EACH);
     let signature = match signed {
         true => signer.sign_now(digest)?,
-        false => [digest.as_bytes(), Digest::of(digest.as_bytes()).as_bytes(), &[0; 7][..]].concat(),
+        false => [
+            digest.as_bytes(),
+            Digest::of(digest.as_bytes()).as_bytes(),
+            &[0; 7][..],
+        ]
+        .concat(),
     };
     let verifier = Verifier::PublicKey(signer.public_key().spki().to_vec());
     let record = HashedRekord {
@@ -195,10 +236,16 @@ async fn read(server: &Server, size: u64) -> Result<Times> {
         }
         let bundle = index / TILE_WIDTH;
         let width = TilePath::width_at(None, bundle, held);
-        let entries = parse_bundle(&bytes(server, TilePath::bundle(bundle).with_width(width)).await?, width)?;
+        let entries = parse_bundle(
+            &bytes(server, TilePath::bundle(bundle).with_width(width)).await?,
+            width,
+        )?;
         let body: Value = serde_json::from_slice(&entries[(index % TILE_WIDTH) as usize])?;
         let answer = server.post("/api/v2/log/entries", &request(&body)).await?;
-        ensure!(answer["logIndex"] == index.to_string(), "entry {index} was not found again: {answer}");
+        ensure!(
+            answer["logIndex"] == index.to_string(),
+            "entry {index} was not found again: {answer}"
+        );
         Ok(())
     })
     .await

@@ -103,7 +103,9 @@ impl Server {
     /// Stops it as an operator does.
     pub async fn stop(mut self) -> Result<()> {
         let pid = self.pid().to_string();
-        let sent = std::process::Command::new("kill").args(["-TERM", &pid]).status()?;
+        let sent = std::process::Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()?;
         ensure!(sent.success(), "the signal was not sent");
         let status = self.child.wait().await?;
         ensure!(status.success(), "the server ended with {status}");

@@ -102,7 +102,11 @@ impl Keyring {
         verify_until: Timestamp,
     ) -> Result<KeyInfo, SigningError> {
         // What a moment ago was the newest may not be any more.
-        let old = newest(&self.read(context.project.as_str(), name).await?, context.project.as_str(), name)?;
+        let old = newest(
+            &self.read(context.project.as_str(), name).await?,
+            context.project.as_str(),
+            name,
+        )?;
         let (signer, pkcs8) = LocalSigner::generate().map_err(|source| SigningError::Sign {
             name: name.to_owned(),
             source,
@@ -223,7 +227,10 @@ impl Keyring {
             let keys = self.read(project, name).await?;
             Ok::<_, SigningError>((!keys.is_empty()).then(|| Arc::from(keys)))
         };
-        let keys = self.recent.read((project.to_owned(), name.to_owned()), read).await?;
+        let keys = self
+            .recent
+            .read((project.to_owned(), name.to_owned()), read)
+            .await?;
         Ok(keys.unwrap_or_default())
     }
 

@@ -173,7 +173,11 @@ mod tests {
         assert_eq!(read(&recent, 7).await, 7);
         let change = recent.change();
         assert_eq!(read(&recent, 8).await, 8, "the change has begun");
-        assert_eq!(read(&recent, 9).await, 9, "and what was read meanwhile is not kept");
+        assert_eq!(
+            read(&recent, 9).await,
+            9,
+            "and what was read meanwhile is not kept"
+        );
         drop(change);
         assert_eq!(read(&recent, 10).await, 10);
         assert_eq!(read(&recent, 11).await, 10);

@@ -110,7 +110,9 @@ impl Session<'_> {
         let mut url = self.url("blobs/uploads/");
         url.query_pairs_mut().append_pair("digest", &digest.to_string());
         let body = Some((BLOB.to_owned(), bytes.clone()));
-        let answer = self.send(&self.write(Method::POST, url, Retry::Never, body)).await?;
+        let answer = self
+            .send(&self.write(Method::POST, url, Retry::Never, body))
+            .await?;
         match answer.status.as_u16() {
             201 => Ok(()),
             202 => {

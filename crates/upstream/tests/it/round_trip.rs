@@ -96,10 +96,16 @@ async fn a_small_blob_is_one_call_where_the_registry_takes_that() {
         for (bytes, calls) in [(&b"one"[..], first), (b"two", second)] {
             let before = world.fake.calls();
             let bytes = Bytes::from_static(bytes);
-            client.push_blob("", &world.repository, bytes.clone()).await.unwrap();
+            client
+                .push_blob("", &world.repository, bytes.clone())
+                .await
+                .unwrap();
             let after = world.fake.calls();
             assert_eq!(after.blob_writes - before.blob_writes, calls, "{status:?}");
-            assert_eq!(after.blob_reads, before.blob_reads, "{status:?}: it does not ask first");
+            assert_eq!(
+                after.blob_reads, before.blob_reads,
+                "{status:?}: it does not ask first"
+            );
             let digest = Digest::of(&bytes);
             let read = client.blob("", &world.repository, digest, bytes.len()).await;
             assert_eq!(read.unwrap(), bytes, "{status:?}");
