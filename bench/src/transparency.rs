@@ -59,40 +59,48 @@ pub async fn load_log(http: &reqwest::Client, url: &str, entries: usize) -> Resu
 pub async fn append() -> Result<Vec<Figure>> {
     let server = Server::start("bundle").await?;
     let own = load_log(&server.http, &server.url, ENTRIES).await?;
-    let rekor = Rekor::start(&server.http).await?;
-    let peer = load_log(&server.http, &rekor.url, PEER_ENTRIES).await?;
-    let figure = |what: &str, unit, portcullis, peer_value, target| Figure {
+    drop(server);
+    let on_postgresql = append_on_postgresql().await?;
+    let http = reqwest::Client::new();
+    let rekor = Rekor::start(&http).await?;
+    let peer = load_log(&http, &rekor.url, PEER_ENTRIES).await?;
+    let mut figures = figures(&own, &peer, "");
+    match on_postgresql {
+        Some(own) => figures.extend(self::figures(&own, &peer, ", on PostgreSQL")),
+        None => eprintln!("  not run: there is no PostgreSQL on this machine"),
+    }
+    Ok(figures)
+}
+
+fn figures(own: &Times, peer: &Times, database: &str) -> Vec<Figure> {
+    let figure = |what: &str, unit, quantity: fn(&Times) -> f64, target| Figure {
         bench: "log-append",
-        what: format!("{what}, {CLIENTS} clients"),
+        what: format!("{what}, {CLIENTS} clients{database}"),
         unit,
-        portcullis,
+        portcullis: quantity(own),
         peer: "rekor-tiles 2.3.0 tuned",
-        peer_value: Some(peer_value),
+        peer_value: Some(quantity(peer)),
         target,
     };
-    Ok(vec![
-        figure(
-            "p50",
-            "ms",
-            own.quantile(0.5),
-            peer.quantile(0.5),
-            Target::AtMost(10.0),
-        ),
-        figure(
-            "p99",
-            "ms",
-            own.quantile(0.99),
-            peer.quantile(0.99),
-            Target::AtMost(50.0),
-        ),
-        figure(
-            "entries",
-            "/s",
-            own.per_second(),
-            peer.per_second(),
-            Target::TimesMore(20.0),
-        ),
-    ])
+    vec![
+        figure("p50", "ms", |times| times.quantile(0.5), Target::AtMost(10.0)),
+        figure("p99", "ms", |times| times.quantile(0.99), Target::AtMost(50.0)),
+        figure("entries", "/s", Times::per_second, Target::TimesMore(20.0)),
+    ]
+}
+
+/// The same on a PostgreSQL as Debian ships it, every commit synced, if there is one.
+async fn append_on_postgresql() -> Result<Option<Times>> {
+    let Some(program) = testkit::peers::find("postgresql") else {
+        return Ok(None);
+    };
+    let postgres = testkit::Postgres::start_with(&program, &[])?;
+    let folder = tempfile::tempdir()?;
+    let settings = [("PORTCULLIS_DATABASE_URL", &*postgres.database())];
+    let server = Server::open(folder.path(), &settings).await?;
+    let times = load_log(&server.http, &server.url, ENTRIES).await?;
+    server.stop().await?;
+    Ok(Some(times))
 }
 
 /// rekor-tiles on a folder, tuned as far as its flags go.

@@ -1,14 +1,14 @@
 //! SQLite: write-ahead log, one writer, many readers, every commit synced.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-    SqliteSynchronous,
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous};
+use sqlx::{
+    ConnectOptions as _, Connection as _, Row as _, Sqlite as Driver, SqliteConnection, TypeInfo, ValueRef,
 };
-use sqlx::{Row as _, Sqlite as Driver, SqliteConnection, TypeInfo, ValueRef};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::value::rows_of;
 use crate::{Row, StoreError, Value};
@@ -17,21 +17,96 @@ use crate::{Row, StoreError, Value};
 const READERS_MAX: u32 = 8;
 /// How long a statement waits for another process's lock before it fails, in milliseconds.
 const BUSY_MS: u64 = 5_000;
+/// How long a caller waits for its turn at a connection before the database counts as away, in milliseconds:
+/// hundreds of transactions on a slow disk.
+const TURN_MS_MAX: u64 = 30_000;
 
 #[derive(Clone)]
 pub(crate) struct Sqlite {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    writer: Arc<Connections>,
+    readers: Arc<Connections>,
+}
+
+/// Connections that are alike, as many as there are turns.
+///
+/// sqlx's own pool is not used: it pings each connection before and after each use, which for a file in this
+/// process says nothing and costs twice what the usual statement does.
+struct Connections {
+    options: SqliteConnectOptions,
+    turns_max: u32,
+    turns: Arc<Semaphore>,
+    idle: Mutex<Vec<SqliteConnection>>,
+}
+
+/// A connection in use. Dropped without [`Taken::give_back`], as when a caller goes away in the middle of a
+/// statement, it is closed, which undoes whatever was open.
+struct Taken {
+    connection: SqliteConnection,
+    home: Arc<Connections>,
+    _turn: OwnedSemaphorePermit,
 }
 
 /// A write transaction on the one writing connection.
 ///
 /// sqlx's own transactions are not used: when SQLite rolls one back by itself, as it does on a full disk, sqlx
-/// still counts it as open and refuses every later one on that connection. Here a transaction that did not end
-/// with COMMIT closes its connection, which undoes whatever was open; the pool makes a new one.
+/// still counts it as open and refuses every later one on that connection. Here only a transaction that ended with
+/// COMMIT gives its connection back.
 pub(crate) struct SqliteTx {
-    /// Taken away by COMMIT.
-    connection: Option<PoolConnection<Driver>>,
+    taken: Taken,
+}
+
+impl Connections {
+    fn new(options: SqliteConnectOptions, turns_max: u32) -> Self {
+        Self {
+            options,
+            turns_max,
+            turns: Arc::new(Semaphore::new(turns_max as usize)),
+            idle: Mutex::default(),
+        }
+    }
+
+    async fn take(self: &Arc<Self>) -> Result<Taken, sqlx::Error> {
+        let turn = match self.turns.clone().try_acquire_owned() {
+            Ok(turn) => turn,
+            Err(_) => {
+                let turn = self.turns.clone().acquire_owned();
+                tokio::time::timeout(Duration::from_millis(TURN_MS_MAX), turn)
+                    .await
+                    .map_err(|_| sqlx::Error::PoolTimedOut)?
+                    .map_err(|_| sqlx::Error::PoolClosed)?
+            }
+        };
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.options.connect().await?,
+        };
+        Ok(Taken {
+            connection,
+            home: self.clone(),
+            _turn: turn,
+        })
+    }
+
+    /// Waits for the connections in use and closes all.
+    async fn close(&self) {
+        let all = self.turns.acquire_many(self.turns_max).await;
+        self.turns.close();
+        drop(all);
+        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        for connection in idle {
+            if let Err(error) = connection.close().await {
+                tracing::warn!(%error, "a connection to SQLite was not closed in order");
+            }
+        }
+    }
+}
+
+impl Taken {
+    fn give_back(self) {
+        let mut idle = self.home.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push(self.connection);
+    }
 }
 
 impl Sqlite {
@@ -63,15 +138,10 @@ impl Sqlite {
                 _ => failed(source),
             }
         };
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options.clone())
-            .await
-            .map_err(damaged)?;
+        let writer = Arc::new(Connections::new(options.clone(), 1));
+        let mut first = writer.take().await.map_err(damaged)?;
         let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
-            .fetch_one(&writer)
+            .fetch_one(&mut first.connection)
             .await
             .map_err(damaged)?;
         if found != "ok" {
@@ -80,19 +150,20 @@ impl Sqlite {
                 found,
             });
         }
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS_MAX)
-            .connect_with(options.read_only(true))
-            .await
-            .map_err(failed)?;
+        first.give_back();
+        let readers = Arc::new(Connections::new(options.read_only(true), READERS_MAX));
+        readers.take().await.map_err(failed)?.give_back();
         Ok(Self { writer, readers })
     }
 
     pub(crate) async fn read(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        let failed = |source| StoreError::query("reading", source);
+        let mut reader = self.readers.take().await.map_err(failed)?;
         let rows = bind(sql, args)
-            .fetch_all(&self.readers)
+            .fetch_all(&mut reader.connection)
             .await
-            .map_err(|source| StoreError::query("reading", source))?;
+            .map_err(failed)?;
+        reader.give_back();
         rows_of(&rows, value_of)
     }
 
@@ -100,14 +171,12 @@ impl Sqlite {
         // A transaction that begins as a reader and then writes fails at once when another wrote in
         // between, whatever the busy timeout; IMMEDIATE takes the write lock first.
         let failed = |source| StoreError::query("beginning a transaction", source);
-        let mut tx = SqliteTx {
-            connection: Some(self.writer.acquire().await.map_err(failed)?),
-        };
+        let mut taken = self.writer.take().await.map_err(failed)?;
         sqlx::query("BEGIN IMMEDIATE")
-            .execute(tx.connection()?)
+            .execute(&mut taken.connection)
             .await
             .map_err(failed)?;
-        Ok(tx)
+        Ok(SqliteTx { taken })
     }
 
     pub(crate) async fn close(&self) {
@@ -119,7 +188,7 @@ impl Sqlite {
 impl SqliteTx {
     pub(crate) async fn execute(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64, StoreError> {
         let done = bind(sql, args)
-            .execute(self.connection()?)
+            .execute(&mut self.taken.connection)
             .await
             .map_err(|source| StoreError::query("writing", source))?;
         Ok(done.rows_affected())
@@ -128,7 +197,7 @@ impl SqliteTx {
     pub(crate) async fn script(&mut self, sql: String) -> Result<(), StoreError> {
         let script = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
         script
-            .execute(self.connection()?)
+            .execute(&mut self.taken.connection)
             .await
             .map(|_| ())
             .map_err(|source| StoreError::query("migrating", source))
@@ -136,7 +205,7 @@ impl SqliteTx {
 
     pub(crate) async fn read(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
         let rows = bind(sql, args)
-            .fetch_all(self.connection()?)
+            .fetch_all(&mut self.taken.connection)
             .await
             .map_err(|source| StoreError::query("reading", source))?;
         rows_of(&rows, value_of)
@@ -144,24 +213,11 @@ impl SqliteTx {
 
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
         sqlx::query("COMMIT")
-            .execute(self.connection()?)
+            .execute(&mut self.taken.connection)
             .await
             .map_err(|source| StoreError::query("committing", source))?;
-        self.connection = None;
+        self.taken.give_back();
         Ok(())
-    }
-
-    fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
-        let ended = || StoreError::query("using a transaction that ended", sqlx::Error::PoolClosed);
-        self.connection.as_deref_mut().ok_or_else(ended)
-    }
-}
-
-impl Drop for SqliteTx {
-    fn drop(&mut self) {
-        if let Some(connection) = &mut self.connection {
-            connection.close_on_drop();
-        }
     }
 }
 

@@ -49,6 +49,15 @@ impl Postgres {
     /// # Errors
     /// If it does not come up.
     pub fn start(program: &Path) -> io::Result<Self> {
+        // What tests prove is our dialect, not PostgreSQL's durability; without syncing it is quick.
+        Self::start_with(program, &["fsync=off"])
+    }
+
+    /// Starts `program` with settings of one's own, each as `name=value`.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start_with(program: &Path, settings: &[&str]) -> io::Result<Self> {
         let programs = program.parent().unwrap_or(Path::new("/")).to_owned();
         let folder = tempfile::Builder::new().prefix("pg").tempdir()?;
         let data = folder.path().join("data");
@@ -67,11 +76,10 @@ impl Postgres {
             ]))?;
         let mut command = as_server_user(&programs.join("postgres"))?;
         let socket = format!("unix_socket_directories={}", folder.path().display());
-        // What is proven here is our dialect, not PostgreSQL's durability; without syncing it is quick.
-        command
-            .arg("-D")
-            .arg(&data)
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", &socket]);
+        command.arg("-D").arg(&data);
+        for setting in ["listen_addresses=", &socket].iter().chain(settings) {
+            command.args(["-c", setting]);
+        }
         let process = Process::start(&mut command, &folder.path().join("log"))?;
         let server = Self {
             process,

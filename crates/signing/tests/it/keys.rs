@@ -143,6 +143,35 @@ async fn what_a_rotated_key_signed_verifies_until_its_date() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_counts_at_once_here_and_within_the_bound_elsewhere() {
+    let world = World::new().await;
+    let other = world.another();
+    let (here, there) = (world.signing.keyring(), other.keyring());
+    for keyring in [here, there] {
+        assert_eq!(keyring.current("default", "default").await.unwrap().version, 1);
+        assert_eq!(keyring.verifying("default").await.unwrap().len(), 1);
+    }
+    let until = world.clock.now();
+    let rotated = here.rotate(&world.context(), "default", until).await.unwrap();
+    assert_eq!(here.current("default", "default").await.unwrap().version, 2);
+    assert_eq!(here.verifying("default").await.unwrap(), [rotated.public.clone()]);
+    world.clock.advance(Duration::from_millis(store::STALE_MS_MAX));
+    assert_eq!(there.current("default", "default").await.unwrap().version, 2);
+    assert_eq!(there.verifying("default").await.unwrap(), [rotated.public]);
+    // Rotating builds on what the database holds, not on what was read a moment ago.
+    let again = here.rotate(&world.context(), "default", until).await.unwrap();
+    assert_eq!(again.version, 3);
+    assert_eq!(
+        there
+            .rotate(&world.context(), "default", until)
+            .await
+            .unwrap()
+            .version,
+        4
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_rotations_at_once_make_one_new_version() {
     let world = World::new().await;
     let (until, context) = (world.clock.now(), world.context());
