@@ -23,6 +23,7 @@ pub struct Args {
 
 /// Options of every command.
 #[derive(Debug, Clone, ClapArgs)]
+#[command(next_help_heading = "Global options")]
 pub struct Globals {
     /// How to print what was found
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
