@@ -248,6 +248,15 @@ fn t16_what_is_not_known_is_refused_by_its_place() {
             json!([{ "keyless": { "identities": [{ "subjectRegExp": "(", "issuer": "b" }] } }]),
             "identities[0].subjectRegExp",
         ),
+        // A few characters that would take megabytes, and a few kilobytes that would take them 101 times.
+        (
+            json!([{ "keyless": { "identities": [{ "subjectRegExp": "\\w{1000}", "issuer": "b" }] } }]),
+            "identities[0].subjectRegExp",
+        ),
+        (
+            json!([{ "keyless": { "identities": vec![names[0].clone(); 101] } }]),
+            "keyless.identities: it has 101 parts",
+        ),
     ];
     for (authorities, place) in authorities {
         let refused = accepts(&authorities, b"", &case, Some(&root)).unwrap_err();
