@@ -285,7 +285,11 @@ pub fn image_policy(bytes: &[u8]) {
             assert_ne!(own.keys.is_empty(), own.identities.is_empty());
             assert!(own.identities.is_empty() || own.log_required);
         }
-        assert_eq!(policy.fingerprint(), policy.clone().fingerprint());
+        let again = ImagePolicy::read(&document, &roots).and_then(|again| again.policy_for(&image));
+        assert_eq!(
+            again.expect("what was read once").fingerprint(),
+            policy.fingerprint()
+        );
     }
     if let Some(spec) = document
         .get_mut("spec")

@@ -336,13 +336,13 @@ async fn a_policy_is_written_read_and_verified_with_by_its_project_alone() {
         matches!(refused, Err(SigningError::ImagePolicyChanged(_))),
         "{refused:?}"
     );
-    assert_eq!(verified().await.0, true, "a refused write changed the policy");
+    assert!(verified().await.0, "a refused write changed the policy");
     let (_, new) = policies
         .put(&context, "release", foreign, Some(first.digest))
         .await
         .unwrap();
     assert!(!new);
-    assert_eq!(verified().await.0, false);
+    assert!(!verified().await.0);
 
     // It is about other images.
     let mut elsewhere = own.clone();
