@@ -243,7 +243,7 @@ async fn read(server: &Server, size: u64) -> Result<Times> {
         let body: Value = serde_json::from_slice(&entries[(index % TILE_WIDTH) as usize])?;
         let answer = server.post("/api/v2/log/entries", &request(&body)).await?;
         ensure!(
-            answer["logIndex"] == index.to_string(),
+            answer["logIndex"].as_str() == Some(index.to_string().as_str()),
             "entry {index} was not found again: {answer}"
         );
         Ok(())

@@ -12,6 +12,9 @@ use store::{Db, Recent, Row, args};
 use crate::SigningError;
 use crate::key::{self, LocalSigner, PublicKey, Signer};
 
+/// By project, and by name or the empty text for all names: every version, read and parsed.
+type RecentKeys = Recent<(String, String), Arc<[KeyInfo]>>;
+
 /// Keys in the database, private halves closed with the server's password. Cheap to clone.
 ///
 /// Opening a private half costs a tenth of a second and 64 MiB; it is done once and kept.
@@ -21,8 +24,7 @@ pub struct Keyring {
     password: Arc<Secret>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-    /// By project, and by name or the empty text for all names: every version, read and parsed.
-    recent: Arc<Recent<(String, String), Arc<[KeyInfo]>>>,
+    recent: Arc<RecentKeys>,
     open: Arc<Mutex<HashMap<String, Arc<LocalSigner>>>>,
     /// Held while a private half is opened: many who need the same wait for one, and 64 MiB are in use once.
     opening: Arc<tokio::sync::Mutex<()>>,

@@ -139,7 +139,7 @@ fn print(
                 refused += usize::from(!report.verified);
                 match globals.output {
                     Output::Json | Output::Yaml => {
-                        lines.push(serde_json::to_value(&report).unwrap_or_default())
+                        lines.push(serde_json::to_value(&report).unwrap_or_default());
                     }
                     Output::Name if report.verified => println(&report.image),
                     Output::Name => {}

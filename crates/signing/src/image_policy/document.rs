@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use kernel::Repository;
-use regex::Regex;
+use regex::RegexBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::ImagePolicy;
@@ -21,6 +21,9 @@ const API_VERSIONS: &[&str] = &["policy.sigstore.dev/v1beta1", "policy.sigstore.
 const KIND: &str = "ClusterImagePolicy";
 /// Globs and authorities in one policy; far more than anybody writes, and few enough to try them all.
 const PARTS_MAX: usize = 100;
+/// A compiled regular expression, in bytes: a few lines of text can ask for megabytes, and with [`PARTS_MAX`] it
+/// bounds what one policy takes.
+const REGEX_BYTES_MAX: usize = 256 << 10;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -157,12 +160,15 @@ impl ImagePolicy {
         let Spec {
             images, authorities, ..
         } = document.spec;
-        for (place, count) in [
-            ("spec.images", images.len()),
-            ("spec.authorities", authorities.len()),
+        let keyless = authorities.iter().filter_map(|own| own.keyless.as_ref());
+        let identities: usize = keyless.map(|own| own.identities.len()).sum();
+        for (place, count, at_least) in [
+            ("spec.images", images.len(), 1),
+            ("spec.authorities", authorities.len(), 1),
+            ("spec.authorities[*].keyless.identities", identities, 0),
         ] {
-            if !(1..=PARTS_MAX).contains(&count) {
-                let why = format!("it has {count} parts, and 1 to {PARTS_MAX} are possible");
+            if !(at_least..=PARTS_MAX).contains(&count) {
+                let why = format!("it has {count} parts, and {at_least} to {PARTS_MAX} are possible");
                 return Err(SigningError::image_policy(place, why));
             }
         }
@@ -301,7 +307,9 @@ impl Place {
     ) -> Result<Matcher, SigningError> {
         match (exact, regex) {
             (Some(exact), None) if !exact.is_empty() => Ok(Matcher::Exact(exact.to_owned())),
-            (None, Some(regex)) if !regex.is_empty() => Regex::new(regex)
+            (None, Some(regex)) if !regex.is_empty() => RegexBuilder::new(regex)
+                .size_limit(REGEX_BYTES_MAX)
+                .build()
                 .map(Matcher::Regex)
                 .map_err(|error| self.refused(&format!("{field}RegExp"), error)),
             _ => Err(self.refused(field, "it needs either the name or the RegExp, and not both")),

@@ -248,6 +248,15 @@ fn t16_what_is_not_known_is_refused_by_its_place() {
             json!([{ "keyless": { "identities": [{ "subjectRegExp": "(", "issuer": "b" }] } }]),
             "identities[0].subjectRegExp",
         ),
+        // A few characters that would take megabytes, and a few kilobytes that would take them 101 times.
+        (
+            json!([{ "keyless": { "identities": [{ "subjectRegExp": "\\w{1000}", "issuer": "b" }] } }]),
+            "identities[0].subjectRegExp",
+        ),
+        (
+            json!([{ "keyless": { "identities": vec![names[0].clone(); 101] } }]),
+            "keyless.identities: it has 101 parts",
+        ),
     ];
     for (authorities, place) in authorities {
         let refused = accepts(&authorities, b"", &case, Some(&root)).unwrap_err();
@@ -327,13 +336,13 @@ async fn a_policy_is_written_read_and_verified_with_by_its_project_alone() {
         matches!(refused, Err(SigningError::ImagePolicyChanged(_))),
         "{refused:?}"
     );
-    assert_eq!(verified().await.0, true, "a refused write changed the policy");
+    assert!(verified().await.0, "a refused write changed the policy");
     let (_, new) = policies
         .put(&context, "release", foreign, Some(first.digest))
         .await
         .unwrap();
     assert!(!new);
-    assert_eq!(verified().await.0, false);
+    assert!(!verified().await.0);
 
     // It is about other images.
     let mut elsewhere = own.clone();

@@ -198,7 +198,7 @@ fn a_certificate_of_another_authority_or_of_no_log_does_not_count() {
     no_promise["ctlogs"] = other.trusted(&tlogs, true)["ctlogs"].clone();
     assert_eq!(refused(root_with(no_promise)), "identity");
     let policy = changed(policy(root_with(ca.trusted(&tlogs, true))), |own| {
-        own.trust = None
+        own.trust = None;
     });
     assert_eq!(
         check_bundle(&bundle, image, &policy, now()).unwrap_err().reason,

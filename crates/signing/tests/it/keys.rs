@@ -154,7 +154,10 @@ async fn a_rotation_counts_at_once_here_and_within_the_bound_elsewhere() {
     let until = world.clock.now();
     let rotated = here.rotate(&world.context(), "default", until).await.unwrap();
     assert_eq!(here.current("default", "default").await.unwrap().version, 2);
-    assert_eq!(here.verifying("default").await.unwrap(), [rotated.public.clone()]);
+    assert_eq!(
+        here.verifying("default").await.unwrap(),
+        std::slice::from_ref(&rotated.public)
+    );
     world.clock.advance(Duration::from_millis(store::STALE_MS_MAX));
     assert_eq!(there.current("default", "default").await.unwrap().version, 2);
     assert_eq!(there.verifying("default").await.unwrap(), [rotated.public]);
