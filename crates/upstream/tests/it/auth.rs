@@ -140,16 +140,24 @@ async fn t24_a_redirect_gets_no_credentials() {
 
 #[tokio::test]
 async fn t24_an_upload_location_on_another_host_gets_no_credentials() {
-    let other = World::new(Options::default()).await;
-    let world = World::new(basic()).await;
-    world
-        .fake
-        .fault(|plan| plan.upload_origin = Some(format!("http://{}", other.running.host())));
-    let client = client(world.config("", "robot", "hunter2"));
-    let answer = client.push_blob("", &world.repository, "content".into()).await;
-    assert!(answer.is_err(), "the other host does not know the upload");
-    let calls = other.fake.calls();
-    assert_eq!((calls.blob_writes, calls.authorized), (1, 0));
+    // An upload that is opened instead of taking the blob at once, and one that is opened after that was refused.
+    for status in [202, 405] {
+        let other = World::new(Options::default()).await;
+        let world = World::new(basic()).await;
+        world.fake.fault(|plan| {
+            plan.blob_post_status = Some(status);
+            plan.upload_origin = Some(format!("http://{}", other.running.host()));
+        });
+        let client = client(world.config("", "robot", "hunter2"));
+        let answer = client.push_blob("", &world.repository, "content".into()).await;
+        assert!(
+            answer.is_err(),
+            "{status}: the other host does not know the upload"
+        );
+        let calls = other.fake.calls();
+        assert_eq!((calls.blob_writes, calls.authorized), (1, 0), "{status}");
+        assert!(world.fake.calls().authorized > 0, "{status}");
+    }
 }
 
 #[tokio::test]
