@@ -20,7 +20,8 @@ const USAGE: &str = "usage:
   cargo xtask peers [--list]           get the real peers that the tests run against, or say what is there
   cargo xtask test [--require-peers]   run every test; with CI=true or the option, no peer may be missing
   cargo xtask house                    hold the crates against the architecture
-  cargo xtask bench NAME [--json]      measure
+  cargo xtask bench NAME [--json]      measure: all, or one of those that it lists when asked without a name
+  cargo xtask bench log-memory         fills a log of ten million entries, most of an hour; in `all`, one million
   cargo xtask bench kill [TIMES]       the kill tests, 50 times over if not said otherwise: over 10,000 kills";
 
 fn main() -> ExitCode {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Connection as _, Postgres as Driver, Row as _, Transaction, TypeInfo, ValueRef};
+use sqlx::{Connection as _, Executor as _, Postgres as Driver, Row as _, Transaction, TypeInfo, ValueRef};
 
 use crate::value::rows_of;
 use crate::{Row, StoreError, Value};
@@ -12,6 +12,9 @@ use crate::{Row, StoreError, Value};
 const CONNECTIONS_MAX: u32 = 16;
 /// How long a caller waits for a connection before the database counts as away, in milliseconds.
 const ACQUIRE_MS: u64 = 3_000;
+/// Tables begin empty. A statement that is prepared then would be planned as a walk over the whole table, and stay so
+/// until PostgreSQL counts the rows by itself, a minute and some hundred thousand rows later.
+const INDEXES_FIRST: &str = "SET enable_seqscan = off";
 /// A connection that was idle for longer is asked whether it is still there before it is used, in milliseconds. To
 /// ask a busy one each time would double its round trips; one that broke since fails one call and is gone.
 const IDLE_MS_MAX: u128 = 1_000;
@@ -28,6 +31,9 @@ impl Postgres {
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(Duration::from_millis(ACQUIRE_MS))
+            .after_connect(|connection, _| {
+                Box::pin(async move { connection.execute(INDEXES_FIRST).await.map(|_| ()) })
+            })
             .test_before_acquire(false)
             .before_acquire(|connection, held| {
                 Box::pin(async move {

@@ -305,6 +305,24 @@ async fn a_row_that_changed_by_itself_never_becomes_a_tile() {
 }
 
 #[tokio::test]
+async fn a_row_beyond_the_checkpoint_is_named_and_stays_as_it_is() {
+    let data = Data::new();
+    let tlog = data.open().await;
+    fill(&tlog, 0, 5).await;
+    data.execute("INSERT INTO tlog_tail (entry_index, body) VALUES (5, X'00')")
+        .await;
+    let Err(error) = tlog.place(accepted(5)).await else {
+        panic!("an entry was written over a row");
+    };
+    assert_eq!(error.code().id, "PC1401");
+    assert!(kernel::chain(&error).contains("table tlog_tail"), "{error}");
+    assert_eq!(tlog.checkpoint().await.unwrap().size, 5);
+    data.execute("DELETE FROM tlog_tail WHERE entry_index = 5").await;
+    fill(&tlog, 5, 300).await;
+    fsck_is_clean(&tlog).await;
+}
+
+#[tokio::test]
 async fn entries_that_fit_together_but_not_the_checkpoint_are_refused() {
     let data = closed_log().await;
     let db = data.db().await;

@@ -68,6 +68,21 @@ async fn two_hundred_and_fifty_six_at_once_get_one_index_each() {
 }
 
 #[tokio::test]
+async fn batches_of_every_size_are_whole() {
+    let data = Data::new();
+    let tlog = data.open().await;
+    let mut size = 0;
+    for batch in [
+        1, 2, 3, 5, 7, 9, 11, 17, 31, 33, 63, 65, 100, 129, 191, 193, 255, 257, 300,
+    ] {
+        fill(&tlog, size, size + batch).await;
+        size += batch;
+    }
+    assert_eq!(tlog.checkpoint().await.unwrap().size, size);
+    fsck_is_clean(&tlog).await;
+}
+
+#[tokio::test]
 async fn proofs_between_all_sorts_of_sizes_verify_from_memory_tail_and_tiles() {
     let data = Data::new();
     let tlog = data.open().await;
