@@ -75,7 +75,9 @@ pub async fn cpu() -> Result<Vec<Figure>> {
         ("bundle", "bundle only, uploads opened first", 150.0, Some(202)),
     ] {
         let images = Images::new(true).await?;
-        images.registry.fault(|plan| plan.blob_post_status = blob_post_status);
+        images
+            .registry
+            .fault(|plan| plan.blob_post_status = blob_post_status);
         let server = Server::start(formats).await?;
         let fresh = images.put("fresh", IMAGES).await?;
         server.sign(&images.put("warm", 10).await?).await?;
