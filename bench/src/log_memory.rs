@@ -50,6 +50,8 @@ struct Measured {
     fsck_peak_mb: f64,
 }
 
+/// The issue bounds the memory; the other targets are ours: a start that nobody waits for, and no more than half the
+/// speed lost over a thousandfold log.
 pub async fn memory(size: u64) -> Result<Vec<Figure>> {
     let temporary = tempfile::tempdir()?;
     let kept = std::env::var_os(FOLDER).map(std::path::PathBuf::from);
@@ -107,7 +109,7 @@ pub async fn memory(size: u64) -> Result<Vec<Figure>> {
             "/s",
             long.size as f64 / long.fsck_seconds,
             small.size as f64 / small.fsck_seconds,
-            Target::AtLeast(50_000.0),
+            Target::AtLeast(5_000.0),
         ),
     ])
 }
