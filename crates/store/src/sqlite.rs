@@ -15,6 +15,10 @@ use crate::{Row, StoreError, Value};
 
 /// Readers that run at once; WAL readers do not block each other or the writer.
 const READERS_MAX: u32 = 8;
+/// Pages that each reader keeps for itself, in KiB: the upper pages of the trees that it walks. The rest comes from the
+/// system's cache, which is one for all; SQLite's own default of 2 MiB for each reader would grow with the log until
+/// it is full.
+const READER_CACHE_KIB: u32 = 256;
 /// How long a statement waits for another process's lock before it fails, in milliseconds.
 const BUSY_MS: u64 = 5_000;
 /// How long a caller waits for its turn at a connection before the database counts as away, in milliseconds:
@@ -151,7 +155,10 @@ impl Sqlite {
             });
         }
         first.give_back();
-        let readers = Arc::new(Connections::new(options.read_only(true), READERS_MAX));
+        let options = options
+            .read_only(true)
+            .pragma("cache_size", format!("-{READER_CACHE_KIB}"));
+        let readers = Arc::new(Connections::new(options, READERS_MAX));
         readers.take().await.map_err(failed)?.give_back();
         Ok(Self { writer, readers })
     }
