@@ -58,7 +58,10 @@ pub struct Started {
 }
 
 /// The embedded log behind the signing domain's port.
-struct EmbeddedLog(Tlog);
+struct EmbeddedLog {
+    tlog: Tlog,
+    trust: Arc<TrustRoot>,
+}
 
 #[async_trait]
 impl Log for EmbeddedLog {
@@ -74,13 +77,17 @@ impl Log for EmbeddedLog {
             signature,
             verifier,
         };
-        match self.0.append(&entry).await {
+        match self.tlog.append(&entry).await {
             Ok(entry) => Ok(LoggedEntry {
                 index: entry.index,
                 json: entry.json,
             }),
             Err(error) => Err(Box::new(error)),
         }
+    }
+
+    fn trust(&self) -> &Arc<TrustRoot> {
+        &self.trust
     }
 }
 
@@ -130,7 +137,11 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
     let password = secrets::password(&password_file, fresh, &*random)?;
     let keyring = Keyring::new(db.clone(), password, clock.clone(), random.clone());
     let client = upstream::oci::Client::new(config.oci()?, clock.clone(), random.clone())?;
-    let log = Arc::new(EmbeddedLog(tlog.clone()));
+    let trust = Arc::new(TrustRoot::from_json(&trust::trusted_root(&identity))?);
+    let log = Arc::new(EmbeddedLog {
+        tlog: tlog.clone(),
+        trust: trust.clone(),
+    });
     let signing = Signing::new(
         db.clone(),
         access.clone(),
@@ -141,15 +152,14 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         clock.clone(),
         random.clone(),
     );
-    let trust = Arc::new(TrustRoot::from_json(&trust::trusted_root(&identity))?);
     let policies = ImagePolicies::new(
         db.clone(),
         clock.clone(),
         random.clone(),
-        trust.clone(),
+        trust,
         config.trusted_roots()?,
     );
-    let verifying = Verifying::new(signing.clone(), trust, policies.clone());
+    let verifying = Verifying::new(signing.clone(), policies.clone());
     let first_token = if fresh {
         Some(first_start(&access, &signing).await?)
     } else {

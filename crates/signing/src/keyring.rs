@@ -13,7 +13,7 @@ use crate::SigningError;
 use crate::key::{self, LocalSigner, PublicKey, Signer};
 
 /// By project, and by name or the empty text for all names: every version, read and parsed.
-type RecentKeys = Recent<(String, String), Arc<[KeyInfo]>>;
+type RecentKeys = Recent<(String, Option<String>), Arc<[KeyInfo]>>;
 
 /// Keys in the database, private halves closed with the server's password. Cheap to clone.
 ///
@@ -105,7 +105,7 @@ impl Keyring {
     ) -> Result<KeyInfo, SigningError> {
         // What a moment ago was the newest may not be any more.
         let old = newest(
-            &self.read(context.project.as_str(), name).await?,
+            &self.read(context.project.as_str(), Some(name)).await?,
             context.project.as_str(),
             name,
         )?;
@@ -224,22 +224,30 @@ impl Keyring {
     /// # Errors
     /// If the database does not answer.
     pub async fn list(&self, project: &str, name: Option<&str>) -> Result<Arc<[KeyInfo]>, SigningError> {
-        let name = name.unwrap_or_default();
         let read = async {
             let keys = self.read(project, name).await?;
             Ok::<_, SigningError>((!keys.is_empty()).then(|| Arc::from(keys)))
         };
         let keys = self
             .recent
-            .read((project.to_owned(), name.to_owned()), read)
+            .read((project.to_owned(), name.map(str::to_owned)), read)
             .await?;
         Ok(keys.unwrap_or_default())
     }
 
-    async fn read(&self, project: &str, name: &str) -> Result<Vec<KeyInfo>, SigningError> {
-        let sql = "SELECT name, version, public_pem, created_at, verify_until FROM signing_key \
-                   WHERE project = $1 AND ($2 = '' OR name = $2) ORDER BY name, version";
-        let rows = self.db.read(sql, args![project, name]).await?;
+    async fn read(&self, project: &str, name: Option<&str>) -> Result<Vec<KeyInfo>, SigningError> {
+        let rows = match name {
+            Some(name) => {
+                let sql = "SELECT name, version, public_pem, created_at, verify_until FROM signing_key \
+                           WHERE project = $1 AND name = $2 ORDER BY version";
+                self.db.read(sql, args![project, name]).await?
+            }
+            None => {
+                let sql = "SELECT name, version, public_pem, created_at, verify_until FROM signing_key \
+                           WHERE project = $1 ORDER BY name, version";
+                self.db.read(sql, args![project]).await?
+            }
+        };
         rows.iter().map(info_of).collect()
     }
 

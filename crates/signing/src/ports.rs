@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use std::sync::Arc;
+
+use crate::trust::TrustRoot;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kernel::{Code, Digest, Fault, Kind, Reference, Repository};
@@ -204,6 +207,9 @@ pub struct LoggedEntry {
 pub trait Log: Send + Sync + 'static {
     /// Appends, or finds the same entry again. When this returns the entry is durable and included.
     async fn append(&self, entry: NewEntry) -> Result<LoggedEntry, Box<dyn Fault>>;
+
+    /// By what verifiers believe this log, and nothing else.
+    fn trust(&self) -> &Arc<TrustRoot>;
 }
 
 /// The codes of registry failures.

@@ -30,6 +30,10 @@ impl Formats {
         bundle: false,
         legacy: false,
     };
+    pub const LEGACY: Self = Self {
+        bundle: false,
+        legacy: true,
+    };
     pub const BUNDLE: Self = Self {
         bundle: true,
         legacy: false,

@@ -9,7 +9,7 @@ use access::audit::{self, Record};
 use crate::ports::Descriptor;
 use crate::sign::{Draft, Signed};
 use crate::tables::SignatureRow;
-use crate::verify::{Policy, survey};
+use crate::verify::{Authority, Policy, survey};
 use crate::{Formats, SigningError};
 
 impl Draft {
@@ -23,8 +23,24 @@ impl Draft {
         row: &SignatureRow,
     ) -> Result<Signed, SigningError> {
         let (parts, project) = (&self.parts, self.context.project.as_str());
-        let own = Policy::keys("own key", vec![self.key.public.clone()])
-            .with_annotations(self.request.annotations.clone());
+        // Another's signature by the same key without the log is not what the registry lost. The legacy format
+        // carries no proof of this log.
+        let own = |formats| Authority {
+            formats,
+            ..Authority::keys("own key", vec![self.key.public.clone()])
+        };
+        let own = Policy {
+            authorities: vec![
+                Authority {
+                    log_required: true,
+                    trust: Some(parts.log.trust().clone()),
+                    ..own(Formats::BUNDLE)
+                },
+                own(Formats::LEGACY),
+            ],
+            ..Policy::of(own(Formats::BOTH))
+        }
+        .with_annotations(self.request.annotations.clone());
         let now = parts.clock.now();
         let found = survey(
             &*parts.registry,

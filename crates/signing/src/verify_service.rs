@@ -9,7 +9,6 @@ use kernel::Reference;
 use crate::format::Annotations;
 use crate::image_policy::ImagePolicies;
 use crate::key::PublicKey;
-use crate::trust::TrustRoot;
 use crate::verdicts::VerdictKey;
 use crate::verify::{self, Policy, Report};
 use crate::{Signing, SigningError, resolve};
@@ -18,7 +17,6 @@ use crate::{Signing, SigningError, resolve};
 #[derive(Clone)]
 pub struct Verifying {
     signing: Signing,
-    trust: Arc<TrustRoot>,
     policies: ImagePolicies,
 }
 
@@ -51,14 +49,9 @@ pub struct Verdict {
 }
 
 impl Verifying {
-    /// `trust` is this server's own trusted root.
     #[must_use]
-    pub fn new(signing: Signing, trust: Arc<TrustRoot>, policies: ImagePolicies) -> Self {
-        Self {
-            signing,
-            trust,
-            policies,
-        }
+    pub fn new(signing: Signing, policies: ImagePolicies) -> Self {
+        Self { signing, policies }
     }
 
     /// Verifies an image, and with `recursive` every manifest under it. An image named by digest whose verdict is
@@ -136,7 +129,7 @@ impl Verifying {
                     Policy::keys("keys of the request", keys.clone())
                 };
                 match log_required {
-                    true => policy.with_log(self.trust.clone()),
+                    true => policy.with_log(self.signing.parts.log.trust().clone()),
                     false => policy,
                 }
             }

@@ -220,10 +220,7 @@ impl Place {
         authority.formats = match spec.signature_format {
             None => Formats::BOTH,
             Some(FormatSpec::Bundle) => Formats::BUNDLE,
-            Some(FormatSpec::Legacy) => Formats {
-                bundle: false,
-                legacy: true,
-            },
+            Some(FormatSpec::Legacy) => Formats::LEGACY,
         };
         let root_ref = match (&spec.key, &spec.keyless) {
             (Some(key), None) => {

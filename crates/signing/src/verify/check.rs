@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kernel::Digest;
 use sigstore_types::bundle::{SignatureContent, VerificationMaterialContent};
 use sigstore_types::{Bundle, DsseEnvelope};
@@ -15,6 +15,10 @@ use crate::format::{Annotations, dsse, legacy, statement};
 use crate::key::PublicKey;
 
 type Outcome = Result<Accepted, Rejected>;
+
+/// How far a log's or a timestamp authority's clock may be ahead of ours: clocks of different machines differ, and a
+/// signature of this second must not be refused for it.
+const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_secs(60);
 
 /// Checks a bundle that is attached to the image `digest`.
 ///
@@ -432,7 +436,8 @@ impl Check<'_> {
             .map(|entry| entry.log_index.get());
         // The earliest is the strongest: it existed by then.
         accepted.time = result.verified_timestamps().iter().min().copied();
-        if result.verified_timestamps().iter().any(|time| *time > self.now) {
+        let latest = self.now.saturating_add(CLOCK_SKEW_MAX).unwrap_or(Timestamp::MAX);
+        if result.verified_timestamps().iter().any(|time| *time > latest) {
             return Err(Rejected::new("log", "the log says that it saw it in the future"));
         }
         in_time(accepted, self.policy)

@@ -94,6 +94,10 @@ async fn look(
     if !look.ends(&report) {
         look.legacy(&mut report).await?;
     }
+    if report.candidates.is_empty() {
+        // Of an image that is not there, or that may not be seen, nothing is known: an error, not "unsigned".
+        registry.manifest(project, &repository.at(digest)).await?;
+    }
     report.conclude();
     Ok(report)
 }

@@ -30,6 +30,7 @@ const ORIGIN: &str = "0192.log.example";
 /// The embedded log, counted, and dead when a test says so.
 pub struct CountedLog {
     tlog: Tlog,
+    trust: Arc<TrustRoot>,
     pub appends: AtomicU64,
     pub dead: AtomicBool,
 }
@@ -66,6 +67,10 @@ impl Log for CountedLog {
             }),
             Err(error) => Err(Box::new(error)),
         }
+    }
+
+    fn trust(&self) -> &Arc<TrustRoot> {
+        &self.trust
     }
 }
 
@@ -142,13 +147,14 @@ impl World {
             lease_ttl: Duration::from_secs(30),
         };
         let tlog = Tlog::open(settings).await.unwrap();
+        let trust = Arc::new(TrustRoot::from_json(&trusted_root(&identity)).unwrap());
         let log = Arc::new(CountedLog {
             tlog: tlog.clone(),
+            trust: trust.clone(),
             appends: AtomicU64::new(0),
             dead: AtomicBool::new(false),
         });
         let client = Arc::new(Client::new(Config::default(), Arc::new(SystemClock::new()), random).unwrap());
-        let trust = Arc::new(TrustRoot::from_json(&trusted_root(&identity)).unwrap());
         let signing = server(&db, &access, client.clone(), log.clone(), &clock);
         signing.keyring().create(&context, "default").await.unwrap();
         let policies = ImagePolicies::new(
@@ -158,7 +164,7 @@ impl World {
             trust.clone(),
             [].into(),
         );
-        let verifying = Verifying::new(signing.clone(), trust.clone(), policies.clone());
+        let verifying = Verifying::new(signing.clone(), policies.clone());
         Self {
             fake,
             running,

@@ -25,20 +25,26 @@ pub enum Place {
 
 /// The metadata service of AWS over IPv6 lies in the unique local range.
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-/// The metadata service of Alibaba Cloud lies in the shared range.
-const METADATA_SHARED: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
+/// Metadata services outside the link-local range: Alibaba Cloud, Azure, Oracle Cloud.
+const METADATA_V4: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(100, 100, 100, 200),
+    Ipv4Addr::new(168, 63, 129, 16),
+    Ipv4Addr::new(192, 0, 0, 192),
+];
 
 impl Place {
-    /// The kind of place of `address`; IPv4 inside IPv6 (mapped, RFC 6052 NAT64) counts as what it reaches.
+    /// The kind of place of `address`; IPv4 inside IPv6 (mapped, RFC 6052 NAT64, RFC 3056 6to4, and the deprecated
+    /// compatible form of RFC 4291) counts as what it reaches.
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => Self::of_v4(v4),
             IpAddr::V6(v6) => match v6.segments() {
-                [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-                    let [a, b] = high.to_be_bytes();
-                    let [c, d] = low.to_be_bytes();
-                    Self::of_v4(Ipv4Addr::new(a, b, c, d))
+                [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+                    Self::of_v4(v4_of(high, low))
                 }
+                [0, 0, 0, 0, 0, 0, high, low] if high != 0 => Self::of_v4(v4_of(high, low)),
+                // Translation within one network (RFC 8215): whatever it reaches is not public.
+                [0x64, 0xff9b, 1, ..] => Self::Private,
                 _ => Self::of_v6(v6),
             },
         }
@@ -46,7 +52,7 @@ impl Place {
 
     fn of_v4(v4: Ipv4Addr) -> Self {
         let [first, second, ..] = v4.octets();
-        if v4.is_link_local() || v4.is_multicast() || v4 == METADATA_SHARED || first >= 240 {
+        if v4.is_link_local() || v4.is_multicast() || METADATA_V4.contains(&v4) || first >= 240 {
             Self::Forbidden
         } else if v4.is_loopback() || first == 0 {
             Self::Loopback
@@ -73,6 +79,11 @@ impl Place {
     pub fn may_send_to(self, target: Self) -> bool {
         target != Self::Forbidden && (target == Self::Public || target == self)
     }
+}
+
+fn v4_of(high: u16, low: u16) -> Ipv4Addr {
+    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+    Ipv4Addr::new(a, b, c, d)
 }
 
 /// The address that a URL's host is, if it is one and no name.
