@@ -130,6 +130,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         key,
         holder,
         lease_ttl,
+        mark: Some(config.data.folder.join("log.checkpoint")),
     })
     .await?;
 
@@ -189,6 +190,14 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         _lock: lock,
     };
     Ok(Started { app, first_token })
+}
+
+impl App {
+    /// Stops the log and closes the database; SQLite then moves what waits beside its file into it.
+    pub async fn close(&self) {
+        self.tlog.close().await;
+        self.db.close().await;
+    }
 }
 
 /// A name for this server on the lease that is the same after a restart: the data folder is its own.

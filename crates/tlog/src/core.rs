@@ -1,5 +1,6 @@
 //! What the handle of the log and its two tasks share, and what is checked before any of them starts.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use crate::audit::audit;
 use crate::checkpoint::{Checkpoint, LogKey};
 use crate::error::TlogError;
 use crate::faults::Faults;
+use crate::mark;
 use crate::merkle::{ProofError, empty_root};
 use crate::shelf::{Shelf, blob_name};
 use crate::source::Source;
@@ -30,6 +32,8 @@ pub struct Settings {
     pub holder: String,
     /// How long the lease lasts when its holder stops renewing it.
     pub lease_ttl: Duration,
+    /// A file outside the database for the newest checkpoint; `None` keeps none.
+    pub mark: Option<PathBuf>,
 }
 
 /// Shared by the handle and the two tasks.
@@ -43,6 +47,9 @@ pub(crate) struct Core {
     pub fence: AtomicI64,
     /// Size of the last checkpoint that this server committed or took over.
     pub size: AtomicU64,
+    pub mark: Option<PathBuf>,
+    /// The newest checkpoint that this server committed.
+    pub committed: watch::Sender<Option<Arc<Checkpoint>>>,
     pub wake_tiler: Notify,
     pub stop: watch::Sender<bool>,
     pub sequencer_ended: watch::Sender<bool>,
@@ -62,6 +69,8 @@ impl Core {
             tables,
             fence: AtomicI64::new(0),
             size: AtomicU64::new(0),
+            mark: settings.mark,
+            committed: watch::Sender::new(None),
             wake_tiler: Notify::new(),
             stop: watch::Sender::new(false),
             sequencer_ended: watch::Sender::new(false),
@@ -91,7 +100,14 @@ impl Core {
 
     /// Creates the log if there is nothing, else checks that what is there is this log and whole.
     pub(crate) async fn check_start(&self) -> Result<(), TlogError> {
+        let mark = match &self.mark {
+            Some(path) => mark::read(path, self.key.verifier())?.map(|mark| (path, mark)),
+            None => None,
+        };
         let Some(state) = self.tables.settled().await? else {
+            if let Some((path, mark)) = &mark {
+                mark::check(path, mark, &self.shelf, 0).await?;
+            }
             let path = blob_name(TilePath::bundle(0));
             let tile = self.shelf.stored(TilePath::bundle(0)).await?;
             if tile.is_some() || self.tables.has_rows().await? {
@@ -134,6 +150,9 @@ impl Core {
         let from = (size / (TILE_WIDTH * TILE_WIDTH)).saturating_sub(1) * START_BUNDLES_MIN;
         let (edge, report) = audit(&self.shelf, &checkpoint, from, false, &mut |_| {}).await?;
         if edge.root() == checkpoint.root && report.damage.is_empty() {
+            if let Some((path, mark)) = &mark {
+                mark::check(path, mark, &self.shelf, size).await?;
+            }
             return Ok(());
         }
         let Some(first) = report

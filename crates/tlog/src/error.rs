@@ -31,6 +31,8 @@ pub enum TlogError {
     Root { suspects: String, source: ProofError },
     #[error("the log's checkpoint has {size} entries, but {found}")]
     RolledBack { size: u64, found: String },
+    #[error("the first {size} entries of the log are others than those of its checkpoint {}", path.display())]
+    Forked { size: u64, path: std::path::PathBuf },
     #[error("the log's key or origin cannot be used")]
     Key(#[source] CheckpointError),
     #[error("another server sequences the log")]
@@ -82,6 +84,7 @@ impl Fault for TlogError {
             | Self::Checkpoint(_)
             | Self::Root { .. }
             | Self::RolledBack { .. }
+            | Self::Forked { .. }
             | Self::NotLeader
             | Self::Lost { .. }
             | Self::Unknown(_)
@@ -102,6 +105,7 @@ impl Fault for TlogError {
             Self::Checkpoint(_) => &codes::OTHER_LOG,
             Self::Root { .. } => &codes::ROOT,
             Self::RolledBack { .. } => &codes::ROLLED_BACK,
+            Self::Forked { .. } => &codes::FORKED,
             Self::Key(_) => &codes::KEY,
             Self::NotLeader => &codes::NOT_LEADER,
             Self::Lost { .. } => &codes::LOST,
@@ -170,10 +174,19 @@ configured. Going on would split the log.",
     };
     pub const ROLLED_BACK: Code = Code {
         id: "PC1405",
-        title: "the database is older than the log's tiles",
-        explanation: "There are entries or tiles beyond the checkpoint: the database was put back from an older \
-backup. Appending would give indexes out twice, which is a fork.",
-        hint: "put back the newest database; if it is lost, start a new log with a new origin and keep this one to read",
+        title: "the database is older than the log",
+        explanation: "There are entries, tiles or a checkpoint (log.checkpoint in the data folder) beyond what the \
+database holds: it was put back from an older backup, emptied or lost. Appending would give indexes out twice, which \
+is a fork.",
+        hint: "put back the newest database, with its -wal file; if it is lost, keep blobs/, log.checkpoint and \
+secrets/log.json elsewhere to read, and start a new log without them, in a new data folder",
+    };
+    pub const FORKED: Code = Code {
+        id: "PC1419",
+        title: "the log in the database is not the one that this server wrote",
+        explanation: "The data folder keeps the newest checkpoint (log.checkpoint), signed by this log's key, and the \
+database holds other entries under the same indexes: two logs were signed with one key.",
+        hint: "keep both as evidence; find out which database belongs to this folder, and put that one back",
     };
     pub const NOT_LEADER: Code = Code {
         id: "PC1406",
@@ -259,6 +272,7 @@ something else. Nothing was checked.",
         &OTHER_LOG,
         &ROOT,
         &ROLLED_BACK,
+        &FORKED,
         &NOT_LEADER,
         &LOST,
         &UNKNOWN,

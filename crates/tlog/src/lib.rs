@@ -29,7 +29,8 @@
 //! - When a commit is not confirmed, the checkpoint is read back behind whatever is in flight; the answer is
 //!   what really happened.
 //! - Memory does not grow with the log: a fixed number of tiles is kept, everything else is streamed.
-//! - The log does not start on anything that does not lead to its checkpoint, and names the file or row.
+//! - The log does not start on anything that does not lead to its checkpoint, and names the file or row;
+//!   nor on a database that is older than its last checkpoint, of which a copy lies outside.
 //!
 //! What it does not do: it knows no images, no users and no certificates' trust; it calls no other log; it
 //! does not store its own key.
@@ -45,6 +46,7 @@ mod error;
 mod export;
 mod faults;
 mod log;
+mod mark;
 pub mod merkle;
 mod proof;
 mod request;

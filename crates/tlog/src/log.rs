@@ -16,6 +16,7 @@ use crate::entry::{Accepted, HashedRekord};
 use crate::error::TlogError;
 use crate::export;
 use crate::faults::Faults;
+use crate::mark;
 use crate::merkle::leaf_hash;
 use crate::proof::{Consistency, Inclusion, body, connect, inclusion, prove};
 use crate::sequencer::{Placed, QUEUE_ENTRIES_MAX, Sequencer, Waiting};
@@ -67,10 +68,14 @@ impl Tlog {
         let (waiting, receiver) = mpsc::channel(QUEUE_ENTRIES_MAX);
         let sequencer = tokio::spawn(Sequencer::new(core.clone(), receiver).run());
         let tiler = tokio::spawn(tiler::run(core.clone()));
+        let mark = core
+            .mark
+            .clone()
+            .map(|path| tokio::spawn(mark::run(core.clone(), path)));
         Ok(Self {
             core,
             waiting,
-            tasks: Arc::new(Mutex::new(vec![sequencer, tiler])),
+            tasks: Arc::new(Mutex::new([sequencer, tiler].into_iter().chain(mark).collect())),
         })
     }
 

@@ -258,6 +258,7 @@ fn publish(core: &Core, leader: &Leader, full: Vec<(u8, u64, Arc<Tile>)>) {
         core.shelf.remember(level, index, tile.clone());
     }
     core.size.store(leader.checkpoint.size, Ordering::Release);
+    core.committed.send_replace(Some(leader.checkpoint.clone()));
     core.wake_tiler.notify_one();
 }
 

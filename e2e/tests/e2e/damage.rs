@@ -154,3 +154,65 @@ async fn a_lost_secret_is_refused_and_never_replaced() {
     }
     server.restart().unwrap();
 }
+
+/// Every way in which a database can be younger or older than what the log has shown to the world.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_lost_emptied_or_old_never_forks_the_log() {
+    let mut server = Server::start(Setup::default()).unwrap();
+    let path = database_file(&server);
+    let beside = |end: &str| PathBuf::from(format!("{}{end}", path.display()));
+    let mut signatures = Signatures::new();
+    let mut append = async |server: &Server, count: usize| {
+        let api = server.api().unwrap();
+        let requests: Vec<Value> = (0..count).map(|_| signatures.request()).collect();
+        assert_eq!(send(&api, &Ledger::new(&api).await, &requests).await.len(), count);
+    };
+    append(&server, 3).await;
+    assert_eq!(server.stop().unwrap(), Some(0));
+    assert!(!beside("-wal").exists(), "a clean stop leaves one file");
+    let old = std::fs::read(&path).unwrap();
+    server.restart().unwrap();
+    append(&server, 4).await;
+    assert_eq!(server.stop().unwrap(), Some(0));
+    let good = std::fs::read(&path).unwrap();
+
+    let codes = [&tlog::codes::ROLLED_BACK];
+    for (what, bytes) in [
+        ("lost", None),
+        ("emptied", Some(Vec::new())),
+        ("an older copy", Some(old)),
+    ] {
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(beside(end));
+        }
+        if let Some(bytes) = bytes {
+            std::fs::write(&path, bytes).unwrap();
+        }
+        assert_refused(&mut server, what, &codes, "log.checkpoint");
+        assert_eq!(
+            server.log().matches("pcl_").count(),
+            1,
+            "{what}: a second first token"
+        );
+    }
+    for end in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(beside(end));
+    }
+    // Another log under the same key, as long as the first: what it holds is not what was shown.
+    let mark = server.data().join("log.checkpoint");
+    let shown = std::fs::read(&mark).unwrap();
+    std::fs::remove_file(&mark).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(server.launch(None).unwrap(), "{}", server.log());
+    append(&server, 7).await;
+    assert_eq!(server.stop().unwrap(), Some(0));
+    std::fs::write(&mark, &shown).unwrap();
+    assert_refused(&mut server, "a fork", &[&tlog::codes::FORKED], "log.checkpoint");
+
+    for end in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(beside(end));
+    }
+    std::fs::write(&path, &good).unwrap();
+    server.restart().unwrap();
+    server.run(&["log", "fsck"]).unwrap().expect_ok();
+}

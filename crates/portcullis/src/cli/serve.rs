@@ -51,7 +51,7 @@ impl Server {
             done = serving => done.map_err(|error| Failure::local("serving", &error))?,
             () = lifecycle.hard.cancelled() => tracing::warn!("requests were cut off"),
         }
-        self.app.tlog.close().await;
+        self.app.close().await;
         Ok(())
     }
 }

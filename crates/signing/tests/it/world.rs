@@ -145,6 +145,7 @@ impl World {
             key,
             holder: "server-1".to_owned(),
             lease_ttl: Duration::from_secs(30),
+            mark: None,
         };
         let tlog = Tlog::open(settings).await.unwrap();
         let trust = Arc::new(TrustRoot::from_json(&trusted_root(&identity)).unwrap());

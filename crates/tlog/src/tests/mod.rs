@@ -56,6 +56,7 @@ impl Data {
             key: key(1),
             holder: holder.to_owned(),
             lease_ttl: Duration::from_secs(30),
+            mark: None,
         }
     }
 

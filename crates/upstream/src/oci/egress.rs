@@ -255,6 +255,13 @@ mod tests {
             ("255.255.255.255", Forbidden),
             ("::ffff:169.254.169.254", Forbidden),
             ("64:ff9b::a9fe:a9fe", Forbidden),
+            ("168.63.129.16", Forbidden),
+            ("192.0.0.192", Forbidden),
+            ("2002:a9fe:a9fe::1", Forbidden),
+            ("2002:7f00:1::1", Loopback),
+            ("2002:808:808::1", Public),
+            ("64:ff9b:1::808:808", Private),
+            ("::7f00:1", Loopback),
             ("ff02::1", Forbidden),
         ];
         for (text, want) in table {
