@@ -476,3 +476,16 @@ async fn a_tag_that_moved_while_its_image_was_signed_is_told() {
             .verified
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_not_there_is_not_unsigned() {
+    let world = World::new().await;
+    let missing = Digest::of(b"nobody pushed this");
+    let error = world
+        .try_verify_digest(missing, &world.policy().await)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), kernel::Kind::NotFound, "{error:?}");
+    // One that is there and unsigned is an answer.
+    assert!(!world.verify(&world.policy().await).await.verified);
+}

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kernel::{Clock as _, Fault as _, Secret, SystemClock};
-use signing::Formats;
 use signing::key::{KeyFileError, LocalSigner, PublicKey, Signer as _, SignerError, decrypt};
+use signing::{Formats, SigningError};
 
 use crate::world::{REPOSITORY, World};
 
@@ -244,4 +244,23 @@ async fn a_key_that_nobody_made_is_told() {
             .unwrap_err();
         assert_eq!(error.code().id, "PC1202", "{name:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_name_is_the_name_of_no_key() {
+    let world = World::new().await;
+    let (keyring, context) = (world.signing.keyring(), world.context());
+    assert!(matches!(
+        keyring.current("default", "").await,
+        Err(SigningError::NoKey { .. })
+    ));
+    let rotated = keyring.rotate(&context, "", world.clock.now()).await;
+    assert!(matches!(rotated, Err(SigningError::NoKey { .. })));
+    let request = signing::SignRequest {
+        key: Some(String::new()),
+        ..world.request(world.reference())
+    };
+    let signed = world.signing.sign(&context, &request).await;
+    assert!(matches!(signed, Err(SigningError::NoKey { .. })), "{signed:?}");
+    assert_eq!(keyring.list("default", None).await.unwrap().len(), 1);
 }
