@@ -125,3 +125,24 @@ async fn servers_that_start_together_migrate_once(place: Place) {
     first.unwrap();
     second.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_commit_of_sqlite_is_synced() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("test.db").display());
+    let db = store::Db::open(&url).await.unwrap();
+    // Of the connection that writes: a kill does not show what a power cut would.
+    let mut tx = db.begin().await.unwrap();
+    let row = tx
+        .read_one("PRAGMA synchronous", store::args![])
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(row.int("synchronous").unwrap(), 2, "FULL");
+    let row = tx
+        .read_one("PRAGMA journal_mode", store::args![])
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(row.text("journal_mode").unwrap(), "wal");
+}
