@@ -312,8 +312,10 @@ pub enum Log {
         /// An exported folder, or a stopped server's data folder, instead of the server
         #[arg(value_name = "DIR")]
         folder: Option<PathBuf>,
+        #[command(flatten)]
+        file: ConfigFile,
     },
-    /// Copy the whole log into a folder that any tlog-tiles tool reads
+    /// Copy the whole log into a folder that any tlog-tiles tool reads; a copy that is there is checked, and only grows
     Export {
         #[arg(value_name = "DIR")]
         folder: PathBuf,

@@ -124,7 +124,8 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         holder,
         lease_ttl,
     })
-    .await?;
+    .await
+    .map_err(Failure::log)?;
 
     let password_file = config.secret_file(config.keys.password_file.as_ref(), "keys.password");
     let password = secrets::password(&password_file, fresh, &*random)?;
