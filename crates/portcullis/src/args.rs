@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
+use access::Role;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use kernel::Reference;
+use signing::Formats;
 
 /// Signs and verifies container images, with a transparency log of its own.
 ///
@@ -132,7 +136,7 @@ pub enum Command {
 pub struct Images {
     /// registry/repository:tag or registry/repository@sha256:…
     #[arg(value_name = "REF", required_unless_present = "from_file")]
-    pub images: Vec<String>,
+    pub images: Vec<Reference>,
     /// A file with one reference a line; - for standard input
     #[arg(long, value_name = "FILE")]
     pub from_file: Option<PathBuf>,
@@ -157,14 +161,14 @@ pub struct Sign {
     #[command(flatten)]
     pub images: Images,
     /// The server's key by its name; with --local, a cosign key file
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = name)]
     pub key: Option<String>,
     /// One statement, one signature and one log entry over all images
     #[arg(long, conflicts_with_all = ["local", "recursive", "formats"])]
     pub release: bool,
     /// bundle, legacy, or both separated by a comma
     #[arg(long, value_name = "FORMATS")]
-    pub formats: Option<String>,
+    pub formats: Option<Formats>,
     /// Look into the registry for signatures that stand already, and put back what it has lost
     #[arg(long, conflicts_with_all = ["local", "release"])]
     pub repair: bool,
@@ -202,7 +206,7 @@ pub struct Verify {
     #[command(flatten)]
     pub authority: Authority,
     /// The server's image policy by its name; with --local, a file with a ClusterImagePolicy
-    #[arg(long, value_name = "POLICY", conflicts_with_all = ["key", "certificate_identity", "insecure_ignore_log"])]
+    #[arg(long, value_name = "POLICY", value_parser = name, conflicts_with_all = ["key", "certificate_identity", "insecure_ignore_log"])]
     pub policy: Option<String>,
     /// Verify here, without a server
     #[arg(long)]
@@ -228,7 +232,7 @@ pub enum Image {
     /// Draw everything that is attached to an image
     Tree {
         #[arg(value_name = "REF")]
-        image: String,
+        image: Reference,
         #[command(flatten)]
         registry: LocalRegistry,
     },
@@ -240,16 +244,19 @@ pub enum Signature {
     List {
         /// Of one image
         #[arg(long, value_name = "REF")]
-        image: Option<String>,
+        image: Option<Reference>,
         /// Of one key
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = name)]
         key: Option<String>,
         /// At most so many
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
     /// Show one signature
-    Get { id: String },
+    Get {
+        #[arg(value_parser = name)]
+        id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -263,17 +270,27 @@ pub enum ImagePolicy {
     /// List policies
     List,
     /// Print a policy
-    Get { name: String },
+    Get {
+        #[arg(value_parser = name)]
+        name: String,
+    },
     /// Remove a policy
-    Delete { name: String },
+    Delete {
+        #[arg(value_parser = name)]
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Key {
     /// Make a key
-    Create { name: String },
+    Create {
+        #[arg(value_parser = name)]
+        name: String,
+    },
     /// Take a cosign key file in; its password is read from COSIGN_PASSWORD
     Import {
+        #[arg(value_parser = name)]
         name: String,
         #[arg(value_name = "FILE")]
         file: PathBuf,
@@ -281,13 +298,17 @@ pub enum Key {
     /// List keys
     List,
     /// Print a key's public half, as cosign.pub
-    Get { name: String },
+    Get {
+        #[arg(value_parser = name)]
+        name: String,
+    },
     /// Replace a key; what the old one signed verifies until a date
     Rotate {
+        #[arg(value_parser = name)]
         name: String,
         /// RFC 3339; a year from now if left out
         #[arg(long, value_name = "TIME")]
-        verify_until: Option<String>,
+        verify_until: Option<Timestamp>,
     },
 }
 
@@ -312,8 +333,10 @@ pub enum Log {
         /// An exported folder, or a stopped server's data folder, instead of the server
         #[arg(value_name = "DIR")]
         folder: Option<PathBuf>,
+        #[command(flatten)]
+        file: ConfigFile,
     },
-    /// Copy the whole log into a folder that any tlog-tiles tool reads
+    /// Copy the whole log into a folder that any tlog-tiles tool reads; a copy that is there is checked, and only grows
     Export {
         #[arg(value_name = "DIR")]
         folder: PathBuf,
@@ -324,6 +347,7 @@ pub enum Log {
 pub enum Project {
     /// Make a project
     Create {
+        #[arg(value_parser = name)]
         name: String,
         /// Repositories that it may sign: registry.example/team/*; may be given many times
         #[arg(long = "image", value_name = "PATTERN", required = true)]
@@ -332,7 +356,10 @@ pub enum Project {
     /// List projects
     List,
     /// Show a project
-    Get { name: String },
+    Get {
+        #[arg(value_parser = name)]
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -340,21 +367,25 @@ pub enum Token {
     /// Make a token; it is shown once
     Create {
         /// What it is for
+        #[arg(value_parser = name)]
         name: String,
         /// viewer, signer, auditor or admin
         #[arg(long)]
-        role: String,
+        role: Role,
         /// For every project; only the server's administrator may
         #[arg(long)]
         everywhere: bool,
         /// Days until it ends
-        #[arg(long, default_value_t = 30)]
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..))]
         days: i64,
     },
     /// List tokens
     List,
     /// End a token at once
-    Revoke { id: String },
+    Revoke {
+        #[arg(value_parser = name)]
+        id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -419,6 +450,15 @@ pub struct Demo {
     /// Keep the demo's data here instead of a folder that is removed
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+}
+
+/// A name that can be asked for: of nothing, `.` and `..` no address can be made.
+fn name(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("a name is not empty".to_owned()),
+        "." | ".." => Err("this is not a name".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 fn annotation(text: &str) -> Result<(String, String), String> {

@@ -10,6 +10,10 @@ use crate::args::Globals;
 use crate::explain::codes;
 use crate::failure::Failure;
 
+/// What whoever asked without a token is told.
+const HOW_TO_GET_A_TOKEN: &str = "no token is given: set PORTCULLIS_TOKEN, or give --token. The first start of \
+`portcullis serve` prints the administrator's, who makes others: portcullis token create NAME --role signer";
+
 /// A server, asked with a token.
 pub struct Client {
     http: reqwest::Client,
@@ -35,8 +39,9 @@ impl Client {
         Ok(Self {
             http,
             base,
-            token: globals.token.clone(),
-            project: globals.project.clone(),
+            // An empty variable is one that is not set.
+            token: globals.token.clone().filter(|token| !token.trim().is_empty()),
+            project: globals.project.clone().filter(|project| !project.is_empty()),
             verbose: globals.verbose,
         })
     }
@@ -161,7 +166,14 @@ impl Client {
 
     fn refused(&self, path: &str, status: StatusCode, bytes: &[u8]) -> Failure {
         match serde_json::from_slice::<serde_json::Value>(bytes) {
-            Ok(document) if document["code"].is_string() => Failure::problem(status.as_u16(), document),
+            Ok(document) if document["code"].is_string() => {
+                let failure = Failure::problem(status.as_u16(), document);
+                if status == StatusCode::UNAUTHORIZED && self.token.is_none() {
+                    failure.with_hint(HOW_TO_GET_A_TOKEN)
+                } else {
+                    failure
+                }
+            }
             Ok(document) if document["message"].is_string() => {
                 let cause = document["message"].as_str().unwrap_or_default().to_owned();
                 let exit = if status == StatusCode::NOT_FOUND { 4 } else { 6 };

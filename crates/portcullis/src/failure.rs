@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use kernel::{Code, Fault};
+use tlog::TlogError;
 
 use crate::args::Globals;
 use crate::output::document;
@@ -109,6 +110,23 @@ impl Failure {
         self
     }
 
+    /// A failure of the log. Damage is no reason to try later; what stopped the fetching of a file speaks for itself.
+    pub fn log(error: TlogError) -> Self {
+        let error = match error {
+            TlogError::Fetch { what, source } => match source.downcast::<Self>() {
+                Ok(own) => return *own,
+                Err(source) => TlogError::Fetch { what, source },
+            },
+            other => other,
+        };
+        let damage = error.is_damage();
+        let mut failure = Self::from(error);
+        if damage {
+            failure.0.exit = 1;
+        }
+        failure
+    }
+
     /// The exit code.
     pub fn exit(&self) -> u8 {
         self.0.exit
@@ -147,6 +165,14 @@ impl Failure {
         ExitCode::from(self.0.exit)
     }
 }
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.line())
+    }
+}
+
+impl std::error::Error for Failure {}
 
 impl<F: Fault> From<F> for Failure {
     fn from(fault: F) -> Self {

@@ -76,16 +76,18 @@ impl Progress {
     }
 
     pub fn step(&mut self) {
-        self.done += 1;
+        self.reach(self.done + 1);
+    }
+
+    /// So much of the total is done.
+    pub fn reach(&mut self, done: u64) {
+        let every = (self.total / LINES_MAX).max(1);
+        let line = done / every > self.done / every || done == self.total;
+        self.done = done;
         match &self.bar {
-            Some(bar) => bar.inc(1),
-            None if self.quiet => {}
-            None => {
-                let every = (self.total / LINES_MAX).max(1);
-                if self.done.is_multiple_of(every) || self.done == self.total {
-                    eprintln!("{}/{}", self.done, self.total);
-                }
-            }
+            Some(bar) => bar.set_position(done),
+            None if self.quiet || !line => {}
+            None => eprintln!("{done}/{}", self.total),
         }
     }
 }

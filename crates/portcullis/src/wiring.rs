@@ -132,7 +132,8 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         lease_ttl,
         mark: Some(config.data.folder.join("log.checkpoint")),
     })
-    .await?;
+    .await
+    .map_err(Failure::log)?;
 
     let password_file = config.secret_file(config.keys.password_file.as_ref(), "keys.password");
     let password = secrets::password(&password_file, fresh, &*random)?;

@@ -6,6 +6,7 @@ use std::fmt;
 use crate::checkpoint::Checkpoint;
 use crate::error::TlogError;
 use crate::merkle::Hash;
+use crate::proof::culprit;
 use crate::source::{self, Source, hashes_of};
 use crate::tile::{Edge, TILE_WIDTH, Tile, TilePath, leaf_hashes};
 
@@ -41,7 +42,7 @@ pub struct Audit {
 
 struct Auditor<'a, S> {
     source: &'a S,
-    size: u64,
+    checkpoint: &'a Checkpoint,
     report: Audit,
 }
 
@@ -62,7 +63,11 @@ pub(crate) async fn audit<S: Source>(
         tiles_checked: 0,
         damage: vec![],
     };
-    let mut auditor = Auditor { source, size, report };
+    let mut auditor = Auditor {
+        source,
+        checkpoint,
+        report,
+    };
     let mut edge = source::edge(source, from * TILE_WIDTH, size).await?;
     for index in from..size.div_ceil(TILE_WIDTH) {
         let leaves = auditor.bundle(index, every_leaf).await?;
@@ -127,11 +132,11 @@ impl<S: Source> Auditor<'_, S> {
     /// Checks one bundle against its tile and gives the leaf hashes to go on with: those that are known to
     /// be right where the two differ.
     async fn bundle(&mut self, index: u64, every_leaf: bool) -> Result<Vec<Hash>, TlogError> {
-        let width = TilePath::width_at(None, index, self.size);
+        let width = TilePath::width_at(None, index, self.checkpoint.size);
         let path = TilePath::full(0, index).with_width(width);
         let tile = self.stored(path).await?;
         let first = index * TILE_WIDTH;
-        let leaves = match self.source.bundle(index, self.size).await {
+        let leaves = match self.source.bundle(index, self.checkpoint.size).await {
             Ok(entries) => leaf_hashes(&entries),
             Err(error @ (TlogError::Tile { .. } | TlogError::Missing { .. })) => {
                 let cause =
@@ -148,14 +153,7 @@ impl<S: Source> Auditor<'_, S> {
             None
         };
         let Some(known) = known else {
-            if differs {
-                let found = format!(
-                    "the hashes of the entries in {} are others",
-                    TilePath::bundle(index).with_width(width)
-                );
-                self.damage(path, found);
-            }
-            return Ok(leaves);
+            return self.unlisted(path, tile.filter(|_| differs), leaves).await;
         };
         let unknown: Vec<u64> = (first..)
             .zip(&known)
@@ -189,5 +187,31 @@ impl<S: Source> Auditor<'_, S> {
         } else {
             tile.unwrap_or(leaves)
         })
+    }
+
+    /// Where no list says which leaves are known, the checkpoint says whether the bundle is wrong or `tile`, the
+    /// hashes of its tile where they differ from its own.
+    async fn unlisted(
+        &mut self,
+        path: TilePath,
+        tile: Option<Vec<Hash>>,
+        leaves: Vec<Hash>,
+    ) -> Result<Vec<Hash>, TlogError> {
+        let Some(tile) = tile else { return Ok(leaves) };
+        let bundle = TilePath { level: None, ..path };
+        let culprit = culprit(self.source, path.index, self.checkpoint).await;
+        match culprit {
+            Ok(Some(found)) if found.level.is_none() => {
+                self.damage(bundle, "its entries are not those that were logged");
+                return Ok(tile);
+            }
+            Ok(Some(_)) => self.damage(path, "its hashes are not those of the entries"),
+            // A tile above is damaged too, and has its own finding.
+            Ok(None) | Err(TlogError::Tile { .. } | TlogError::Missing { .. }) => {
+                self.damage(path, format!("the hashes of the entries in {bundle} are others"));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(leaves)
     }
 }

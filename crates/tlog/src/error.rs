@@ -60,6 +60,18 @@ pub enum TlogError {
         folder: std::path::PathBuf,
         found: String,
     },
+    #[error("the copy of the log in {} is left as it is: it has {old}, the log has {new}; {why}", folder.display())]
+    Diverged {
+        folder: std::path::PathBuf,
+        old: String,
+        new: String,
+        why: String,
+    },
+    #[error("fetching {what} of the log")]
+    Fetch {
+        what: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("writing an answer")]
     Answer(#[source] serde_json::Error),
 }
@@ -70,6 +82,20 @@ impl TlogError {
             operation,
             source: Box::new(source),
         }
+    }
+
+    /// Whether a durable part of the log is wrong: asking again will not help, whoever reads the files themselves.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Tile { .. }
+                | Self::Missing { .. }
+                | Self::Damaged { .. }
+                | Self::Checkpoint(_)
+                | Self::Root { .. }
+                | Self::RolledBack { .. }
+        )
     }
 }
 
@@ -88,7 +114,9 @@ impl Fault for TlogError {
             | Self::NotLeader
             | Self::Lost { .. }
             | Self::Unknown(_)
+            | Self::Fetch { .. }
             | Self::Closed => Kind::Unavailable,
+            Self::Diverged { .. } => Kind::Conflict,
             Self::Overloaded { .. } => Kind::Overloaded,
             Self::Key(_) | Self::Entry(_) | Self::Request(_) | Self::Sizes { .. } => Kind::Invalid,
             Self::NotFound { .. } | Self::NotExported { .. } => Kind::NotFound,
@@ -118,6 +146,8 @@ impl Fault for TlogError {
             Self::Request(_) => &codes::REQUEST,
             Self::NotFound { .. } | Self::Sizes { .. } => &codes::NOT_FOUND,
             Self::NotExported { .. } => &codes::NOT_EXPORTED,
+            Self::Diverged { .. } => &codes::DIVERGED,
+            Self::Fetch { .. } => &codes::FETCH,
             Self::Answer(_) => &codes::ANSWER,
         }
     }
@@ -266,6 +296,22 @@ signature and one verifier.",
 something else. Nothing was checked.",
         hint: "name the folder that was given to `portcullis log export`",
     };
+    pub const DIVERGED: Code = Code {
+        id: "PC1418",
+        title: "the log contradicts its copy",
+        explanation: "A log only grows, so a copy of it that was exported earlier is its beginning. This log is another \
+one, or smaller than the copy, or has other entries where the copy has its own. Two checkpoints that one key signed and \
+that contradict each other prove that the log was forked or put back from an older backup. The copy was left as it is.",
+        hint: "keep the copy: it is evidence. Export into another folder, compare the two, and find out which of \
+them others have seen",
+    };
+    pub const FETCH: Code = Code {
+        id: "PC1419",
+        title: "a part of the log could not be fetched",
+        explanation: "A tile, an entry bundle or the checkpoint was asked for and no answer came. Nothing is known \
+about it.",
+        hint: "try again; check that the server runs",
+    };
     pub const ALL: &[&Code] = &[
         &DAMAGED,
         &CHECKPOINT,
@@ -285,5 +331,7 @@ something else. Nothing was checked.",
         &KEY,
         &ANSWER,
         &NOT_EXPORTED,
+        &DIVERGED,
+        &FETCH,
     ];
 }

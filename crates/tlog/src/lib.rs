@@ -14,7 +14,8 @@
 //!   tail rows ──▶ tiler ──▶ full bundles and tiles as blobs, durable ──▶ rows pruned
 //!
 //!   merkle  tile  checkpoint  entry  request  answer      pure rules
-//!   source  proof  audit  export                          proofs, fsck and export over log or folder
+//!   source  proof  audit  export                          proofs, fsck and export, whatever holds the log
+//!   view                                                  a log read from its files: a folder, a server
 //!   tables  shelf  core                                   what lies in the store
 //!   api ──▶ log ──▶ sequencer, tiler ──▶ core             the running log
 //! ```
@@ -56,6 +57,7 @@ mod source;
 mod tables;
 pub mod tile;
 mod tiler;
+mod view;
 
 #[cfg(test)]
 mod tests;
@@ -67,7 +69,6 @@ pub use checkpoint::{Checkpoint, CheckpointError, LogKey, LogVerifier};
 pub use der::{KeyKind, certificate_spki, key_kind};
 pub use entry::{Accepted, EntryError, HashedRekord, Verifier};
 pub use error::{TlogError, codes};
-pub use export::Folder;
 pub use faults::CRASH_POINTS;
 pub use log::{Entry, Info, Tlog};
 pub use proof::{Consistency, Inclusion};
@@ -76,3 +77,4 @@ pub use sequencer::{BATCH_ENTRIES_MAX, QUEUE_ENTRIES_MAX};
 pub use shelf::CACHED_TILES_MAX;
 pub use tables::MIGRATIONS;
 pub use tiler::TAIL_ENTRIES_MAX;
+pub use view::{Files, Folder, View};

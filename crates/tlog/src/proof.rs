@@ -1,5 +1,7 @@
 //! Proofs from whatever holds a log, each verified before it is given out.
 
+use std::sync::Arc;
+
 use crate::checkpoint::Checkpoint;
 use crate::error::TlogError;
 use crate::merkle::{
@@ -7,7 +9,7 @@ use crate::merkle::{
     verify_inclusion,
 };
 use crate::source::Source;
-use crate::tile::{TILE_WIDTH, TilePath, place};
+use crate::tile::{TILE_WIDTH, Tile, TilePath, leaf_hashes, place};
 
 /// An inclusion proof that was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +33,25 @@ pub struct Consistency {
 
 /// The hashes over `ranges` of entries in a log of `size` entries.
 async fn hashes<S: Source>(source: &S, ranges: &[(u64, u64)], size: u64) -> Result<Vec<Hash>, TlogError> {
+    hashes_with(source, ranges, size, None).await
+}
+
+/// The same, with another tile in place of the one of level 0 that has this index.
+async fn hashes_with<S: Source>(
+    source: &S,
+    ranges: &[(u64, u64)],
+    size: u64,
+    instead: Option<(u64, &Arc<Tile>)>,
+) -> Result<Vec<Hash>, TlogError> {
     let mut out = Vec::with_capacity(ranges.len());
     for &(from, to) in ranges {
         let mut nodes = Vec::new();
         for node in cover(from, to) {
             let (level, index, row, at) = place(node);
-            let tile = source.tile(level, index, size).await?;
+            let tile = match instead {
+                Some((own, tile)) if (level, index) == (0, own) => tile.clone(),
+                _ => source.tile(level, index, size).await?,
+            };
             let missing = || TlogError::Missing {
                 what: format!("a hash of {}", TilePath::full(level, index)),
             };
@@ -69,13 +84,55 @@ pub(crate) async fn inclusion<S: Source>(
 ) -> Result<Vec<Hash>, TlogError> {
     let ranges = inclusion_ranges(index, checkpoint.size);
     let proof = hashes(source, &ranges, checkpoint.size).await?;
-    verify_inclusion(leaf, index, checkpoint.size, &proof, &checkpoint.root).map_err(|error| {
-        TlogError::Root {
-            suspects: suspects(&ranges),
-            source: error,
-        }
-    })?;
-    Ok(proof)
+    let Err(error) = verify_inclusion(leaf, index, checkpoint.size, &proof, &checkpoint.root) else {
+        return Ok(proof);
+    };
+    let found = match culprit(source, index / TILE_WIDTH, checkpoint).await? {
+        Some(path) => format!("{path} is damaged"),
+        None => suspects(&ranges),
+    };
+    Err(TlogError::Root {
+        suspects: found,
+        source: error,
+    })
+}
+
+/// Which of the two files over the same entries is damaged, the bundle or its hash tile: the one that does not lead
+/// to the checkpoint's root where the other does. `None` if they agree, or neither does.
+pub(crate) async fn culprit<S: Source>(
+    source: &S,
+    index: u64,
+    checkpoint: &Checkpoint,
+) -> Result<Option<TilePath>, TlogError> {
+    let size = checkpoint.size;
+    let tile = source.tile(0, index, size).await?;
+    let entries = Arc::new(Tile::of(&leaf_hashes(&source.bundle(index, size).await?)));
+    if tile.hashes().starts_with(entries.hashes()) {
+        return Ok(None);
+    }
+    let width = TilePath::width_at(None, index, size);
+    if leads(source, index, &tile, checkpoint).await? {
+        return Ok(Some(TilePath::bundle(index).with_width(width)));
+    }
+    let entries = leads(source, index, &entries, checkpoint).await?;
+    Ok(entries.then(|| TilePath::full(0, index).with_width(width)))
+}
+
+/// Whether the log has the checkpoint's root with `tile` as the tile of level 0 that has this index: the proof of
+/// its first hash is made from all the others in it.
+async fn leads<S: Source>(
+    source: &S,
+    index: u64,
+    tile: &Arc<Tile>,
+    checkpoint: &Checkpoint,
+) -> Result<bool, TlogError> {
+    let (first, size) = (index * TILE_WIDTH, checkpoint.size);
+    let Some(leaf) = tile.hashes().first() else {
+        return Ok(false);
+    };
+    let ranges = inclusion_ranges(first, size);
+    let proof = hashes_with(source, &ranges, size, Some((index, tile))).await?;
+    Ok(verify_inclusion(leaf, first, size, &proof, &checkpoint.root).is_ok())
 }
 
 /// The consistency proof between the first `old` and the first `new` entries, with both roots, verified.

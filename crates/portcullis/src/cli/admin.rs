@@ -234,6 +234,7 @@ pub async fn signature(globals: &Globals, own: Signature) -> Result<ExitCode, Fa
                 "api/v1/signatures?limit={}",
                 limit.clamp(1, kernel::limits::PAGE_ROWS_MAX)
             );
+            let image = image.map(|image| image.to_string());
             for (name, value) in [("image", image), ("key", key)] {
                 if let Some(value) = value {
                     query.push_str(&format!(

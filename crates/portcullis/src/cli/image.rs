@@ -19,7 +19,6 @@ const TAGS: [&str; 3] = ["sig", "att", "sbom"];
 
 pub async fn run(globals: &Globals, own: Image) -> Result<ExitCode, Failure> {
     let Image::Tree { image, registry } = own;
-    let image: Reference = image.parse()?;
     let client = input::registry(&registry)?;
     let manifest = client.manifest("", &image).await?;
     let tree = Tree {

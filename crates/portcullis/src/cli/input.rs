@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use kernel::{Reference, Secret, SystemClock, SystemRandom};
+use kernel::{Fault as _, Reference, ReferenceError, Secret, SystemClock, SystemRandom};
 use serde_json::Value;
 use signing::image_policy::ImagePolicy;
 use signing::key::PublicKey;
@@ -17,25 +17,25 @@ use crate::failure::Failure;
 
 /// The images of the command line and of its file, each parsed before anything is done.
 pub fn images(own: &Images) -> Result<Vec<Reference>, Failure> {
-    let mut texts = own.images.clone();
+    let mut images = own.images.clone();
     if let Some(path) = &own.from_file {
-        let lines = read_text(path)?;
-        let lines = lines
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty() && !line.starts_with('#'));
-        texts.extend(lines.map(str::to_owned));
+        let text = read_text(path)?;
+        let lines = (1..).zip(text.lines().map(str::trim));
+        for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+            let image = line.parse().map_err(|error: ReferenceError| {
+                let what = format!("{}, line {number}: {}", path.display(), kernel::chain(&error));
+                Failure::usage(what, error.hint())
+            })?;
+            images.push(image);
+        }
     }
-    if texts.is_empty() {
+    if images.is_empty() {
         return Err(Failure::usage(
             "no image is named",
             "name images, or give --from-file a file that is not empty",
         ));
     }
-    texts
-        .iter()
-        .map(|text| text.parse().map_err(Failure::from))
-        .collect()
+    Ok(images)
 }
 
 /// A file, or standard input for `-`.
@@ -100,12 +100,19 @@ pub fn image_policy(file: &Path, root: Option<&Path>) -> Result<ImagePolicy, Fai
     })
 }
 
-/// The documents of a file with image policies, YAML or JSON.
+/// The documents of a file with image policies, YAML or JSON; at least one.
 pub fn image_policies(file: &Path) -> Result<Vec<Value>, Failure> {
     let text = read_text(file)?;
     // JSON is YAML.
-    serde_saphyr::from_multiple(&text)
-        .map_err(|error| Failure::local(format!("{} is no YAML", file.display()), &error))
+    let mut documents: Vec<Value> = serde_saphyr::from_multiple(&text)
+        .map_err(|error| Failure::local(format!("{} is no YAML", file.display()), &error))?;
+    // Nothing between two lines of dashes is no document.
+    documents.retain(|document| !document.is_null());
+    if documents.is_empty() {
+        let what = format!("{} holds no image policy", file.display());
+        return Err(Failure::usage(what, "give a file with a ClusterImagePolicy"));
+    }
+    Ok(documents)
 }
 
 fn trusted_root(path: &Path) -> Result<Arc<TrustRoot>, Failure> {

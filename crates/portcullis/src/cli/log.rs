@@ -3,53 +3,49 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
-use store::Blobs;
-use tlog::tile::{TILE_WIDTH, TilePath};
-use tlog::{Audit, Folder, Inclusion, LogVerifier};
+use tlog::tile::TilePath;
+use tlog::{Audit, Files, Folder, Inclusion, LogVerifier, TlogError, View};
 
-use crate::args::{Globals, Log, Output};
+use crate::args::{ConfigFile, Globals, Log, Output};
 use crate::client::Client;
+use crate::config::Loaded;
 use crate::failure::Failure;
 use crate::output::{Progress, document, println, table};
 
+/// The exit code of "not found".
+const NOT_FOUND: u8 = 4;
+
 pub async fn run(globals: &Globals, own: Log) -> Result<ExitCode, Failure> {
     match own {
-        Log::Info => info(globals).await?,
-        Log::Entry { index } => entry(globals, index).await?,
-        Log::Proof {
-            index,
-            size,
-            folder: Some(folder),
-        } => {
-            proof(
-                globals,
-                &Folder::open(&folder, None).await?.proof(index, size).await?,
-            );
+        Log::Info => info(globals, &server(globals).await?),
+        Log::Entry { index } => {
+            let body = server(globals).await?.entry(index).await.map_err(Failure::log)?;
+            entry(globals, index, &body)?;
         }
-        Log::Proof {
-            index,
-            size,
-            folder: None,
-        } => {
-            let mirror = Mirror::of_server(globals).await?;
-            proof(globals, &mirror.open().await?.proof(index, size).await?);
+        Log::Proof { index, size, folder } => {
+            let found = match folder {
+                Some(folder) => opened(&folder).await?.proof(index, size).await,
+                None => server(globals).await?.proof(index, size).await,
+            };
+            proof(globals, &found.map_err(Failure::log)?);
         }
-        Log::Fsck { folder: Some(folder) } if folder.join("portcullis.db").exists() => {
-            return fsck_data(globals, &folder).await;
-        }
-        Log::Fsck { folder: Some(folder) } => {
-            return report(
-                globals,
-                &Folder::open(&folder, None).await?.fsck(&mut |_| {}).await?,
-            );
-        }
-        Log::Fsck { folder: None } => {
-            let mirror = Mirror::of_server(globals).await?;
-            return report(globals, &mirror.open().await?.fsck(&mut |_| {}).await?);
+        Log::Fsck { folder, file } => {
+            let audit = match folder {
+                Some(folder) if folder.join("portcullis.db").exists() => fsck_data(&folder, &file).await?,
+                Some(folder) => fsck(globals, &opened(&folder).await?).await?,
+                None => fsck(globals, &server(globals).await?).await?,
+            };
+            return report(globals, &audit);
         }
         Log::Export { folder } => {
-            let size = mirror(globals, &folder).await?;
+            let view = server(globals).await?;
+            let size = view.checkpoint().size;
+            let mut progress = Progress::new(globals, size);
+            let done = view.export(&folder, &mut |done| progress.reach(done)).await;
+            drop(progress);
+            done.map_err(Failure::log)?;
             if !globals.quiet {
                 eprintln!(
                     "{size} entries are in {}; check them with: portcullis log fsck {0}",
@@ -59,6 +55,35 @@ pub async fn run(globals: &Globals, own: Log) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The server's tiles and bundles.
+struct Server(Client);
+
+impl Files for Server {
+    async fn file(&self, path: TilePath) -> Result<Option<Bytes>, TlogError> {
+        match self.0.bytes(&format!("api/v2/{path}")).await {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(failure) if failure.exit() == NOT_FOUND => Ok(None),
+            Err(failure) => Err(TlogError::Fetch {
+                what: path.to_string(),
+                source: Box::new(failure),
+            }),
+        }
+    }
+}
+
+/// The server's log as it is now.
+async fn server(globals: &Globals) -> Result<View<Server>, Failure> {
+    let client = Client::new(globals)?;
+    let verifier = identity(&client).await?;
+    let note = client.text("api/v2/checkpoint").await?;
+    View::new(Server(client), verifier, &note).map_err(Failure::log)
+}
+
+/// An exported log.
+async fn opened(folder: &Path) -> Result<Folder, Failure> {
+    Folder::open(folder, None).await.map_err(Failure::log)
 }
 
 /// The server's log: where it is asked and by which key it is checked.
@@ -78,13 +103,8 @@ async fn identity(client: &Client) -> Result<LogVerifier, Failure> {
         .map_err(|error| Failure::local("reading the log's public key", &error))
 }
 
-async fn info(globals: &Globals) -> Result<(), Failure> {
-    let client = Client::new(globals)?;
-    let verifier = identity(&client).await?;
-    let note = client.text("api/v2/checkpoint").await?;
-    let checkpoint = verifier
-        .verify(&note)
-        .map_err(|error| Failure::local("the checkpoint is not this log's", &error))?;
+fn info(globals: &Globals, view: &View<Server>) {
+    let (checkpoint, verifier) = (view.checkpoint(), view.verifier());
     let root = kernel::Digest::from_bytes(checkpoint.root).hex();
     let id = kernel::Digest::from_bytes(verifier.log_id()).hex();
     match globals.output {
@@ -103,30 +123,11 @@ async fn info(globals: &Globals) -> Result<(), Failure> {
             ],
         ),
     }
-    Ok(())
 }
 
-async fn entry(globals: &Globals, index: u64) -> Result<(), Failure> {
-    let client = Client::new(globals)?;
-    let verifier = identity(&client).await?;
-    let note = client.text("api/v2/checkpoint").await?;
-    let checkpoint = verifier
-        .verify(&note)
-        .map_err(|error| Failure::local("the checkpoint is not this log's", &error))?;
-    if index >= checkpoint.size {
-        let what = format!(
-            "the log has {} entries; there is no entry {index}",
-            checkpoint.size
-        );
-        return Err(Failure::plain(4, what, "portcullis log info"));
-    }
-    let width = TilePath::width_at(None, index / TILE_WIDTH, checkpoint.size);
-    let path = TilePath::bundle(index / TILE_WIDTH).with_width(width);
-    let bytes = client.bytes(&format!("api/v2/{path}")).await?;
-    let entries = tlog::tile::parse_bundle(&bytes, width)
-        .map_err(|error| Failure::local("reading the entries", &error))?;
-    let body: Value = serde_json::from_slice(&entries[(index % TILE_WIDTH) as usize])
-        .map_err(|error| Failure::local("reading the entry", &error))?;
+fn entry(globals: &Globals, index: u64, body: &[u8]) -> Result<(), Failure> {
+    let body: Value =
+        serde_json::from_slice(body).map_err(|error| Failure::local("reading the entry", &error))?;
     document(globals, &json!({ "index": index, "body": body }));
     Ok(())
 }
@@ -182,104 +183,19 @@ fn report(globals: &Globals, audit: &Audit) -> Result<ExitCode, Failure> {
     ))
 }
 
-/// Checks the log of a data folder whose server is stopped.
-async fn fsck_data(globals: &Globals, folder: &Path) -> Result<ExitCode, Failure> {
-    let mut config = crate::config::Config::default();
+/// Checks a log file by file.
+async fn fsck<F: Files>(globals: &Globals, view: &View<F>) -> Result<Audit, Failure> {
+    let mut progress = Progress::new(globals, view.checkpoint().size);
+    let audit = view.fsck(&mut |done| progress.reach(done)).await;
+    audit.map_err(Failure::log)
+}
+
+/// Checks the log of a data folder whose server is stopped; the configuration says where its keys are.
+async fn fsck_data(folder: &Path, file: &ConfigFile) -> Result<Audit, Failure> {
+    let mut config = Loaded::read(file)?.config;
     config.data.folder = folder.to_owned();
     let started = crate::wiring::start(&config, config.listen()?).await?;
     let audit = started.app.tlog.fsck(&mut |_| {}).await;
     started.app.tlog.close().await;
-    report(globals, &audit?)
-}
-
-/// The server's log in a folder that goes when this does.
-struct Mirror {
-    folder: std::path::PathBuf,
-    verifier: LogVerifier,
-}
-
-impl Mirror {
-    async fn of_server(globals: &Globals) -> Result<Self, Failure> {
-        let folder = std::env::temp_dir().join(format!("portcullis-log-{}", uuid_of_process()));
-        let verifier = identity(&Client::new(globals)?).await?;
-        let mirrored = Self { folder, verifier };
-        mirror(globals, &mirrored.folder).await?;
-        Ok(mirrored)
-    }
-
-    async fn open(&self) -> Result<Folder, Failure> {
-        Ok(Folder::open(&self.folder, Some(self.verifier.clone())).await?)
-    }
-}
-
-impl Drop for Mirror {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-fn uuid_of_process() -> String {
-    let mut bytes = [0; 16];
-    kernel::Random::fill(&kernel::SystemRandom, &mut bytes);
-    uuid::Builder::from_random_bytes(bytes)
-        .into_uuid()
-        .simple()
-        .to_string()
-}
-
-/// Copies the server's log: every tile first, the checkpoint last, then everything is checked.
-async fn mirror(globals: &Globals, folder: &Path) -> Result<u64, Failure> {
-    let client = Client::new(globals)?;
-    let verifier = identity(&client).await?;
-    let note = client.text("api/v2/checkpoint").await?;
-    let checkpoint = verifier
-        .verify(&note)
-        .map_err(|error| Failure::local("the checkpoint is not this log's", &error))?;
-    let blobs = Blobs::folder(folder)?;
-    let paths = tiles(checkpoint.size);
-    let mut progress = Progress::new(globals, paths.len() as u64);
-    for path in paths {
-        // A full tile that is there already is the same for ever.
-        if path.width < TILE_WIDTH as u16 || blobs.get(&path.to_string()).await?.is_none() {
-            let bytes = client.bytes(&format!("api/v2/{path}")).await?;
-            blobs.put(&path.to_string(), bytes.into()).await?;
-        }
-        progress.step();
-    }
-    let write = |name: &str, text: String| {
-        std::fs::write(folder.join(name), text)
-            .map_err(|error| Failure::local(format!("writing {name}"), &error))
-    };
-    write("log.pub", verifier.pem())?;
-    write("checkpoint", note)?;
-    let audit = Folder::open(folder, Some(verifier))
-        .await?
-        .fsck(&mut |_| {})
-        .await?;
-    match audit.damage.first() {
-        None => Ok(checkpoint.size),
-        Some(damage) => Err(Failure::plain(
-            1,
-            format!("what the server sent is damaged: {damage}"),
-            "portcullis log fsck",
-        )),
-    }
-}
-
-/// Every tile of a log of `size` entries.
-fn tiles(size: u64) -> Vec<TilePath> {
-    let mut paths = Vec::new();
-    let mut level_of = |level: Option<u8>, hashes: u64| {
-        for index in 0..hashes.div_ceil(TILE_WIDTH) {
-            let width = TilePath::width_at(level, index, size);
-            paths.push(TilePath { level, index, width });
-        }
-    };
-    level_of(None, size);
-    let mut level = 0;
-    while size >> (8 * u32::from(level)) > 0 {
-        level_of(Some(level), size >> (8 * u32::from(level)));
-        level += 1;
-    }
-    paths
+    audit.map_err(Failure::log)
 }

@@ -12,8 +12,14 @@ use signing::key::LocalSigner;
 use crate::args::{Globals, Output, Sign};
 use crate::cli::input;
 use crate::client::Client;
+use crate::explain::codes;
 use crate::failure::Failure;
 use crate::output::{Progress, document, println};
+
+/// The exit code of "could not ask".
+const NO_ANSWER: u8 = 6;
+/// What to do when the server went away.
+const AGAIN: &str = "run the same command again: what is signed already is only looked up";
 
 pub async fn run(globals: &Globals, own: Sign) -> Result<ExitCode, Failure> {
     let images = input::images(&own.images)?;
@@ -26,10 +32,8 @@ pub async fn run(globals: &Globals, own: Sign) -> Result<ExitCode, Failure> {
 
 async fn server(globals: &Globals, own: &Sign, images: &[Reference]) -> Result<ExitCode, Failure> {
     let client = Client::new(globals)?;
-    let formats: Option<Vec<&str>> = own
-        .formats
-        .as_ref()
-        .map(|words| words.split(',').map(str::trim).collect());
+    let formats = own.formats.map(|formats| formats.to_string());
+    let formats: Option<Vec<&str>> = formats.as_ref().map(|words| words.split(',').collect());
     let annotations: serde_json::Map<String, Value> = own
         .images
         .annotations
@@ -49,26 +53,21 @@ async fn server(globals: &Globals, own: &Sign, images: &[Reference]) -> Result<E
     let mut tally = Tally::new(globals, images.len());
     for chunk in images.chunks(BATCH_ITEMS_MAX) {
         let body = json!({ "items": chunk.iter().map(item).collect::<Vec<_>>(), "release": own.release });
-        let response = client.stream("api/v1/signatures:batch", &body).await?;
-        let mut lines = Lines::default();
-        let mut stream = response.bytes_stream();
-        let mut answered = 0;
-        while let Some(bytes) = stream.next().await {
-            for line in lines.push(&bytes.map_err(|error| client.unreachable(&error))?) {
-                answered += 1;
-                tally.add(&line);
-            }
+        let before = tally.answered;
+        match client.stream("api/v1/signatures:batch", &body).await {
+            Ok(response) => tally.read(response).await,
+            // Of what was not begun there is nothing to tell.
+            Err(failure) if before == 0 => return Err(failure),
+            Err(failure) if failure.exit() == NO_ANSWER => return tally.stop(failure.with_hint(AGAIN)),
+            Err(failure) => return tally.stop(failure),
         }
-        if answered != chunk.len() {
+        if tally.answered - before != chunk.len() {
             let what = format!(
-                "the server answered for {answered} of {} images and went away",
-                chunk.len()
+                "it answered for {} of {} images and went away",
+                tally.answered,
+                images.len()
             );
-            return Err(Failure::plain(
-                6,
-                what,
-                "run the same command again: what is signed already is only looked up",
-            ));
+            return tally.stop(Failure::coded(NO_ANSWER, &codes::SERVER, what).with_hint(AGAIN));
         }
     }
     tally.finish()
@@ -82,7 +81,7 @@ async fn local(globals: &Globals, own: &Sign, images: &[Reference]) -> Result<Ex
         other => Failure::local("opening the key", &other),
     })?;
     let registry = input::registry(&own.registry)?;
-    let formats = own.formats.as_deref().map_or(Ok(Formats::BOTH), str::parse)?;
+    let formats = own.formats.unwrap_or(Formats::BOTH);
     let annotations = own.images.annotations.iter().cloned().collect();
     let now = SystemClock::new().now();
     let mut tally = Tally::new(globals, images.len());
@@ -138,6 +137,8 @@ struct Tally<'a> {
     /// Of one image the failure alone says it all.
     single: bool,
     lines: Vec<Value>,
+    /// Images that something came of.
+    answered: usize,
     signed: usize,
     known: usize,
     repaired: usize,
@@ -153,6 +154,7 @@ impl<'a> Tally<'a> {
             progress,
             single: total == 1,
             lines: Vec::new(),
+            answered: 0,
             signed: 0,
             known: 0,
             repaired: 0,
@@ -161,7 +163,17 @@ impl<'a> Tally<'a> {
         }
     }
 
+    /// Counts what an answer holds, up to its end or to where the server went away.
+    async fn read(&mut self, response: reqwest::Response) {
+        let mut lines = Lines::default();
+        let mut stream = response.bytes_stream();
+        while let Some(Ok(bytes)) = stream.next().await {
+            lines.push(&bytes).iter().for_each(|line| self.add(line));
+        }
+    }
+
     fn add(&mut self, line: &Value) {
+        self.answered += 1;
         self.progress.step();
         let signature = &line["signature"];
         if signature.is_object() {
@@ -186,7 +198,7 @@ impl<'a> Tally<'a> {
             }
             self.failures += 1;
             // The gravest decides the exit code: "may not" over "could not ask".
-            if self.failed.as_ref().is_none_or(|known| known.exit() == 6) {
+            if self.failed.as_ref().is_none_or(|known| known.exit() == NO_ANSWER) {
                 self.failed = Some(failure);
             }
         }
@@ -221,13 +233,40 @@ impl<'a> Tally<'a> {
         }
     }
 
-    fn finish(self) -> Result<ExitCode, Failure> {
+    fn finish(mut self) -> Result<ExitCode, Failure> {
+        let failed = self.failed.take();
+        let said_already = self.single && self.failures > 0;
+        let document = self.print(said_already);
+        match failed {
+            None => Ok(ExitCode::SUCCESS),
+            // With JSON the problems are in the list already.
+            Some(failure) if document => Ok(ExitCode::from(failure.exit())),
+            Some(failure) => Err(failure),
+        }
+    }
+
+    /// Ends before every image was answered for: what came so far, then why there is no more.
+    fn stop(self, failure: Failure) -> Result<ExitCode, Failure> {
+        let globals = self.globals;
+        if self.print(false) {
+            // The list is the one document of standard output.
+            let plain = Globals {
+                output: Output::Table,
+                ..globals.clone()
+            };
+            return Ok(failure.report(&plain));
+        }
+        Err(failure)
+    }
+
+    /// Prints the list, if it is one document, and the numbers. Says whether it was a document.
+    fn print(self, quiet: bool) -> bool {
         drop(self.progress);
-        if self.globals.output.is_document() {
+        let is_document = self.globals.output.is_document();
+        if is_document {
             document(self.globals, &Value::Array(self.lines));
         }
-        let said_already = self.single && self.failures > 0;
-        if !self.globals.quiet && !said_already {
+        if !self.globals.quiet && !quiet {
             let repaired = match self.repaired {
                 0 => String::new(),
                 count => format!("{count} repaired, "),
@@ -237,11 +276,6 @@ impl<'a> Tally<'a> {
                 self.signed, self.known, self.failures
             );
         }
-        match self.failed {
-            None => Ok(ExitCode::SUCCESS),
-            // With JSON the problems are in the list already.
-            Some(failure) if self.globals.output.is_document() => Ok(ExitCode::from(failure.exit())),
-            Some(failure) => Err(failure),
-        }
+        is_document
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the running log on SQLite and a folder.
 
+mod copies;
 mod damage;
 mod interface;
 mod writes;
