@@ -160,26 +160,24 @@ impl Loaded {
         Self::read_with(file, &[])
     }
 
+    /// The same, with another data folder if one is named.
+    pub fn with_data(file: &ConfigFile, data: Option<&Path>) -> Result<Self, Failure> {
+        Self::read_with(file, &[data_flag(data)])
+    }
+
     /// The same, with the flags of `serve` on top.
     pub fn for_serve(args: &Serve) -> Result<Self, Failure> {
-        let folder = args
-            .data
-            .as_ref()
-            .map(|folder| toml::Value::String(folder.display().to_string()));
         let listen = args.listen.clone().map(toml::Value::String);
         let insecure = args.insecure_http.then_some(toml::Value::Boolean(true));
         let flags = [
-            ("data", "folder", "--data", folder),
+            data_flag(args.data.as_deref()),
             ("server", "listen", "--listen", listen),
             ("server", "insecure_http", "--insecure-http", insecure),
         ];
         Self::read_with(&args.file, &flags)
     }
 
-    fn read_with(
-        file: &ConfigFile,
-        flags: &[(&'static str, &'static str, &'static str, Option<toml::Value>)],
-    ) -> Result<Self, Failure> {
+    fn read_with(file: &ConfigFile, flags: &[Flag]) -> Result<Self, Failure> {
         let path = file
             .config
             .clone()
@@ -265,6 +263,14 @@ impl Loaded {
         }
         rows
     }
+}
+
+/// A flag of the command line: section, key, the flag's name, and its value if it was given.
+type Flag = (&'static str, &'static str, &'static str, Option<toml::Value>);
+
+fn data_flag(folder: Option<&Path>) -> Flag {
+    let folder = folder.map(|folder| toml::Value::String(folder.display().to_string()));
+    ("data", "folder", "--data", folder)
 }
 
 fn set(table: &mut toml::Table, section: &str, key: &str, value: toml::Value) {
