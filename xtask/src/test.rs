@@ -64,7 +64,7 @@ pub fn all(require_peers: bool) -> Result<ExitCode> {
     if !peers.is_empty() {
         let tests = skipped.lines().count();
         let names: Vec<&str> = peers.into_iter().collect();
-        println!("not run, peer missing: {} ({tests} tests)", names.join(", "));
+        println!("not run, for want of {} ({tests} tests)", names.join(", "));
         good &= !require_peers;
     }
     Ok(if good {

@@ -20,7 +20,7 @@ pub enum Actor {
     Token { id: Id, name: String },
     /// The server itself, at its start or in the background.
     Server,
-    /// A person at the command line, without a server.
+    /// A person at the command line who opens the database without a server.
     Local,
 }
 
@@ -47,6 +47,15 @@ impl Context {
             project,
             everywhere: true,
             request_id: String::new(),
+        }
+    }
+
+    /// Of a person who has the database itself before them.
+    #[must_use]
+    pub fn local(project: ProjectName) -> Self {
+        Self {
+            actor: Actor::Local,
+            ..Self::server(project)
         }
     }
 

@@ -86,8 +86,11 @@ pub mod codes {
         id: "PC1601",
         title: "the request has no valid token",
         explanation: "A call carries `Authorization: Bearer pcl_…`. The token is missing, mistyped (it has a \
-checksum), expired, revoked, or of another server.",
-        hint: "set PORTCULLIS_TOKEN, or ask an administrator for `portcullis token create`",
+checksum), expired, revoked, or of another server. If no administrator has one that is good, \
+`portcullis token create NAME --role admin --everywhere --local` makes one in the database itself, beside the stopped \
+server (SQLite) or with its configuration (PostgreSQL).",
+        hint: "set PORTCULLIS_TOKEN, or ask an administrator for `portcullis token create`; if none has a good token \
+either: `portcullis token create NAME --role admin --everywhere --local` on the server's machine",
     };
     pub const DENIED: Code = Code {
         id: "PC1602",

@@ -26,7 +26,7 @@ mod token;
 
 pub use context::{Actor, Context};
 pub use error::{AccessError, codes};
-pub use pattern::{Pattern, glob};
+pub use pattern::{Pattern, completed, glob};
 pub use project::{Project, ProjectName};
 pub use role::{Action, Role};
 pub use tables::{Access, MIGRATIONS};

@@ -9,18 +9,47 @@ use crate::AccessError;
 
 /// Which repositories: `registry.example/team/*`. `*` stands for any characters but a slash, `**` for any
 /// characters. The whole name has to match; tags and digests play no part, so that an image does not leave
-/// a pattern by being named differently.
+/// a pattern by being named differently. One that no repository can meet is refused: it would be a right that is
+/// silently not given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern(String);
 
 /// Longer than any repository name, short enough to match quickly.
 const PATTERN_CHARS_MAX: usize = 300;
+/// Docker Hub as references name it here, and as people do.
+const DOCKER_HUB: &str = "index.docker.io/";
+const DOCKER_HUB_SHORT: &str = "docker.io/";
 
 impl Pattern {
     #[must_use]
     pub fn matches(&self, repository: &Repository) -> bool {
         glob(&self.0, &repository.to_string())
     }
+
+    /// One from the database, whatever is let in today: a project stays readable.
+    pub(crate) fn stored(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+/// Completes a pattern as references are completed, `docker.io` to `index.docker.io`. Unlike in a reference, a
+/// registry has to be named: whether `team/*` means Docker Hub or a forgotten registry is not guessed.
+///
+/// # Errors
+/// Why no reference can meet it.
+pub fn completed(pattern: &str) -> Result<String, &'static str> {
+    let text = match pattern.strip_prefix(DOCKER_HUB_SHORT) {
+        Some(rest) => format!("{DOCKER_HUB}{rest}"),
+        None => pattern.to_owned(),
+    };
+    let registry = text.split('/').next().unwrap_or_default();
+    if registry != "localhost" && !registry.contains(['.', ':', '*']) {
+        return Err("it has to begin with a registry, as in registry.example/team/*");
+    }
+    if !text.contains('/') && !text.contains("**") {
+        return Err("it names a registry and no repository; registry.example/** is all of one");
+    }
+    Ok(text)
 }
 
 impl fmt::Display for Pattern {
@@ -33,16 +62,22 @@ impl FromStr for Pattern {
     type Err = AccessError;
 
     fn from_str(text: &str) -> Result<Self, AccessError> {
-        let harmless = |b: u8| b.is_ascii_alphanumeric() || b"._-/:*[]".contains(&b);
-        if text.is_empty() || text.len() > PATTERN_CHARS_MAX || !text.bytes().all(harmless) {
-            let why = "a pattern is a repository name, in which * and ** may stand for parts";
-            return Err(AccessError::Invalid {
-                what: "pattern",
-                text: text.chars().take(100).collect(),
-                why,
-            });
+        let invalid = |why| AccessError::Invalid {
+            what: "pattern",
+            text: text.chars().take(100).collect(),
+            why,
+        };
+        // A host may have a port and, for IPv6, brackets; a path may not, nor capitals.
+        let (host, path) = text.split_once('/').unwrap_or((text, ""));
+        let in_host = |b: u8| b.is_ascii_alphanumeric() || b"._-:*[]".contains(&b);
+        let in_path = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/*".contains(&b);
+        let harmless = host.bytes().all(in_host) && path.bytes().all(in_path);
+        if text.is_empty() || text.len() > PATTERN_CHARS_MAX || !harmless {
+            return Err(invalid(
+                "a pattern is a repository name without tag or digest, in which * and ** may stand for parts",
+            ));
         }
-        Ok(Self(text.to_owned()))
+        completed(text).map(Self).map_err(invalid)
     }
 }
 
@@ -101,7 +136,12 @@ mod tests {
             ("r.example/*-svc/app", "r.example/pay-svc/app", true),
             ("r.example/*-svc/app", "r.example/a/pay-svc/app", false),
             ("**", "r.example/any/thing", true),
-            ("*", "r.example/any", false),
+            ("*/*", "r.example/any", true),
+            ("docker.io/team/*", "team/app", true),
+            ("docker.io/team/*", "docker.io/team/app", true),
+            ("index.docker.io/library/*", "alpine", true),
+            ("localhost/*", "localhost/app", true),
+            ("[::1]:5000/*", "[::1]:5000/app", true),
             ("r.example/app", "r.example/app", true),
             ("r.example/app", "r.example/app2", false),
             ("r.example/**a*b", "r.example/a/aab", true),
@@ -130,8 +170,33 @@ mod tests {
                 );
             }
         }
-        assert!("a b".parse::<Pattern>().is_err());
-        assert!("".parse::<Pattern>().is_err());
+    }
+
+    #[test]
+    fn a_pattern_that_nothing_can_meet_is_refused_but_stays_readable() {
+        for text in [
+            "",
+            "a b",
+            "[",
+            "*",
+            "team/*",
+            "team/app",
+            "app",
+            "r.example",
+            "docker.io",
+            "r.example/app:v1",
+            "r.example/app@sha256:0",
+            "r.example/Team/*",
+        ] {
+            assert!(text.parse::<Pattern>().is_err(), "{text}");
+        }
+        let error = "team/*".parse::<Pattern>().unwrap_err();
+        assert!(error.to_string().contains("begin with a registry"), "{error}");
+        assert_eq!(
+            "docker.io/a/*".parse::<Pattern>().unwrap().to_string(),
+            "index.docker.io/a/*"
+        );
+        assert_eq!(Pattern::stored("team/*").to_string(), "team/*");
     }
 
     /// The plain recursive meaning, exponential but obvious.

@@ -183,7 +183,7 @@ impl Access {
         self.db.read(sql, args).await?.iter().map(token_of).collect()
     }
 
-    /// Whether the server has any token at all: a fresh one has none.
+    /// Whether the server has any token at all, good or ended: one that has never started has none.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -291,8 +291,8 @@ fn project_of(row: &Row) -> Result<Project, AccessError> {
         images: row
             .text("images")?
             .split_whitespace()
-            .map(str::parse)
-            .collect::<Result<_, _>>()?,
+            .map(Pattern::stored)
+            .collect(),
         created_at: timestamp(row.int("created_at")?)?,
     })
 }

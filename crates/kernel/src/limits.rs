@@ -4,7 +4,7 @@
 pub const REQUEST_BYTES_MAX: usize = 1 << 20;
 /// A manifest or index, in bytes: what the distribution specification asks registries to accept.
 pub const MANIFEST_BYTES_MAX: usize = 4 << 20;
-/// A bundle or signature layer that we read, in bytes: larger than any with 500 subjects, small enough to hold.
+/// A bundle or signature layer that we read, in bytes: larger than any with 1,000 subjects, small enough to hold.
 pub const SIGNATURE_BLOB_BYTES_MAX: usize = 1 << 20;
 /// Referrers that are looked at for one image; one more is an error that names this cap.
 pub const REFERRERS_MAX: usize = 256;
@@ -14,8 +14,8 @@ pub const JSON_DEPTH_MAX: usize = 64;
 pub const BATCH_ITEMS_MAX: usize = 1_000;
 /// Manifests under one index that `recursive` follows, over all levels.
 pub const INDEX_MANIFESTS_MAX: usize = 256;
-/// Subjects of one release statement: keeps its blob under 64 KiB.
-pub const RELEASE_SUBJECTS_MAX: usize = 500;
+/// Subjects of one release statement: a whole batch; cosign and sigstore-go read up to 1,024.
+pub const RELEASE_SUBJECTS_MAX: usize = BATCH_ITEMS_MAX;
 /// Rows of one page of a list.
 pub const PAGE_ROWS_MAX: u32 = 200;
 

@@ -365,20 +365,7 @@ pub enum Project {
 #[derive(Debug, Subcommand)]
 pub enum Token {
     /// Make a token; it is shown once
-    Create {
-        /// What it is for
-        #[arg(value_parser = name)]
-        name: String,
-        /// viewer, signer, auditor or admin
-        #[arg(long)]
-        role: Role,
-        /// For every project; only the server's administrator may
-        #[arg(long)]
-        everywhere: bool,
-        /// Days until it ends
-        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..))]
-        days: i64,
-    },
+    Create(NewToken),
     /// List tokens
     List,
     /// End a token at once
@@ -386,6 +373,30 @@ pub enum Token {
         #[arg(value_parser = name)]
         id: String,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct NewToken {
+    /// What it is for
+    #[arg(value_parser = name)]
+    pub name: String,
+    /// viewer, signer, auditor or admin
+    #[arg(long)]
+    pub role: Role,
+    /// For every project; only the server's administrator may
+    #[arg(long)]
+    pub everywhere: bool,
+    /// Days until it ends
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..))]
+    pub days: i64,
+    /// Make it in the database itself, when no token is left to ask with: beside a stopped server, or in PostgreSQL
+    #[arg(long)]
+    pub local: bool,
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// With --local, where the stopped server keeps everything
+    #[arg(long, value_name = "DIR", requires = "local")]
+    pub data: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,6 +12,7 @@ use signing::trust::TrustRoot;
 use upstream::oci::RegistryConfig;
 
 use crate::args::{ConfigFile, Serve};
+use crate::config_error::describe;
 use crate::explain::codes;
 use crate::failure::Failure;
 
@@ -160,26 +161,24 @@ impl Loaded {
         Self::read_with(file, &[])
     }
 
+    /// The same, with another data folder if one is named.
+    pub fn with_data(file: &ConfigFile, data: Option<&Path>) -> Result<Self, Failure> {
+        Self::read_with(file, &[data_flag(data)])
+    }
+
     /// The same, with the flags of `serve` on top.
     pub fn for_serve(args: &Serve) -> Result<Self, Failure> {
-        let folder = args
-            .data
-            .as_ref()
-            .map(|folder| toml::Value::String(folder.display().to_string()));
         let listen = args.listen.clone().map(toml::Value::String);
         let insecure = args.insecure_http.then_some(toml::Value::Boolean(true));
         let flags = [
-            ("data", "folder", "--data", folder),
+            data_flag(args.data.as_deref()),
             ("server", "listen", "--listen", listen),
             ("server", "insecure_http", "--insecure-http", insecure),
         ];
         Self::read_with(&args.file, &flags)
     }
 
-    fn read_with(
-        file: &ConfigFile,
-        flags: &[(&'static str, &'static str, &'static str, Option<toml::Value>)],
-    ) -> Result<Self, Failure> {
+    fn read_with(file: &ConfigFile, flags: &[Flag]) -> Result<Self, Failure> {
         let path = file
             .config
             .clone()
@@ -190,10 +189,9 @@ impl Loaded {
                 |why: String| Failure::coded(1, &codes::CONFIG, format!("{}: {why}", path.display()));
             let text = std::fs::read_to_string(path).map_err(|error| invalid(error.to_string()))?;
             // Read once as what it has to be, so that an error names its line.
-            toml::from_str::<Config>(&text).map_err(|error| invalid(error.to_string()))?;
-            table = text
-                .parse()
-                .map_err(|error: toml::de::Error| invalid(error.to_string()))?;
+            let unreadable = |error: toml::de::Error| invalid(describe(&error, &text));
+            toml::from_str::<Config>(&text).map_err(unreadable)?;
+            table = text.parse().map_err(unreadable)?;
         }
         for &(section, key, _) in KEYS {
             let mut origin = Origin::Default;
@@ -212,10 +210,11 @@ impl Loaded {
             }
             origins.insert((section, key), origin);
         }
-        let config: Config = table
-            .clone()
-            .try_into()
-            .map_err(|error: toml::de::Error| Failure::coded(1, &codes::CONFIG, error.to_string()))?;
+        let config: Config = table.clone().try_into().map_err(|error: toml::de::Error| {
+            // The file was read; what is wrong now came from the environment.
+            let cause = format!("a variable PORTCULLIS_…: {}", describe(&error, ""));
+            Failure::coded(1, &codes::CONFIG, cause)
+        })?;
         let loaded = Self {
             config,
             table,
@@ -229,6 +228,16 @@ impl Loaded {
     fn check(&self) -> Result<(), Failure> {
         self.config.listen()?;
         let _valid = self.config.formats()?;
+        if let Some(url) = &self.config.database.url {
+            let invalid = |error| {
+                Failure::coded(
+                    1,
+                    &codes::CONFIG,
+                    format!("database.url: {}", kernel::chain(&error)),
+                )
+            };
+            store::Db::check_address(url).map_err(invalid)?;
+        }
         if let Some(url) = &self.config.server.public_url
             && !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
         {
@@ -267,6 +276,14 @@ impl Loaded {
     }
 }
 
+/// A flag of the command line: section, key, the flag's name, and its value if it was given.
+type Flag = (&'static str, &'static str, &'static str, Option<toml::Value>);
+
+fn data_flag(folder: Option<&Path>) -> Flag {
+    let folder = folder.map(|folder| toml::Value::String(folder.display().to_string()));
+    ("data", "folder", "--data", folder)
+}
+
 fn set(table: &mut toml::Table, section: &str, key: &str, value: toml::Value) {
     let section = table
         .entry(section)
@@ -291,13 +308,20 @@ fn value_of(key: &str, text: &str) -> toml::Value {
 }
 
 fn without_password(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut url) if url.password().is_some() => {
-            let _ = url.set_password(Some("***"));
-            url.to_string()
-        }
-        _ => url.to_owned(),
+    if url.starts_with("sqlite:") {
+        return url.to_owned();
     }
+    let Ok(mut url) = url::Url::parse(url) else {
+        return "***".to_owned();
+    };
+    if url.password().is_some() {
+        let _ = url.set_password(Some("***"));
+    }
+    // libpq takes it there too.
+    if url.query_pairs().any(|(name, _)| name == "password") {
+        url.set_query(Some("***"));
+    }
+    url.to_string()
 }
 
 impl Config {
@@ -394,9 +418,29 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_an_error_with_its_line() {
-        let error = toml::from_str::<Config>("[server]\nlisten = \"127.0.0.1:1\"\nlisen = 1\n").unwrap_err();
-        assert!(error.to_string().contains("line 3"), "{error}");
+    fn a_database_address_is_checked_and_shown_without_its_password() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("portcullis.toml");
+        let read = |url: &str| {
+            std::fs::write(&path, format!("[database]\nurl = {url:?}\n")).unwrap();
+            Loaded::read(&ConfigFile {
+                config: Some(path.clone()),
+            })
+        };
+        for url in ["mysql://u:s3cret@h/d", "u:s3cret@h", "s3cret", ""] {
+            let line = read(url).unwrap_err().line();
+            assert!(line.starts_with("PC1701: database.url: "), "{line}");
+            assert!(!line.contains("s3cret"), "{line}");
+        }
+        for url in [
+            "postgres://u:s3cret@h/d",
+            "postgresql://h/d?user=u&password=s3cret",
+            "postgres://u:s3cret@h:port/d",
+        ] {
+            let shown = read(url).unwrap().rows().concat().join(" ");
+            assert!(shown.contains("***") && !shown.contains("s3cret"), "{shown}");
+        }
+        assert!(read("sqlite:/srv/portcullis.db").is_ok());
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod args;
 mod cli;
 mod client;
 mod config;
+mod config_error;
 mod demo;
 mod explain;
 mod failure;

@@ -97,18 +97,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
     let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) =
         (Arc::new(SystemClock::new()), Arc::new(SystemRandom));
     let lock = FolderLock::take(&config.data.folder)?;
-    let default_url = || format!("sqlite:{}", config.data.folder.join("portcullis.db").display());
-    let db = Db::open(&config.database.url.clone().unwrap_or_else(default_url)).await?;
-    db.migrate(
-        &[
-            store::lease::MIGRATIONS,
-            access::MIGRATIONS,
-            signing::MIGRATIONS,
-            tlog::MIGRATIONS,
-        ]
-        .concat(),
-    )
-    .await?;
+    let db = open_database(config).await?;
     let access = Access::new(db.clone(), clock.clone(), random.clone());
     let fresh = !access.has_tokens().await?;
 
@@ -199,6 +188,23 @@ impl App {
         self.tlog.close().await;
         self.db.close().await;
     }
+}
+
+/// Opens the database with everybody's tables; whoever opens SQLite holds the data folder's lock.
+pub async fn open_database(config: &Config) -> Result<Db, Failure> {
+    let default_url = || format!("sqlite:{}", config.data.folder.join("portcullis.db").display());
+    let db = Db::open(&config.database.url.clone().unwrap_or_else(default_url)).await?;
+    db.migrate(
+        &[
+            store::lease::MIGRATIONS,
+            access::MIGRATIONS,
+            signing::MIGRATIONS,
+            tlog::MIGRATIONS,
+        ]
+        .concat(),
+    )
+    .await?;
+    Ok(db)
 }
 
 /// A name for this server on the lease that is the same after a restart: the data folder is its own.

@@ -10,6 +10,7 @@ use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use crate::StoreError;
+use crate::lock::make_private;
 
 /// A store of immutable objects. Cheap to clone.
 #[derive(Clone)]
@@ -28,7 +29,7 @@ impl Blobs {
             path: folder.to_owned(),
             source,
         };
-        std::fs::create_dir_all(folder).map_err(failed)?;
+        make_private(folder).map_err(failed)?;
         let objects = LocalFileSystem::new_with_prefix(folder)
             .map_err(|error| failed(std::io::Error::other(error)))?
             .with_fsync(true);

@@ -2,6 +2,10 @@
 
 use crate::{Row, StoreError, Value, postgres, sqlite};
 
+/// How addresses begin.
+const SQLITE: &str = "sqlite:";
+const POSTGRES: [&str; 2] = ["postgres://", "postgresql://"];
+
 /// A database. Cheap to clone.
 #[derive(Clone)]
 pub struct Db(Inner);
@@ -26,26 +30,29 @@ impl Db {
     /// # Errors
     /// If the address is not one, the database does not answer, or its file is damaged.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
-        if let Some(path) = url.strip_prefix("sqlite:") {
+        Self::check_address(url)?;
+        if let Some(path) = url.strip_prefix(SQLITE) {
             let path = path.strip_prefix("//").unwrap_or(path);
             return Ok(Self(Inner::Sqlite(
                 sqlite::Sqlite::open(std::path::Path::new(path)).await?,
             )));
         }
-        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Ok(Self(Inner::Postgres(postgres::Postgres::open(url).await?)));
+        Ok(Self(Inner::Postgres(postgres::Postgres::open(url).await?)))
+    }
+
+    /// Whether [`Db::open`] knows what the address is about; nothing is opened.
+    ///
+    /// # Errors
+    /// [`StoreError::Address`] if it does not.
+    pub fn check_address(url: &str) -> Result<(), StoreError> {
+        if url.starts_with(SQLITE) || POSTGRES.iter().any(|scheme| url.starts_with(scheme)) {
+            return Ok(());
         }
         // The address may hold a password, so only its scheme is shown.
-        let scheme = url
-            .split(':')
-            .next()
-            .unwrap_or_default()
-            .chars()
-            .take(20)
-            .collect();
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
         Err(StoreError::Address {
-            url: scheme,
-            why: "it starts with neither sqlite: nor postgres:",
+            url: scheme.chars().take(20).collect(),
+            why: "it starts with neither sqlite: nor postgres:// nor postgresql://",
         })
     }
 

@@ -28,7 +28,7 @@ pub enum StoreError {
     },
     #[error("the data folder {} is in use by another server", .path.display())]
     Locked { path: PathBuf },
-    #[error("using the data folder {}", .path.display())]
+    #[error("making or using the folder {}", .path.display())]
     Folder { path: PathBuf, source: std::io::Error },
     #[error("{operation} the blob {path}")]
     Blob {
@@ -108,7 +108,8 @@ impl Fault for StoreError {
             Self::Newer { .. } => &codes::NEWER,
             Self::Locked { .. } => &codes::LOCKED,
             Self::Open { .. } | Self::Query { .. } | Self::Column { .. } => &codes::DATABASE,
-            Self::Folder { .. } | Self::Blob { .. } | Self::BlobDiffers { .. } => &codes::BLOBS,
+            Self::Folder { .. } => &codes::FOLDER,
+            Self::Blob { .. } | Self::BlobDiffers { .. } => &codes::BLOBS,
         }
     }
 }
@@ -164,5 +165,15 @@ answered with an error.",
 verifying go on. Nothing that was answered with success is lost.",
         hint: "make room on the volume of the data folder; writes go on by themselves",
     };
-    pub const ALL: &[&Code] = &[&DATABASE, &ADDRESS, &DAMAGED, &NEWER, &LOCKED, &BLOBS, &FULL];
+    pub const FOLDER: Code = Code {
+        id: "PC1108",
+        title: "the data folder cannot be made or used",
+        explanation: "The server keeps its database, its secrets and, unless a bucket is configured, the log's tiles in \
+a folder, which it makes if need be. The path leads through something that is no folder, the server's user may not \
+write there, or its disk is read-only.",
+        hint: "name another folder with --data or `data.folder`, or let the server's user write to this one",
+    };
+    pub const ALL: &[&Code] = &[
+        &DATABASE, &ADDRESS, &DAMAGED, &NEWER, &LOCKED, &BLOBS, &FULL, &FOLDER,
+    ];
 }

@@ -1,6 +1,7 @@
 //! A data folder belongs to one process.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::StoreError;
@@ -12,16 +13,16 @@ pub struct FolderLock {
 }
 
 impl FolderLock {
-    /// Makes the folder if need be and locks it.
+    /// Makes the folder if need be, for this user alone, and locks it.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] if another process holds it.
+    /// [`StoreError::Locked`] if another process holds it, [`StoreError::Folder`] if it cannot be made or used.
     pub fn take(folder: &Path) -> Result<Self, StoreError> {
         let failed = |source| StoreError::Folder {
             path: folder.to_owned(),
             source,
         };
-        std::fs::create_dir_all(folder).map_err(failed)?;
+        make_private(folder).map_err(failed)?;
         let path: PathBuf = folder.join("lock");
         let file = OpenOptions::new()
             .create(true)
@@ -37,4 +38,9 @@ impl FolderLock {
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
     }
+}
+
+/// Makes a folder that nobody else reads; one that stands is left as it is.
+pub(crate) fn make_private(folder: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }

@@ -1,5 +1,7 @@
 //! SQLite: write-ahead log, one writer, many readers, every commit synced.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -119,6 +121,13 @@ impl Sqlite {
             what: path.display().to_string(),
             source,
         };
+        // Made here, for this user alone, if it is not there; SQLite gives its other files the same mode. What
+        // keeps it from being made, SQLite says below.
+        let _made = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path);
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)

@@ -173,11 +173,11 @@ pub fn find(name: &str) -> Option<PathBuf> {
     peer.and_then(Peer::path)
 }
 
-/// Writes down that the test of this thread did not run, for want of a peer.
+/// Writes down that the test of this thread did not run, for want of a peer or of a right.
 pub fn skip(name: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
-    eprintln!("{test}: not run, peer missing: {name}");
+    eprintln!("{test}: not run, for want of {name}");
     if let Some(path) = std::env::var_os(SKIPPED_VARIABLE) {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
         // One write of a short line to a file that is open for appending is not torn by another's.

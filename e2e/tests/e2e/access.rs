@@ -166,6 +166,17 @@ async fn what_is_over_a_cap_is_refused_and_the_cap_is_named() {
         .unwrap();
     assert_eq!(many.status, 422, "{many:?}");
     assert!(many.body.to_string().contains("BATCH_ITEMS_MAX"), "{many:?}");
+    // The command line does not make two releases of one that is too large.
+    let list = server.folder().join("images.txt");
+    std::fs::write(&list, "registry.example/app:v1\n".repeat(1_100)).unwrap();
+    let mut command = server.command();
+    let release = e2e::run(command.args(["sign", "--release", "--from-file"]).arg(&list)).unwrap();
+    assert_eq!(release.code, Some(2), "{}", release.text());
+    assert!(
+        release.stderr.contains("at most 1000 images, not 1100"),
+        "{}",
+        release.text()
+    );
     let large = api
         .post_bytes("/api/v2/log/entries", vec![b' '; cap + 1])
         .await
@@ -199,4 +210,82 @@ async fn a_second_server_on_the_same_data_is_refused() {
         200,
         "the first one goes on"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_all_tokens_have_ended_a_new_one_is_made_beside_the_stopped_server() {
+    let mut server = Server::start(Setup::default()).unwrap();
+    let create = |server: &Server, data: &std::path::Path| {
+        let args = [
+            "token",
+            "create",
+            "rescue",
+            "--role",
+            "admin",
+            "--everywhere",
+            "--local",
+            "--data",
+        ];
+        e2e::run(server.command().args(args).arg(data).env("PORTCULLIS_TOKEN", "")).unwrap()
+    };
+    let data = server.data();
+    let refused = create(&server, &data);
+    assert_eq!(refused.code, Some(7), "{}", refused.text());
+    assert!(
+        refused.stderr.contains("PC1105") && refused.stderr.contains("stop the server first"),
+        "{}",
+        refused.text()
+    );
+    assert!(refused.stdout.is_empty());
+
+    assert_eq!(server.stop().unwrap(), Some(0));
+    let url = format!("sqlite:{}", data.join("portcullis.db").display());
+    let db = Db::open(&url).await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    assert_eq!(
+        tx.execute("UPDATE token SET expires_at = 1", args![])
+            .await
+            .unwrap(),
+        1
+    );
+    tx.commit().await.unwrap();
+    db.close().await;
+    server.restart().unwrap();
+    let answer = server.api().unwrap().get("/api/v1/tokens").await.unwrap();
+    assert_eq!(code(&answer), (401, "PC1601"), "{answer:?}");
+    assert!(
+        answer.body["hint"].as_str().unwrap().contains("--local"),
+        "{answer:?}"
+    );
+
+    assert_eq!(server.stop().unwrap(), Some(0));
+    let made = create(&server, &data).expect_ok();
+    let db = Db::open(&url).await.unwrap();
+    let sql = "SELECT actor FROM audit WHERE action = 'token.create' ORDER BY id DESC LIMIT 1";
+    assert_eq!(
+        db.read_one(sql, args![])
+            .await
+            .unwrap()
+            .unwrap()
+            .text("actor")
+            .unwrap(),
+        "local"
+    );
+    db.close().await;
+    server.restart().unwrap();
+    let rescued = Api::new(&server.url(), made.stdout.trim()).unwrap();
+    let who = rescued.get("/api/v1/auth/whoami").await.unwrap();
+    assert_eq!(
+        (&who.body["role"], &who.body["everywhere"]),
+        (&json!("admin"), &json!(true)),
+        "{who:?}"
+    );
+
+    // Where no server ever was, none is begun.
+    let nowhere = server.folder().join("nowhere");
+    assert_eq!(create(&server, &nowhere).code, Some(4));
+    assert!(!nowhere.exists());
+    std::fs::create_dir(&nowhere).unwrap();
+    assert_eq!(create(&server, &nowhere).code, Some(4));
+    assert_eq!(std::fs::read_dir(&nowhere).unwrap().count(), 0);
 }

@@ -51,7 +51,7 @@ impl Drop for SmallDisk {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_writes_with_507_and_nothing_else() {
     let Some(disk) = SmallDisk::mount() else {
-        return testkit::peers::skip("mount");
+        return testkit::peers::skip("root (who may mount a small disk)");
     };
     let registry = Registry::memory(Options::default());
     let running = registry.serve_on_loopback().await.unwrap();

@@ -1,6 +1,6 @@
 //! The server on a real PostgreSQL.
 
-use e2e::{Server, Setup};
+use e2e::{Api, Server, Setup};
 use registry::{Options, Registry};
 use serde_json::{Value, json};
 use testkit::Postgres;
@@ -74,6 +74,19 @@ async fn the_server_works_on_postgresql_and_survives_a_kill() {
         .unwrap()
         .expect_ok();
     server.run(&["token", "list"]).unwrap().expect_ok();
+    // PostgreSQL is shared: a token is made in it beside the running server, from its configuration.
+    let rescue = [
+        "token",
+        "create",
+        "rescue",
+        "--role",
+        "admin",
+        "--everywhere",
+        "--local",
+    ];
+    let rescued = server.run(&rescue).unwrap().expect_ok();
+    let rescued = Api::new(&server.url(), rescued.stdout.trim()).unwrap();
+    assert_eq!(rescued.get("/api/v1/tokens").await.unwrap().status, 200);
     server.run(&["key", "rotate", "default"]).unwrap().expect_ok();
     assert_eq!(server.stop().unwrap(), Some(0));
 }

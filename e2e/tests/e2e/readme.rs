@@ -19,6 +19,10 @@ const SHOWN: &[(&str, &str)] = &[
     ("cargo run --release -- demo", "the_demo_comes_out_as_told"),
     ("cargo xtask test", "the run of which this test is a part"),
     ("portcullis serve", "every test that starts a server"),
+    (
+        "portcullis token create rescue --role admin --everywhere --local --data ./portcullis-data",
+        "when_all_tokens_have_ended_a_new_one_is_made_beside_the_stopped_server",
+    ),
 ];
 
 /// The blocks of `text` that are marked `language`.

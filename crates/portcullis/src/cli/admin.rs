@@ -6,7 +6,7 @@ use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
 use crate::args::{Auth, Globals, Key, Output, Project, Signature, Token};
-use crate::cli::{NOT_ALLOWED, input};
+use crate::cli::{NOT_ALLOWED, input, local_token};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{document, list, println, table};
@@ -165,17 +165,16 @@ pub async fn project(globals: &Globals, own: Project) -> Result<ExitCode, Failur
 pub async fn token(globals: &Globals, own: Token) -> Result<ExitCode, Failure> {
     let client = Client::new(globals)?;
     match own {
-        Token::Create {
-            name,
-            role,
-            everywhere,
-            days,
-        } => {
-            let mut body = json!({ "name": name, "role": role, "everywhere": everywhere, "days": days });
-            if let (Some(project), false) = (&globals.project, everywhere) {
-                body["project"] = json!(project);
-            }
-            let made: Value = client.post("api/v1/tokens", &body).await?;
+        Token::Create(own) => {
+            let made = if own.local {
+                local_token::create(globals, own).await?
+            } else {
+                let mut body = json!({ "name": own.name, "role": own.role, "everywhere": own.everywhere, "days": own.days });
+                if let (Some(project), false) = (&globals.project, own.everywhere) {
+                    body["project"] = json!(project);
+                }
+                client.post("api/v1/tokens", &body).await?
+            };
             if globals.output == Output::Table {
                 eprintln!(
                     "This is the only time that the token is shown. It ends {}.",

@@ -5,6 +5,7 @@ mod blob;
 mod image;
 mod image_policy;
 mod input;
+mod local_token;
 mod log;
 mod serve;
 mod settings;

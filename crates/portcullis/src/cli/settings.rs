@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -16,6 +17,8 @@ pub fn init(own: &Init) -> Result<ExitCode, Failure> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
+        // It is meant to hold passwords.
+        .mode(0o600)
         .open(path)
         .map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => Failure::plain(
@@ -52,4 +55,18 @@ pub fn run(globals: &Globals, own: Config) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn init_writes_a_file_that_only_its_user_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("portcullis.toml");
+        super::init(&super::Init { file: file.clone() }).unwrap();
+        let mode = std::fs::metadata(file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
 }

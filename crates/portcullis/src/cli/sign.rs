@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use futures::StreamExt as _;
-use kernel::limits::BATCH_ITEMS_MAX;
+use kernel::limits::{BATCH_ITEMS_MAX, RELEASE_SUBJECTS_MAX};
 use kernel::{Clock as _, Reference, SystemClock};
 use serde_json::{Value, json};
 use signing::Formats;
@@ -31,6 +31,17 @@ pub async fn run(globals: &Globals, own: Sign) -> Result<ExitCode, Failure> {
 }
 
 async fn server(globals: &Globals, own: &Sign, images: &[Reference]) -> Result<ExitCode, Failure> {
+    // In batches it would become several releases.
+    if own.release && images.len() > RELEASE_SUBJECTS_MAX {
+        let what = format!(
+            "a release has at most {RELEASE_SUBJECTS_MAX} images, not {}",
+            images.len()
+        );
+        return Err(Failure::usage(
+            what,
+            "make several releases, or sign without --release",
+        ));
+    }
     let client = Client::new(globals)?;
     let formats = own.formats.map(|formats| formats.to_string());
     let formats: Option<Vec<&str>> = formats.as_ref().map(|words| words.split(',').collect());

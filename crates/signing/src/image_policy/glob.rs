@@ -11,9 +11,6 @@ pub struct Glob(String);
 
 /// Longer than any reference, short enough to match quickly.
 const GLOB_CHARS_MAX: usize = 400;
-/// Docker Hub as references name it here, and as people do.
-const DOCKER_HUB: &str = "index.docker.io/";
-const DOCKER_HUB_SHORT: &str = "docker.io/";
 
 impl Glob {
     /// # Errors
@@ -25,20 +22,14 @@ impl Glob {
                 "a glob is 1 to {GLOB_CHARS_MAX} letters, digits and . _ - / : * @"
             ));
         }
+        // These two are what policy-controller makes of them.
         let text = match text {
-            "*" => return Ok(Self(format!("{DOCKER_HUB}library/*"))),
-            "*/*" => return Ok(Self(format!("{DOCKER_HUB}*/*"))),
+            "*" => "docker.io/library/*",
+            "*/*" => "docker.io/*/*",
             text => text,
         };
-        if let Some(rest) = text.strip_prefix(DOCKER_HUB_SHORT) {
-            return Ok(Self(format!("{DOCKER_HUB}{rest}")));
-        }
         // One that no reference can meet would be a rule that is silently left out.
-        let registry = text.split('/').next().unwrap_or_default();
-        if registry != "localhost" && !registry.contains(['.', ':', '*']) {
-            return Err(format!("it begins with {registry:?}, which is no registry"));
-        }
-        Ok(Self(text.to_owned()))
+        access::completed(text).map(Self).map_err(str::to_owned)
     }
 
     #[must_use]
@@ -106,6 +97,7 @@ mod tests {
             "a?",
             "[a]",
             "team/app",
+            "ghcr.io",
             &"a".repeat(GLOB_CHARS_MAX + 1),
         ] {
             assert!(Glob::new(text).is_err(), "{text}");

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use kernel::limits::{RELEASE_SUBJECTS_MAX, SIGNATURE_BLOB_BYTES_MAX};
 use kernel::{Fault as _, Reference};
 use signing::{Formats, SigningError};
 
@@ -76,6 +77,30 @@ async fn a_release_of_forty_is_one_signature_and_one_entry() {
         ),
         (1, 1, 40)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_of_a_whole_batch_verifies() {
+    let world = World::new().await;
+    let images = images(&world, RELEASE_SUBJECTS_MAX).await;
+    assert_eq!(images.len(), 1_000);
+    let outcome = world
+        .signing
+        .release(&world.context(), images.clone(), None, annotations(&[]))
+        .await
+        .unwrap();
+    let id = outcome[0].as_ref().unwrap().id.clone();
+    assert!(outcome.iter().all(|signed| signed.as_ref().unwrap().id == id));
+    assert_eq!((world.signatures().await, world.log_size().await), (1, 1));
+    let policy = world.logged_policy().await;
+    for image in [&images[0], &images[499], &images[999]] {
+        let digest = image.digest().unwrap();
+        assert!(world.try_verify_digest(digest, &policy).await.unwrap().verified);
+    }
+    let sql = "SELECT statement FROM signature";
+    let row = world.db.read_one(sql, vec![]).await.unwrap().unwrap();
+    // In base64 it is a third longer; the rest of a bundle is a few kilobytes.
+    assert!(row.blob("statement").unwrap().len() * 4 < SIGNATURE_BLOB_BYTES_MAX);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,7 +340,7 @@ async fn releases_and_single_requests_at_once_agree() {
 async fn a_release_keeps_within_its_caps() {
     let world = World::new().await;
     let context = world.context();
-    for count in [0, 501] {
+    for count in [0, RELEASE_SUBJECTS_MAX + 1] {
         let images = vec![world.reference(); count];
         let error = world
             .signing

@@ -1,5 +1,6 @@
 //! Blobs, the folder's lock, addresses, damage.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -153,4 +154,40 @@ async fn a_full_disk_is_named_and_the_next_transaction_works() {
         .unwrap();
     tx.commit().await.unwrap();
     assert_eq!(db.read("SELECT id FROM t", args![]).await.unwrap().len(), 501);
+}
+
+#[tokio::test]
+async fn what_is_made_for_a_server_only_its_user_reads() {
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("a/data");
+    let _lock = FolderLock::take(&folder).unwrap();
+    assert_eq!(mode(&folder), 0o700);
+    let blobs = outer.path().join("blobs");
+    Blobs::folder(&blobs).unwrap();
+    assert_eq!(mode(&blobs), 0o700);
+    let file = outer.path().join("portcullis.db");
+    let db = Db::open(&format!("sqlite:{}", file.display())).await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    tx.execute("CREATE TABLE t (a BIGINT)", args![]).await.unwrap();
+    tx.commit().await.unwrap();
+    for name in ["portcullis.db", "portcullis.db-wal", "portcullis.db-shm"] {
+        assert_eq!(mode(&outer.path().join(name)), 0o600, "{name}");
+    }
+    db.close().await;
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_has_a_code_of_its_own() {
+    for error in [
+        FolderLock::take("/dev/null/x".as_ref()).map(drop).unwrap_err(),
+        Blobs::folder("/dev/null/x".as_ref()).map(drop).unwrap_err(),
+    ] {
+        assert_eq!(error.code().id, "PC1108");
+        let chain = kernel::chain(&error);
+        assert!(
+            chain.contains("/dev/null/x") && chain.contains("directory"),
+            "{chain}"
+        );
+    }
 }
