@@ -158,6 +158,17 @@ async fn a_copy_is_not_replaced_by_another_log() {
         );
         assert!(!ran.stderr.contains("tile/0/000"), "{args:?}: {}", ran.stderr);
     }
+    std::fs::write(copy.join("checkpoint"), "no note").unwrap();
+    for args in [
+        &["log", "fsck", &to][..],
+        &["log", "proof", "0", "--folder", &to],
+        &["log", "export", &to],
+    ] {
+        let ran = a.run(args).unwrap();
+        assert_eq!(ran.code, Some(1), "{args:?}: {}", ran.text());
+        assert!(ran.stderr.contains("PC1402"), "{args:?}: {}", ran.stderr);
+    }
+    assert_eq!(std::fs::read(copy.join("checkpoint")).unwrap(), b"no note");
 }
 
 /// Answers a batch with its first two images and dies.
