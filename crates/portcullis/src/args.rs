@@ -330,13 +330,16 @@ pub enum Log {
     },
     /// Hash everything again and compare with the checkpoint
     Fsck {
-        /// An exported folder, or a stopped server's data folder, instead of the server
+        /// An exported folder, or a stopped server's data folder (read with its configuration), instead of the server
         #[arg(value_name = "DIR")]
         folder: Option<PathBuf>,
         #[command(flatten)]
         file: ConfigFile,
     },
-    /// Copy the whole log into a folder that any tlog-tiles tool reads; a copy that is there is checked, and only grows
+    /// Copy the whole log into a folder that any tlog-tiles tool reads
+    ///
+    /// A copy that is in the folder already is checked and only grows: another log, a smaller one or a fork is refused
+    /// with exit code 7.
     Export {
         #[arg(value_name = "DIR")]
         folder: PathBuf,

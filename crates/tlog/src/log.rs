@@ -239,11 +239,12 @@ impl Tlog {
     }
 
     /// Writes the log to a folder as a static C2SP tlog-tiles tree: every tile and bundle, also the partial
-    /// ones of the right edge, `checkpoint`, and `log.pub`. Writing to the same folder again brings it up
-    /// to date. `progress` is told how many entries are done.
+    /// ones of the right edge, `checkpoint`, and `log.pub`. Writing to the same folder again checks the copy that
+    /// is there and brings it up to date. `progress` is told how many entries are done.
     ///
     /// # Errors
-    /// If the log does not verify, or the folder cannot be written.
+    /// [`TlogError::Diverged`] if the copy is of another log, larger, or not the beginning of this one; else if the
+    /// log or the copy does not verify, or the folder cannot be written.
     pub async fn export(
         &self,
         folder: &Path,

@@ -14,3 +14,5 @@ mod ledger;
 mod postgresql;
 mod readme;
 mod repair;
+mod usage;
+mod wire;

@@ -80,6 +80,24 @@ async fn a_fork_a_smaller_log_and_another_log_leave_the_copy_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_copy_that_grows_from_any_size_is_a_new_copy() {
+    let data = Data::new();
+    let (tlog, grown) = (data.open().await, tempfile::tempdir().unwrap());
+    let mut last = 0;
+    for size in [0, 1, 1, 255, 256, 257, 512, 700] {
+        fill(&tlog, last, size).await;
+        last = size;
+        tlog.export(grown.path(), &mut |_| {}).await.unwrap();
+        let fresh = tempfile::tempdir().unwrap();
+        tlog.export(fresh.path(), &mut |_| {}).await.unwrap();
+        for (path, bytes) in files(fresh.path()) {
+            let own = grown.path().join(path.strip_prefix(fresh.path()).unwrap());
+            assert!(std::fs::read(&own).unwrap() == bytes, "{size}: {}", own.display());
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_copy_is_named_and_not_written_to() {
     let (_data, tlog, copy) = copied(0, 300).await;
     fill(&tlog, 300, 600).await;

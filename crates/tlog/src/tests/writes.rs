@@ -135,6 +135,8 @@ async fn a_log_past_a_tile_of_level_one_starts_again_from_tiles_alone() {
     let tlog = data.open().await;
     fill(&tlog, 0, 30_000).await;
     tiled(&tlog).await;
+    let copy = tempfile::tempdir().unwrap();
+    tlog.export(copy.path(), &mut |_| {}).await.unwrap();
     // The one write that no smaller log gets to fails once after it is durable.
     data.faults.arm(UPPER_TILE_WRITTEN);
     fill(&tlog, 30_000, 66_000).await;
@@ -152,6 +154,13 @@ async fn a_log_past_a_tile_of_level_one_starts_again_from_tiles_alone() {
     assert!(tlog.core.shelf.cached_tiles() <= CACHED_TILES_MAX);
     fsck_is_clean(&tlog).await;
     assert!(tlog.core.shelf.cached_tiles() <= CACHED_TILES_MAX);
+    // Only what is new is read for the copy: 30,000 entries are 117 bundles and a part of one.
+    let mut bundles = 0;
+    tlog.export(copy.path(), &mut |_| bundles += 1).await.unwrap();
+    assert_eq!(bundles, 66_001_u64.div_ceil(256) - 117);
+    let copy = crate::Folder::open(copy.path(), None).await.unwrap();
+    let report = copy.fsck(&mut |_| {}).await.unwrap();
+    assert_eq!((report.entries_checked, report.damage), (66_001, vec![]));
 }
 
 #[tokio::test]
