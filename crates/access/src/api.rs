@@ -163,14 +163,17 @@ pub(crate) async fn create_token(
 ) -> Result<impl IntoResponse, Problem> {
     context.require(Action::ManageTokens)?;
     let named: Option<ProjectName> = body.project.as_deref().map(str::parse).transpose()?;
-    if !context.everywhere && (body.everywhere || named.as_ref().is_some_and(|name| *name != context.project))
+    if body.everywhere {
+        context.require_everywhere(Action::ManageTokens)?;
+    }
+    if let Some(other) = named
+        .as_ref()
+        .filter(|name| !context.everywhere && **name != context.project)
     {
-        let denied = Action::ManageTokens;
-        let project = named.map_or_else(|| "every project".to_owned(), |name| name.to_string());
         return Err(AccessError::Denied {
             actor: context.actor.to_string(),
-            action: denied,
-            project,
+            action: Action::ManageTokens,
+            project: other.to_string(),
         }
         .into());
     }

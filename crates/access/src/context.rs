@@ -60,10 +60,15 @@ impl Context {
     }
 
     /// # Errors
-    /// [`AccessError::Denied`] if the role does not allow `action`.
+    /// [`AccessError::Denied`] if the role does not allow `action`, [`AccessError::Everywhere`] if it is about the
+    /// whole server and the actor is of one project.
     pub fn require(&self, action: Action) -> Result<(), AccessError> {
         let whole_server = matches!(action, Action::ManageProjects);
-        if self.role.allows(action) && (self.everywhere || !whole_server) {
+        let allowed = self.role.allows(action);
+        if allowed && whole_server {
+            return self.require_everywhere(action);
+        }
+        if allowed {
             return Ok(());
         }
         Err(AccessError::Denied {
@@ -71,6 +76,16 @@ impl Context {
             action,
             project: self.project.to_string(),
         })
+    }
+
+    /// # Errors
+    /// [`AccessError::Everywhere`] if the actor is of one project.
+    pub(crate) fn require_everywhere(&self, action: Action) -> Result<(), AccessError> {
+        if self.everywhere {
+            return Ok(());
+        }
+        let actor = self.actor.to_string();
+        Err(AccessError::Everywhere { actor, action })
     }
 }
 

@@ -16,6 +16,8 @@ pub enum AccessError {
         action: Action,
         project: String,
     },
+    #[error("{actor} is of one project and may not {action} for the whole server")]
+    Everywhere { actor: String, action: Action },
     #[error("project {project} may not sign {image}: its patterns are {patterns}")]
     Image {
         project: String,
@@ -46,7 +48,7 @@ impl Fault for AccessError {
     fn kind(&self) -> Kind {
         match self {
             Self::NoToken | Self::BadToken(_) => Kind::Unauthenticated,
-            Self::Denied { .. } | Self::Image { .. } => Kind::Denied,
+            Self::Denied { .. } | Self::Everywhere { .. } | Self::Image { .. } => Kind::Denied,
             Self::NotFound { .. } => Kind::NotFound,
             Self::Exists { .. } => Kind::Conflict,
             Self::Word { .. } | Self::Invalid { .. } => Kind::Invalid,
@@ -57,7 +59,7 @@ impl Fault for AccessError {
     fn code(&self) -> &'static Code {
         match self {
             Self::NoToken | Self::BadToken(_) => &codes::TOKEN,
-            Self::Denied { .. } => &codes::DENIED,
+            Self::Denied { .. } | Self::Everywhere { .. } => &codes::DENIED,
             Self::Image { .. } => &codes::IMAGE,
             Self::NotFound { .. } => &codes::NOT_FOUND,
             Self::Exists { .. } => &codes::EXISTS,
@@ -70,8 +72,13 @@ impl Fault for AccessError {
         match self {
             Self::Denied { action, project, .. } => {
                 format!(
-                    "ask for a token that may: portcullis token create --project {project} --role ROLE (needs {action})"
+                    "ask for a token that may: portcullis token create NAME --project {project} --role ROLE (needs {action})"
                 )
+            }
+            Self::Everywhere { .. } => {
+                "only an administrator whose token is good for every project may; for a token of \
+                your own project, leave --everywhere out"
+                    .to_owned()
             }
             _ => self.code().hint.to_owned(),
         }

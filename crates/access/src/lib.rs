@@ -11,8 +11,10 @@
 //!                                                             │ require(Action)   │ audit::record(tx, …)
 //! ```
 //!
-//! Only SHA-256 of tokens is stored. A token that is unknown, expired or revoked gets the same 401; a thing of
-//! another project gets the same 404 as a thing that does not exist.
+//! Only SHA-256 of tokens is stored. A token that is mistyped, unknown, expired or revoked gets a 401 with the same
+//! code; the detail says which of these, so that its holder knows what to do. That tells a guesser nothing: with the
+//! 178 bits of a token, whoever sends one that was ever good had it. A thing of another project gets the same 404 as
+//! a thing that does not exist.
 
 pub mod api;
 pub mod audit;

@@ -76,6 +76,7 @@ pub fn all() -> Vec<&'static Code> {
         upstream::oci::codes::ALL,
         access::codes::ALL,
         web::body_codes::ALL,
+        web::route::codes::ALL,
         codes::ALL,
     ]
     .concat();

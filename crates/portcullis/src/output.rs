@@ -1,5 +1,6 @@
 //! What goes to standard output.
 
+use std::collections::HashSet;
 use std::io::{IsTerminal as _, Write as _};
 
 use crate::args::{Globals, Output};
@@ -25,11 +26,16 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) {
     }
 }
 
-/// Prints rows in the form that was asked for: the JSON as it is, or a table, or the first column.
+/// Prints rows in the form that was asked for: the JSON as it is, or a table, or the names of the first column, each
+/// once, though a rotated key has a row for each version.
 pub fn list(globals: &Globals, json: &serde_json::Value, header: &[&str], rows: &[Vec<String>]) {
     match globals.output {
         Output::Json | Output::Yaml => document(globals, json),
-        Output::Name => rows.iter().for_each(|row| println(&row[0])),
+        Output::Name => {
+            let mut named = HashSet::new();
+            let names = rows.iter().map(|row| row[0].as_str());
+            names.filter(|name| named.insert(*name)).for_each(println);
+        }
         Output::Table => table(header, rows),
     }
 }

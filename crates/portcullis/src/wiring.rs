@@ -302,13 +302,10 @@ pub fn router(app: &App) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(render_metrics))
         .with_state(app.clone())
+        .method_not_allowed_fallback(web::route::wrong_method)
+        // Below, those of Rekor v2: their errors are gRPC's.
         .merge(tlog::router(app.tlog.clone()))
-        .fallback(|| async {
-            (
-                StatusCode::NOT_FOUND,
-                "there is no such address; see /api/v1/openapi.json\n",
-            )
-        })
+        .fallback(web::route::unknown_path)
         .layer(from_fn_with_state(app.metrics.clone(), metrics::layer))
         .layer(map_response(no_sniff))
         .layer(from_fn_with_state(sources, web::request::layer))

@@ -16,6 +16,7 @@ mod body;
 mod page;
 mod problem;
 pub mod request;
+pub mod route;
 
 pub use body::{Json, codes as body_codes};
 pub use page::{Page, Paging};

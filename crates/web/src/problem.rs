@@ -76,6 +76,13 @@ impl Problem {
         self
     }
 
+    /// With a status of its own, where HTTP has one that is finer than the kind.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.document.status = status.as_u16();
+        self
+    }
+
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind

@@ -289,3 +289,85 @@ async fn when_all_tokens_have_ended_a_new_one_is_made_beside_the_stopped_server(
     assert_eq!(create(&server, &nowhere).code, Some(4));
     assert_eq!(std::fs::read_dir(&nowhere).unwrap().count(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_or_a_method_that_is_none_is_a_problem_with_a_code() {
+    let server = Server::start(Setup::default()).unwrap();
+    let api = server.api().unwrap();
+    for path in ["/", "/nothing", "/api/v1/nothing", "/api/v1/tokens/a/b"] {
+        let answer = api.get(path).await.unwrap();
+        assert_eq!(code(&answer), (404, "PC1803"), "{path}: {answer:?}");
+    }
+    for path in ["/api/v1/auth/whoami", "/api/v1/openapi.json", "/readyz"] {
+        let answer = api.post(path, &json!({})).await.unwrap();
+        assert_eq!(code(&answer), (405, "PC1804"), "{path}: {answer:?}");
+        assert_eq!(answer.body["status"], 405);
+    }
+    assert_eq!(
+        code(&api.get("/api/v1/signatures:batch").await.unwrap()),
+        (405, "PC1804")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_of_one_project_is_told_what_is_not_theirs() {
+    let server = Server::start(Setup::default()).unwrap();
+    project(&server, "a", "registry.example/a/**").await;
+    let new = json!({ "name": "lead", "role": "admin", "project": "a" });
+    let made = server.api().unwrap().post("/api/v1/tokens", &new).await.unwrap();
+    let lead = made.body["token"].as_str().unwrap();
+    let run = |args: &[&str]| e2e::run(server.command().args(args).env("PORTCULLIS_TOKEN", lead)).unwrap();
+    run(&["token", "create", "ci", "--role", "signer"]).expect_ok();
+    let token = ["token", "create", "x", "--role", "viewer", "--everywhere"];
+    for args in [
+        &token[..],
+        &["project", "create", "b", "--image", "registry.example/b/*"],
+    ] {
+        let refused = run(args);
+        assert_eq!(refused.code, Some(5), "{}", refused.text());
+        for words in ["PC1602", "for the whole server", "good for every project"] {
+            assert!(refused.stderr.contains(words), "{}", refused.text());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_shown_without_its_pem_and_named_once() {
+    let server = Server::start(Setup::default()).unwrap();
+    let run = |args: &[&str]| server.run(args).unwrap().expect_ok();
+    let made = run(&["key", "create", "release"]);
+    assert!(
+        made.stdout.contains("version") && !made.text().contains("BEGIN PUBLIC KEY"),
+        "{}",
+        made.text()
+    );
+    assert!(
+        made.stderr.contains("portcullis key get release"),
+        "{}",
+        made.text()
+    );
+    let rotated = run(&["key", "rotate", "release"]);
+    assert!(!rotated.text().contains("BEGIN PUBLIC KEY"), "{}", rotated.text());
+    assert!(
+        run(&["key", "get", "release"])
+            .stdout
+            .starts_with("-----BEGIN PUBLIC KEY-----\n")
+    );
+    assert_eq!(run(&["-o", "name", "key", "list"]).stdout, "default\nrelease\n");
+    assert_eq!(run(&["key", "list"]).stdout.matches("release").count(), 2);
+    let json: Value = serde_json::from_str(&run(&["-o", "json", "key", "create", "other"]).stdout).unwrap();
+    assert!(json["public_key"].as_str().unwrap().contains("BEGIN PUBLIC KEY"));
+}
+
+#[test]
+fn a_data_folder_that_cannot_be_made_is_called_so() {
+    let mut serve = std::process::Command::new(e2e::program().unwrap());
+    let refused =
+        e2e::run(serve.args(["serve", "--listen", "127.0.0.1:0", "--data", "/dev/null/x"])).unwrap();
+    assert!(!refused.ok());
+    assert!(
+        refused.stderr.contains("PC1108") && refused.stderr.contains("/dev/null/x"),
+        "{}",
+        refused.text()
+    );
+}

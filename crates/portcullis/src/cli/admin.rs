@@ -89,6 +89,19 @@ fn one(globals: &Globals, item: &Value, name: &str) {
     }
 }
 
+/// A key that was made. People get its PEM where it can be copied from, not in a cell of a table.
+fn made_key(globals: &Globals, mut key: Value) {
+    let table = globals.output == Output::Table;
+    if let Some(fields) = key.as_object_mut().filter(|_| table) {
+        fields.remove("public_key");
+    }
+    one(globals, &key, "name");
+    if table && !globals.quiet {
+        let name = key["name"].as_str().unwrap_or_default();
+        eprintln!("its public half: portcullis key get {name}");
+    }
+}
+
 /// A path with a name from outside in it, escaped.
 pub fn path(parts: &[&str]) -> String {
     let mut url = Url::parse("http://x/").ok();
@@ -102,16 +115,15 @@ pub fn path(parts: &[&str]) -> String {
 pub async fn key(globals: &Globals, own: Key) -> Result<ExitCode, Failure> {
     let client = Client::new(globals)?;
     match own {
-        Key::Create { name } => one(
+        Key::Create { name } => made_key(
             globals,
-            &client.post("api/v1/keys", &json!({ "name": name })).await?,
-            "name",
+            client.post("api/v1/keys", &json!({ "name": name })).await?,
         ),
         Key::Import { name, file } => {
             let private = input::read_text(&file)?;
             let password = input::password();
             let body = json!({ "name": name, "private_key": private, "password": password.expose() });
-            one(globals, &client.post("api/v1/keys", &body).await?, "name");
+            made_key(globals, client.post("api/v1/keys", &body).await?);
         }
         Key::List => show(globals, &pages(&client, "api/v1/keys", usize::MAX).await?, KEYS),
         Key::Get { name } if globals.output == Output::Table => {
@@ -129,13 +141,8 @@ pub async fn key(globals: &Globals, own: Key) -> Result<ExitCode, Failure> {
         ),
         Key::Rotate { name, verify_until } => {
             let body = verify_until.map_or_else(|| json!({}), |until| json!({ "verify_until": until }));
-            one(
-                globals,
-                &client
-                    .post(&path(&["api", "v1", "keys", &format!("{name}:rotate")]), &body)
-                    .await?,
-                "name",
-            );
+            let path = path(&["api", "v1", "keys", &format!("{name}:rotate")]);
+            made_key(globals, client.post(&path, &body).await?);
         }
     }
     DONE
