@@ -174,15 +174,18 @@ async fn rows_of(items: &Items) -> Result<BTreeMap<Wish, SignatureRow>, SigningE
     Ok(rows)
 }
 
+/// An image of a release that is logged and has yet to be published.
+type Item = (Wish, Draft, Descriptor, SignatureRow, LoggedEntry);
+
 /// Pushes to every image the bundle that speaks for it.
-async fn publish_all(open: Vec<(Wish, Draft, Descriptor, SignatureRow, LoggedEntry)>) -> Outcomes {
-    let publish_one =
-        async |(wish, draft, subject, row, entry): (Wish, Draft, Descriptor, SignatureRow, LoggedEntry)| {
-            let outcome = draft.publish(&subject, &row, &entry).await;
-            let log_index = Some(entry.index);
-            let signed = outcome.map(|()| draft.signed(&SignatureRow { log_index, ..row }, false));
-            (wish, signed.map_err(Arc::new))
-        };
+async fn publish_all(open: Vec<Item>) -> Outcomes {
+    // No async closure: the compiler fails on this one now and then when it builds incrementally.
+    let publish_one = |(wish, draft, subject, row, entry): Item| async move {
+        let outcome = draft.publish(&subject, &row, &entry).await;
+        let log_index = Some(entry.index);
+        let signed = outcome.map(|()| draft.signed(&SignatureRow { log_index, ..row }, false));
+        (wish, signed.map_err(Arc::new))
+    };
     // The stream owns its items: borrowed ones would tie its future to lifetimes that a task cannot have.
     stream::iter(open)
         .map(publish_one)
