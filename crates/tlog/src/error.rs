@@ -306,7 +306,7 @@ that contradict each other prove that the log was forked or put back from an old
 them others have seen",
     };
     pub const FETCH: Code = Code {
-        id: "PC1419",
+        id: "PC1420",
         title: "a part of the log could not be fetched",
         explanation: "A tile, an entry bundle or the checkpoint was asked for and no answer came. Nothing is known \
 about it.",
