@@ -95,6 +95,7 @@ impl TlogError {
                 | Self::Checkpoint(_)
                 | Self::Root { .. }
                 | Self::RolledBack { .. }
+                | Self::Forked { .. }
         )
     }
 }
