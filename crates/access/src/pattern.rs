@@ -72,12 +72,17 @@ impl FromStr for Pattern {
         let in_host = |b: u8| b.is_ascii_alphanumeric() || b"._-:*[]".contains(&b);
         let in_path = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-/*".contains(&b);
         let harmless = host.bytes().all(in_host) && path.bytes().all(in_path);
-        if text.is_empty() || text.len() > PATTERN_CHARS_MAX || !harmless {
+        if text.is_empty() || !harmless {
             return Err(invalid(
                 "a pattern is a repository name without tag or digest, in which * and ** may stand for parts",
             ));
         }
-        completed(text).map(Self).map_err(invalid)
+        let completed = completed(text).map_err(invalid)?;
+        // What is written has to read back, so that the completed name counts.
+        if completed.len() > PATTERN_CHARS_MAX {
+            return Err(invalid("a pattern has at most 300 characters"));
+        }
+        Ok(Self(completed))
     }
 }
 
@@ -196,6 +201,10 @@ mod tests {
             "docker.io/a/*".parse::<Pattern>().unwrap().to_string(),
             "index.docker.io/a/*"
         );
+        let long = format!("docker.io/{}", "a".repeat(PATTERN_CHARS_MAX - DOCKER_HUB.len()));
+        let read: Pattern = long.parse().unwrap();
+        assert_eq!(read.to_string().parse::<Pattern>().unwrap(), read);
+        assert!(format!("{long}a").parse::<Pattern>().is_err());
         assert_eq!(Pattern::stored("team/*").to_string(), "team/*");
     }
 
