@@ -37,6 +37,19 @@ impl Ran {
         );
         self
     }
+
+    /// # Panics
+    /// If the command did not fail with this code of ours.
+    #[track_caller]
+    pub fn expect_refused(self, code: &str) -> Self {
+        assert!(
+            !self.ok() && self.stderr.contains(&format!("error[{code}]")),
+            "a command ended with {:?} and not with {code}:\n{}",
+            self.code,
+            self.text()
+        );
+        self
+    }
 }
 
 /// Runs a command to its end.

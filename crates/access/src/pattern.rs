@@ -38,8 +38,13 @@ impl Pattern {
 /// # Errors
 /// Why no reference can meet it.
 pub fn completed(pattern: &str) -> Result<String, &'static str> {
-    let text = match pattern.strip_prefix(DOCKER_HUB_SHORT) {
-        Some(rest) => format!("{DOCKER_HUB}{rest}"),
+    let on_hub = [DOCKER_HUB, DOCKER_HUB_SHORT]
+        .iter()
+        .find_map(|hub| pattern.strip_prefix(hub));
+    let text = match on_hub {
+        // Without a team it is one of Docker Hub's own.
+        Some(path) if !path.contains('/') && !path.contains("**") => format!("{DOCKER_HUB}library/{path}"),
+        Some(path) => format!("{DOCKER_HUB}{path}"),
         None => pattern.to_owned(),
     };
     let registry = text.split('/').next().unwrap_or_default();
@@ -48,6 +53,9 @@ pub fn completed(pattern: &str) -> Result<String, &'static str> {
     }
     if !text.contains('/') && !text.contains("**") {
         return Err("it names a registry and no repository; registry.example/** is all of one");
+    }
+    if text.split('/').any(str::is_empty) {
+        return Err("a part of it between slashes is empty");
     }
     Ok(text)
 }
@@ -145,6 +153,11 @@ mod tests {
             ("docker.io/team/*", "team/app", true),
             ("docker.io/team/*", "docker.io/team/app", true),
             ("index.docker.io/library/*", "alpine", true),
+            ("docker.io/alpine", "alpine", true),
+            ("docker.io/*", "docker.io/alpine", true),
+            ("index.docker.io/*", "team/app", false),
+            ("docker.io/**", "team/app", true),
+            ("docker.io/**", "alpine", true),
             ("localhost/*", "localhost/app", true),
             ("[::1]:5000/*", "[::1]:5000/app", true),
             ("r.example/app", "r.example/app", true),
@@ -189,6 +202,8 @@ mod tests {
             "app",
             "r.example",
             "docker.io",
+            "docker.io/",
+            "r.example//app",
             "r.example/app:v1",
             "r.example/app@sha256:0",
             "r.example/Team/*",
@@ -201,7 +216,10 @@ mod tests {
             "docker.io/a/*".parse::<Pattern>().unwrap().to_string(),
             "index.docker.io/a/*"
         );
-        let long = format!("docker.io/{}", "a".repeat(PATTERN_CHARS_MAX - DOCKER_HUB.len()));
+        let long = format!(
+            "docker.io/a/{}",
+            "a".repeat(PATTERN_CHARS_MAX - DOCKER_HUB.len() - 2)
+        );
         let read: Pattern = long.parse().unwrap();
         assert_eq!(read.to_string().parse::<Pattern>().unwrap(), read);
         assert!(format!("{long}a").parse::<Pattern>().is_err());

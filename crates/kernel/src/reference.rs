@@ -8,7 +8,7 @@ use crate::{Code, Digest, Fault, Kind};
 /// A repository of a registry: `registry.example:5000/team/app`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Repository {
-    /// Host and optional port; Docker Hub is `index.docker.io`.
+    /// Host and optional port; Docker Hub is `index.docker.io`, its own images are under `library/`.
     registry: String,
     /// Path under the registry, without a leading slash.
     path: String,
@@ -182,19 +182,27 @@ fn parse_reference(text: &str) -> Result<Reference, &'static str> {
 /// Characters of a repository's name with its registry (distribution/reference).
 const NAME_CHARS_MAX: usize = 255;
 
+/// Docker Hub as references name it.
+const DOCKER_HUB: &str = "index.docker.io";
+
 fn parse_repository(name: &str) -> Result<Repository, &'static str> {
     if name.is_empty() {
         return Err("it is empty");
     }
     let (registry, path) = match name.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path.to_owned()),
-        Some(_) => ("index.docker.io", name.to_owned()),
-        None => ("index.docker.io", format!("library/{name}")),
+        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
+        _ => (DOCKER_HUB, name),
     };
     let registry = if registry == "docker.io" {
-        "index.docker.io"
+        DOCKER_HUB
     } else {
         registry
+    };
+    // Docker Hub's own images have no team (distribution/reference).
+    let path = if registry == DOCKER_HUB && !path.contains('/') {
+        format!("library/{path}")
+    } else {
+        path.to_owned()
     };
     // Counted with the completed name, which is what is written from here on.
     if registry.len() + 1 + path.len() > NAME_CHARS_MAX {
@@ -278,6 +286,14 @@ mod tests {
         let table = [
             ("alpine", "index.docker.io/library/alpine:latest".to_owned()),
             ("team/app:1.2", "index.docker.io/team/app:1.2".to_owned()),
+            (
+                "docker.io/nginx",
+                "index.docker.io/library/nginx:latest".to_owned(),
+            ),
+            (
+                "index.docker.io/nginx:1",
+                "index.docker.io/library/nginx:1".to_owned(),
+            ),
             ("docker.io/team/app", "index.docker.io/team/app:latest".to_owned()),
             ("localhost/app", "localhost/app:latest".to_owned()),
             (

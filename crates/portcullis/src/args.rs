@@ -100,8 +100,7 @@ pub enum Command {
     #[command(subcommand)]
     Key(Key),
     /// The transparency log
-    #[command(subcommand)]
-    Log(Log),
+    Log(LogArgs),
     /// Projects, the unit of separation
     #[command(subcommand)]
     Project(Project),
@@ -310,6 +309,15 @@ pub enum Key {
         #[arg(long, value_name = "TIME")]
         verify_until: Option<Timestamp>,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct LogArgs {
+    /// The log's public key, as `log.pub` of an exported copy; without it the server's or the copy's own word is taken
+    #[arg(long, value_name = "FILE", global = true)]
+    pub log_key: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Log,
 }
 
 #[derive(Debug, Subcommand)]

@@ -101,28 +101,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
     let access = Access::new(db.clone(), clock.clone(), random.clone());
     let fresh = !access.has_tokens().await?;
 
-    let log_file = config.secret_file(config.log.key_file.as_ref(), "log.json");
-    let log_secret = secrets::log_key(&log_file, fresh, &*clock, &*random)?;
-    let key = LogKey::new(&log_secret.origin, &log_secret.pkcs8)
-        .map_err(|error| Failure::local("the log's key", &error))?;
-    let identity = LogIdentity {
-        origin: log_secret.origin.clone(),
-        public_key: key.verifier().spki(),
-        id: key.verifier().log_id().to_vec(),
-        since: log_secret.since,
-    };
-    let holder = holder(&config.data.folder)?;
-    let lease_ttl = Duration::from_secs(LEASE_SECONDS);
-    let tlog = Tlog::open(Settings {
-        db: db.clone(),
-        blobs: blobs(config)?,
-        key,
-        holder,
-        lease_ttl,
-        mark: Some(config.data.folder.join("log.checkpoint")),
-    })
-    .await
-    .map_err(Failure::log)?;
+    let (tlog, identity) = open_log(config, db.clone(), fresh, &*clock, &*random).await?;
 
     let password_file = config.secret_file(config.keys.password_file.as_ref(), "keys.password");
     let password = secrets::password(&password_file, fresh, &*random)?;
@@ -205,6 +184,37 @@ pub async fn open_database(config: &Config) -> Result<Db, Failure> {
     )
     .await?;
     Ok(db)
+}
+
+/// Opens the log that lies in the database and the blobs. A `fresh` one gets its key; that of one that was used is
+/// never made again.
+pub async fn open_log(
+    config: &Config,
+    db: Db,
+    fresh: bool,
+    clock: &dyn Clock,
+    random: &dyn Random,
+) -> Result<(Tlog, LogIdentity), Failure> {
+    let file = config.secret_file(config.log.key_file.as_ref(), "log.json");
+    let secret = secrets::log_key(&file, fresh, clock, random)?;
+    let key = LogKey::new(&secret.origin, &secret.pkcs8)
+        .map_err(|error| Failure::local("the log's key", &error))?;
+    let identity = LogIdentity {
+        origin: secret.origin,
+        public_key: key.verifier().spki(),
+        id: key.verifier().log_id().to_vec(),
+        since: secret.since,
+    };
+    let settings = Settings {
+        db,
+        blobs: blobs(config)?,
+        key,
+        holder: holder(&config.data.folder)?,
+        lease_ttl: Duration::from_secs(LEASE_SECONDS),
+        mark: Some(config.data.folder.join("log.checkpoint")),
+    };
+    let tlog = Tlog::open(settings).await.map_err(Failure::log)?;
+    Ok((tlog, identity))
 }
 
 /// A name for this server on the lease that is the same after a restart: the data folder is its own.

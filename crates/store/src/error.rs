@@ -90,13 +90,10 @@ impl Fault for StoreError {
         match self {
             _ if self.is_full() => Kind::Full,
             Self::Column { .. } | Self::BlobDiffers { .. } => Kind::Bug,
-            Self::Address { .. } => Kind::Invalid,
+            // Found at the start; trying again heals none of them.
+            Self::Address { .. } | Self::Folder { .. } | Self::Damaged { .. } => Kind::Invalid,
             Self::Locked { .. } | Self::Newer { .. } => Kind::Conflict,
-            Self::Open { .. }
-            | Self::Damaged { .. }
-            | Self::Query { .. }
-            | Self::Folder { .. }
-            | Self::Blob { .. } => Kind::Unavailable,
+            Self::Open { .. } | Self::Query { .. } | Self::Blob { .. } => Kind::Unavailable,
         }
     }
 

@@ -193,9 +193,10 @@ or export the log again",
     pub const OTHER_LOG: Code = Code {
         id: "PC1403",
         title: "the checkpoint belongs to another log",
-        explanation: "The checkpoint in the database has another origin, or is signed by another key, than the ones \
-configured. Going on would split the log.",
-        hint: "put back the log key that belongs to this database, or the database that belongs to this key",
+        explanation: "The checkpoint in the database, in a copy or from a server has another origin, or is signed by \
+another key, than the ones expected. A server that went on would split the log.",
+        hint: "put back the log key that belongs to this database, or the database that belongs to this key; of a copy \
+or a server, ask whether it is the one that you mean",
     };
     pub const ROOT: Code = Code {
         id: "PC1404",

@@ -364,7 +364,7 @@ fn a_data_folder_that_cannot_be_made_is_called_so() {
     let mut serve = std::process::Command::new(e2e::program().unwrap());
     let refused =
         e2e::run(serve.args(["serve", "--listen", "127.0.0.1:0", "--data", "/dev/null/x"])).unwrap();
-    assert!(!refused.ok());
+    assert_eq!(refused.code, Some(1), "{}", refused.text());
     assert!(
         refused.stderr.contains("PC1108") && refused.stderr.contains("/dev/null/x"),
         "{}",

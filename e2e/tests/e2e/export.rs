@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use e2e::{Ran, program, run};
+use e2e::{Ran, Server, Setup, program, run};
 use serde_json::Value;
+
+use crate::ledger::{Ledger, Signatures, send};
 
 /// Runs `portcullis ARGS` with no server at hand.
 fn portcullis(args: &[&str]) -> Ran {
@@ -55,4 +57,42 @@ fn a_folder_without_an_exported_log_is_not_found_and_not_a_broken_store() {
     let document: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!((ran.code, &document["code"]), (Some(4), &"PC1417".into()));
     portcullis(&["explain", "PC1417"]).expect_ok();
+}
+
+/// A server that lies about its log lies about the log's key too; who kept the key finds it out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_checked_by_the_key_that_the_caller_kept() {
+    let (mut kept, other) = (
+        Server::start(Setup::default()).unwrap(),
+        Server::start(Setup::default()).unwrap(),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (mine, theirs) = (path("mine"), path("theirs"));
+    let (api, ledger) = (kept.api().unwrap(), Ledger::new(&kept.api().unwrap()).await);
+    assert_eq!(send(&api, &ledger, &[Signatures::new().request()]).await.len(), 1);
+    kept.run(&["log", "export", &mine]).unwrap().expect_ok();
+    let key = format!("{mine}/log.pub");
+    other
+        .run(&["log", "export", &theirs, "--log-key", &key])
+        .unwrap()
+        .expect_refused("PC1403");
+    assert!(!Path::new(&theirs).exists(), "the wrong log was copied");
+    other.run(&["log", "export", &theirs]).unwrap().expect_ok();
+
+    for args in [&["log", "info"][..], &["log", "fsck"]] {
+        let args = [args, &["--log-key", &key]].concat();
+        kept.run(&args).unwrap().expect_ok();
+        other.run(&args).unwrap().expect_refused("PC1403");
+    }
+    portcullis(&["log", "fsck", &mine, "--log-key", &key]).expect_ok();
+    portcullis(&["log", "fsck", &theirs, "--log-key", &key]).expect_refused("PC1403");
+
+    assert_eq!(kept.stop().unwrap(), Some(0));
+    let data = kept.data().display().to_string();
+    portcullis(&["log", "fsck", &data, "--log-key", &key]).expect_ok();
+    portcullis(&["log", "fsck", &data, "--log-key", &format!("{theirs}/log.pub")]).expect_refused("PC1403");
+    // A data folder is one without its database too: it is not taken for a copy, and named as what it is.
+    std::fs::remove_file(kept.data().join("portcullis.db")).unwrap();
+    portcullis(&["log", "fsck", &data]).expect_refused("PC1405");
 }

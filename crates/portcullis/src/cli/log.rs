@@ -4,55 +4,56 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use bytes::Bytes;
+use kernel::{SystemClock, SystemRandom};
 use serde_json::{Value, json};
+use store::FolderLock;
 use tlog::tile::TilePath;
-use tlog::{Audit, Files, Folder, Inclusion, LogVerifier, TlogError, View};
+use tlog::{Audit, Checkpoint, Files, Folder, Inclusion, LogVerifier, TlogError, View};
 
-use crate::args::{ConfigFile, Globals, Log, Output};
+use crate::args::{ConfigFile, Globals, Log, LogArgs, Output};
+use crate::cli::input::read_text;
 use crate::client::Client;
 use crate::config::Loaded;
 use crate::failure::Failure;
 use crate::output::{Progress, document, println, table};
+use crate::wiring;
 
 /// The exit code of "not found".
 const NOT_FOUND: u8 = 4;
 
-pub async fn run(globals: &Globals, own: Log) -> Result<ExitCode, Failure> {
-    match own {
-        Log::Info => info(globals, &server(globals).await?),
+/// The files by which a data folder is known: with PostgreSQL, or after a loss, one of them is still there.
+const DATA_FILES: [&str; 3] = ["portcullis.db", "log.checkpoint", "lock"];
+
+pub async fn run(globals: &Globals, own: LogArgs) -> Result<ExitCode, Failure> {
+    let key = own.log_key.as_deref().map(read_text).transpose()?;
+    let (server, opened) = (
+        async || server(globals, key.as_deref()).await,
+        async |folder| opened(folder, key.as_deref()).await,
+    );
+    match own.command {
+        Log::Info => info(globals, &server().await?),
         Log::Entry { index } => {
-            let body = server(globals).await?.entry(index).await.map_err(Failure::log)?;
+            let body = server().await?.entry(index).await.map_err(Failure::log)?;
             entry(globals, index, &body)?;
         }
         Log::Proof { index, size, folder } => {
             let found = match folder {
                 Some(folder) => opened(&folder).await?.proof(index, size).await,
-                None => server(globals).await?.proof(index, size).await,
+                None => server().await?.proof(index, size).await,
             };
             proof(globals, &found.map_err(Failure::log)?);
         }
         Log::Fsck { folder, file } => {
             let audit = match folder {
-                Some(folder) if folder.join("portcullis.db").exists() => fsck_data(&folder, &file).await?,
+                Some(folder) if DATA_FILES.iter().any(|name| folder.join(name).exists()) => {
+                    fsck_data(&folder, &file, key.as_deref()).await?
+                }
                 Some(folder) => fsck(globals, &opened(&folder).await?).await?,
-                None => fsck(globals, &server(globals).await?).await?,
+                None => fsck(globals, &server().await?).await?,
             };
             return report(globals, &audit);
         }
-        Log::Export { folder } => {
-            let view = server(globals).await?;
-            let size = view.checkpoint().size;
-            let mut progress = Progress::new(globals, size);
-            let done = view.export(&folder, &mut |done| progress.reach(done)).await;
-            drop(progress);
-            done.map_err(Failure::log)?;
-            if !globals.quiet {
-                eprintln!(
-                    "{size} entries are in {}; check them with: portcullis log fsck {0}",
-                    folder.display()
-                );
-            }
-        }
+        Log::Export { folder } => export(globals, &server().await?, &folder).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -73,17 +74,38 @@ impl Files for Server {
     }
 }
 
-/// The server's log as it is now.
-async fn server(globals: &Globals) -> Result<View<Server>, Failure> {
+/// The server's log as it is now; of the log with the public key `key` (PEM), or of the one that the server names.
+async fn server(globals: &Globals, key: Option<&str>) -> Result<View<Server>, Failure> {
     let client = Client::new(globals)?;
-    let verifier = identity(&client).await?;
     let note = client.text("api/v2/checkpoint").await?;
+    let verifier = match key {
+        Some(key) => expected(key, &note)?,
+        None => identity(&client).await?,
+    };
     View::new(Server(client), verifier, &note).map_err(Failure::log)
 }
 
-/// An exported log.
-async fn opened(folder: &Path) -> Result<Folder, Failure> {
-    Folder::open(folder, None).await.map_err(Failure::log)
+/// An exported log; of the log with the public key `key` (PEM), or of the one that it says itself.
+async fn opened(folder: &Path, key: Option<&str>) -> Result<Folder, Failure> {
+    let opened = Folder::open(folder, None).await.map_err(Failure::log)?;
+    verify_by(key, &opened.checkpoint().note)?;
+    Ok(opened)
+}
+
+/// That the log with this public key signed the note, if a key was given.
+fn verify_by(key: Option<&str>, note: &str) -> Result<(), Failure> {
+    let Some(key) = key else { return Ok(()) };
+    let signed = expected(key, note)?.verify(note);
+    signed
+        .map(drop)
+        .map_err(|error| Failure::log(TlogError::Checkpoint(error)))
+}
+
+/// The log with this public key (PEM), under the name in the note: the name is signed with the rest.
+fn expected(key: &str, note: &str) -> Result<LogVerifier, Failure> {
+    let unusable = |error| Failure::log(TlogError::Checkpoint(error));
+    let origin = Checkpoint::parse(note).map_err(unusable)?.origin;
+    LogVerifier::from_pem(&origin, key).map_err(|error| Failure::log(TlogError::Key(error)))
 }
 
 /// The server's log: where it is asked and by which key it is checked.
@@ -183,6 +205,21 @@ fn report(globals: &Globals, audit: &Audit) -> Result<ExitCode, Failure> {
     ))
 }
 
+async fn export(globals: &Globals, view: &View<Server>, folder: &Path) -> Result<(), Failure> {
+    let size = view.checkpoint().size;
+    let mut progress = Progress::new(globals, size);
+    let done = view.export(folder, &mut |done| progress.reach(done)).await;
+    drop(progress);
+    done.map_err(Failure::log)?;
+    if !globals.quiet {
+        eprintln!(
+            "{size} entries are in {}; check them with: portcullis log fsck {0}",
+            folder.display()
+        );
+    }
+    Ok(())
+}
+
 /// Checks a log file by file.
 async fn fsck<F: Files>(globals: &Globals, view: &View<F>) -> Result<Audit, Failure> {
     let mut progress = Progress::new(globals, view.checkpoint().size);
@@ -191,11 +228,18 @@ async fn fsck<F: Files>(globals: &Globals, view: &View<F>) -> Result<Audit, Fail
 }
 
 /// Checks the log of a data folder whose server is stopped; the configuration says where its keys are.
-async fn fsck_data(folder: &Path, file: &ConfigFile) -> Result<Audit, Failure> {
+async fn fsck_data(folder: &Path, file: &ConfigFile, key: Option<&str>) -> Result<Audit, Failure> {
     let mut config = Loaded::read(file)?.config;
     config.data.folder = folder.to_owned();
-    let started = crate::wiring::start(&config, config.listen()?).await?;
-    let audit = started.app.tlog.fsck(&mut |_| {}).await;
-    started.app.tlog.close().await;
-    audit.map_err(Failure::log)
+    let _lock = FolderLock::take(folder)?;
+    let db = wiring::open_database(&config).await?;
+    let (tlog, _) = wiring::open_log(&config, db.clone(), false, &SystemClock::new(), &SystemRandom).await?;
+    let checkpoint = tlog.checkpoint().await.map_err(Failure::log)?;
+    let audit = match verify_by(key, &checkpoint.note) {
+        Ok(()) => tlog.fsck(&mut |_| {}).await.map_err(Failure::log),
+        Err(failure) => Err(failure),
+    };
+    tlog.close().await;
+    db.close().await;
+    audit
 }
