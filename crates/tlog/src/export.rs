@@ -21,10 +21,21 @@ use crate::merkle::ProofError;
 use crate::proof::root;
 use crate::source::{self, Source};
 use crate::tile::{Edge, TILE_WIDTH, TilePath, encode_bundle, leaf_hashes};
-use crate::view::{Folder, unusable};
+use crate::view::{CHECKPOINT, Files, Folder, PUBLIC_KEY, View, unusable};
 
-pub(crate) const CHECKPOINT: &str = "checkpoint";
-pub(crate) const PUBLIC_KEY: &str = "log.pub";
+impl<F: Files> View<F> {
+    /// Copies the log to a folder, as `Tlog::export` does.
+    ///
+    /// # Errors
+    /// As for `Tlog::export`, and if the files cannot be read.
+    pub async fn export(
+        &self,
+        folder: &Path,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<(), TlogError> {
+        write(self, self.checkpoint(), self.verifier(), folder, progress).await
+    }
+}
 
 /// Writes the log up to `checkpoint`; the checkpoint last, so that a folder never promises what it lacks. Of a folder
 /// that has a copy only what is new is read from the log.

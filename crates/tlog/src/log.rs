@@ -68,10 +68,10 @@ impl Tlog {
         let (waiting, receiver) = mpsc::channel(QUEUE_ENTRIES_MAX);
         let sequencer = tokio::spawn(Sequencer::new(core.clone(), receiver).run());
         let tiler = tokio::spawn(tiler::run(core.clone()));
-        let mark = core
-            .mark
-            .clone()
-            .map(|path| tokio::spawn(mark::run(core.clone(), path)));
+        let mark = core.mark.clone().map(|path| {
+            let (committed, ended) = (core.committed.subscribe(), core.sequencer_ended.subscribe());
+            tokio::spawn(mark::run(committed, ended, path))
+        });
         Ok(Self {
             core,
             waiting,

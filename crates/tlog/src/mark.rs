@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::checkpoint::{Checkpoint, LogVerifier};
-use crate::core::{Core, become_true};
 use crate::error::TlogError;
 use crate::shelf::Shelf;
 use crate::source;
@@ -53,13 +54,17 @@ pub(crate) async fn check(path: &Path, mark: &Checkpoint, shelf: &Shelf, size: u
     })
 }
 
-/// Writes each checkpoint that this server commits, the newest of those that come close together.
-pub(crate) async fn run(core: Arc<Core>, path: PathBuf) {
-    let (mut committed, mut ended) = (core.committed.subscribe(), core.sequencer_ended.subscribe());
+/// Writes each checkpoint that this server commits, the newest of those that come close together, until the sequencer
+/// has ended.
+pub(crate) async fn run(
+    mut committed: watch::Receiver<Option<Arc<Checkpoint>>>,
+    mut ended: watch::Receiver<bool>,
+    path: PathBuf,
+) {
     loop {
         let last = tokio::select! {
             changed = committed.changed() => changed.is_err(),
-            () = become_true(&mut ended) => true,
+            _ = ended.wait_for(|ended| *ended) => true,
         };
         let newest = committed.borrow_and_update().clone();
         if let Some(checkpoint) = newest {
@@ -74,7 +79,7 @@ pub(crate) async fn run(core: Arc<Core>, path: PathBuf) {
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(PAUSE_MS)) => {}
-            () = become_true(&mut ended) => {}
+            _ = ended.wait_for(|ended| *ended) => {}
         }
     }
 }

@@ -14,12 +14,15 @@ use store::{Blobs, StoreError};
 use crate::audit::{Audit, audit};
 use crate::checkpoint::{Checkpoint, CheckpointError, LogVerifier, NOTE_BYTES_MAX};
 use crate::error::TlogError;
-use crate::export::{CHECKPOINT, PUBLIC_KEY, write};
 use crate::merkle::{Hash, leaf_hash};
 use crate::proof::{Consistency, Inclusion, body, connect, inclusion, prove};
 use crate::shelf::CACHED_TILES_MAX;
 use crate::source::{Source, hashes_of};
 use crate::tile::{Tile, TilePath, parse_bundle};
+
+/// The two texts of an exported log, beside its tiles.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+pub(crate) const PUBLIC_KEY: &str = "log.pub";
 
 /// Where the files of a log are: a folder, a server.
 pub trait Files: Send + Sync {
@@ -137,18 +140,6 @@ impl<F: Files> View<F> {
         let body = body(self, index, self.checkpoint.size).await?;
         inclusion(self, index, &leaf_hash(&body), &self.checkpoint).await?;
         Ok(body)
-    }
-
-    /// Copies the log to a folder, as `Tlog::export` does.
-    ///
-    /// # Errors
-    /// As for `Tlog::export`, and if the files cannot be read.
-    pub async fn export(
-        &self,
-        folder: &Path,
-        progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<(), TlogError> {
-        write(self, &self.checkpoint, &self.verifier, folder, progress).await
     }
 
     async fn read(&self, path: TilePath) -> Result<Bytes, TlogError> {
