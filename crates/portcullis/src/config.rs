@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
-use signing::Formats;
 use signing::trust::TrustRoot;
+use signing::{Formats, FormatsOf};
 use upstream::oci::RegistryConfig;
 
 use crate::args::{ConfigFile, Serve};
@@ -342,14 +342,14 @@ impl Config {
     }
 
     /// What to write, by the registry's host.
-    pub fn formats(&self) -> Result<impl Fn(&str) -> Formats + Send + Sync + 'static, Failure> {
+    pub fn formats(&self) -> Result<FormatsOf, Failure> {
         let parse = |words: &Vec<String>| words.join(",").parse::<Formats>().map_err(Failure::from);
         let default = parse(&self.signing.formats)?;
         let mut own = BTreeMap::new();
         for (host, words) in &self.signing.registry_formats {
             own.insert(host.clone(), parse(words)?);
         }
-        Ok(move |host: &str| own.get(host).copied().unwrap_or(default))
+        Ok(Box::new(move |host| own.get(host).copied().unwrap_or(default)))
     }
 
     /// The trusted roots that image policies may name.

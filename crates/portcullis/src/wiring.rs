@@ -112,16 +112,16 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         tlog: tlog.clone(),
         trust: trust.clone(),
     });
-    let signing = Signing::new(
-        db.clone(),
-        access.clone(),
+    let signing = Signing::new(signing::Settings {
+        db: db.clone(),
+        access: access.clone(),
         keyring,
-        Arc::new(client),
+        registry: Arc::new(client),
         log,
-        config.formats()?,
-        clock.clone(),
-        random.clone(),
-    );
+        formats: config.formats()?,
+        clock: clock.clone(),
+        random: random.clone(),
+    });
     let policies = ImagePolicies::new(
         db.clone(),
         clock.clone(),

@@ -42,7 +42,7 @@ mod verify_service;
 pub use error::{SigningError, codes};
 pub use keyring::{KeyInfo, Keyring};
 pub use publish::Formats;
-pub use sign::{DEFAULT_KEY, SignRequest, Signed, Signing};
+pub use sign::{DEFAULT_KEY, FormatsOf, Settings, SignRequest, Signed, Signing};
 pub use tables::{MIGRATIONS, SignatureRow};
 pub use verdicts::{VerdictKey, Verdicts};
 pub use verify_service::{Asked, Verdict, VerifyRequest, Verifying};

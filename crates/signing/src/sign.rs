@@ -27,6 +27,21 @@ const ANNOTATION_BYTES_MAX: usize = 4_096;
 /// verifying reads. Every image of a release repeats the annotations.
 const STATEMENT_BYTES_MAX: usize = 640 << 10;
 
+/// What signing is done with.
+pub struct Settings {
+    pub db: Db,
+    pub access: Access,
+    pub keyring: Keyring,
+    pub registry: Arc<dyn Registry>,
+    pub log: Arc<dyn Log>,
+    pub formats: FormatsOf,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+}
+
+/// What to write to a registry, by its host.
+pub type FormatsOf = Box<dyn Fn(&str) -> Formats + Send + Sync>;
+
 /// Signs images and remembers what it signed. Cheap to clone.
 #[derive(Clone)]
 pub struct Signing {
@@ -41,7 +56,7 @@ pub(crate) struct Parts {
     pub keyring: Keyring,
     pub registry: Arc<dyn Registry>,
     pub log: Arc<dyn Log>,
-    pub formats: Box<dyn Fn(&str) -> Formats + Send + Sync>,
+    pub formats: FormatsOf,
     pub flights: Flights<Wish, Result<Signed, Arc<SigningError>>>,
     pub verdicts: Verdicts,
 }
@@ -79,25 +94,20 @@ pub struct Signed {
 }
 
 impl Signing {
-    /// Puts the parts together. `formats` says what to write to a registry, by its host.
+    /// Puts the parts together.
     #[must_use]
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is a part of the server, of a type of its own; they are named once, in the wiring"
-    )]
-    pub fn new(
-        db: Db,
-        access: Access,
-        keyring: Keyring,
-        registry: Arc<dyn Registry>,
-        log: Arc<dyn Log>,
-        formats: impl Fn(&str) -> Formats + Send + Sync + 'static,
-        clock: Arc<dyn Clock>,
-        random: Arc<dyn Random>,
-    ) -> Self {
-        let verdicts = Verdicts::new(clock.clone());
-        let formats = Box::new(formats);
-        let flights = Flights::new();
+    pub fn new(settings: Settings) -> Self {
+        let Settings {
+            db,
+            access,
+            keyring,
+            registry,
+            log,
+            formats,
+            clock,
+            random,
+        } = settings;
+        let (flights, verdicts) = (Flights::new(), Verdicts::new(clock.clone()));
         Self {
             parts: Arc::new(Parts {
                 db,

@@ -397,17 +397,16 @@ pub fn server(
     let random = Arc::new(SystemRandom);
     let password = Secret::new("the server's".to_owned());
     let keyring = Keyring::new(db.clone(), password, clock.clone(), random.clone());
-    let formats = |_: &str| Formats::BOTH;
-    Signing::new(
-        db.clone(),
-        access.clone(),
+    Signing::new(signing::Settings {
+        db: db.clone(),
+        access: access.clone(),
         keyring,
         registry,
         log,
-        formats,
-        clock.clone(),
+        formats: Box::new(|_| Formats::BOTH),
+        clock: clock.clone(),
         random,
-    )
+    })
 }
 
 /// The one reason for which the one candidate did not count.
