@@ -87,7 +87,15 @@ pub fn log_key(
 /// Reads the password that closes the signing keys, or makes one.
 pub fn password(path: &Path, fresh: bool, random: &dyn Random) -> Result<Secret, Failure> {
     if let Some(text) = read(path)? {
-        return Ok(Secret::new(text.trim_end().to_owned()));
+        let text = Secret::new(text.trim_end().to_owned());
+        if text.expose().is_empty() {
+            let cause = format!(
+                "{} is empty: keys that it closed would be open to everybody",
+                path.display()
+            );
+            return Err(Failure::coded(1, &codes::SECRETS, cause));
+        }
+        return Ok(text);
     }
     if !fresh {
         let cause = format!(

@@ -1,6 +1,6 @@
 //! What the handle of the log and its two tasks share, and what is checked before any of them starts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -98,14 +98,19 @@ impl Core {
         Ok(checkpoint)
     }
 
+    /// The file outside the database, if one is kept and there.
+    fn mark(&self) -> Result<Option<(&Path, Checkpoint)>, TlogError> {
+        let Some(path) = self.mark.as_deref() else {
+            return Ok(None);
+        };
+        let mark = mark::read(path, self.key.verifier())?;
+        Ok(mark.map(|mark| (path, mark)))
+    }
+
     /// Creates the log if there is nothing, else checks that what is there is this log and whole.
     pub(crate) async fn check_start(&self) -> Result<(), TlogError> {
-        let mark = match &self.mark {
-            Some(path) => mark::read(path, self.key.verifier())?.map(|mark| (path, mark)),
-            None => None,
-        };
         let Some(state) = self.tables.settled().await? else {
-            if let Some((path, mark)) = &mark {
+            if let Some((path, mark)) = &self.mark()? {
                 mark::check(path, mark, &self.shelf, 0).await?;
             }
             let path = blob_name(TilePath::bundle(0));
@@ -118,10 +123,17 @@ impl Core {
                 };
                 return Err(TlogError::RolledBack { size: 0, found });
             }
-            return self.tables.create(&self.key.sign(0, empty_root())).await;
+            let note = self.key.sign(0, empty_root());
+            self.tables.create(&note).await?;
+            if let Some(path) = &self.mark {
+                mark::keep(path, &note.note);
+            }
+            return Ok(());
         };
         let size = state.size;
+        // First of all: with the wrong key everything that was signed looks damaged.
         let checkpoint = self.verified(size, &state.note)?;
+        let mark = self.mark()?;
         if let Some(last) = state.last.filter(|last| *last >= size) {
             let found = format!("there is row {last} of table tlog_tail");
             return Err(TlogError::RolledBack { size, found });
@@ -147,11 +159,20 @@ impl Core {
                 found: format!("there is {}", blob_name(next)),
             });
         }
+        if let (Some(path), None) = (&self.mark, &mark) {
+            tracing::warn!(
+                path = %path.display(), size,
+                "there is no checkpoint beside the database: that this is an older copy of it would not be noticed; \
+                 it is written anew (the first start of a server on a shared database needs none)"
+            );
+        }
         let from = (size / (TILE_WIDTH * TILE_WIDTH)).saturating_sub(1) * START_BUNDLES_MIN;
         let (edge, report) = audit(&self.shelf, &checkpoint, from, false, &mut |_| {}).await?;
         if edge.root() == checkpoint.root && report.damage.is_empty() {
-            if let Some((path, mark)) = &mark {
-                mark::check(path, mark, &self.shelf, size).await?;
+            match (&self.mark, &mark) {
+                (_, Some((path, mark))) => mark::check(path, mark, &self.shelf, size).await?,
+                (Some(path), None) => mark::keep(path, &checkpoint.note),
+                (None, None) => {}
             }
             return Ok(());
         }

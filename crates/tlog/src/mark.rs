@@ -5,9 +5,13 @@
 //! folder, and a log that has not reached it, or reached it with another root, does not start.
 //!
 //! The file is written after the commit and off its path, and is not synced: it may lag behind the database, which
-//! does no harm, and is never ahead of it. It does not see the whole folder put back, file and all; who keeps copies
-//! of checkpoints elsewhere sees that.
+//! does no harm, and is never ahead of it. A start without it, as of a new server on a shared database, warns and
+//! writes it. It does not see the whole folder put back, file and all; who keeps copies of checkpoints elsewhere sees
+//! that.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,10 +73,8 @@ pub(crate) async fn run(
         let newest = committed.borrow_and_update().clone();
         if let Some(checkpoint) = newest {
             let path = path.clone();
-            let written = tokio::task::spawn_blocking(move || write(&path, &checkpoint.note)).await;
-            if let Ok(Err(error)) = written {
-                tracing::warn!(%error, "the checkpoint was not written beside the database; it will be again");
-            }
+            // An error is a panic of the write, which has none.
+            let _ = tokio::task::spawn_blocking(move || keep(&path, &checkpoint.note)).await;
         }
         if last {
             return;
@@ -84,9 +86,22 @@ pub(crate) async fn run(
     }
 }
 
+/// Writes the file. Where that fails the log goes on: this is a second net, and the next commit tries again.
+pub(crate) fn keep(path: &Path, note: &str) {
+    if let Err(error) = write(path, note) {
+        tracing::warn!(path = %path.display(), %error, "the checkpoint was not written beside the database");
+    }
+}
+
 /// Beside its place first: the file is there whole or as it was.
 fn write(path: &Path, note: &str) -> std::io::Result<()> {
     let staged = path.with_extension("new");
-    std::fs::write(&staged, note)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&staged)?;
+    file.write_all(note.as_bytes())?;
     std::fs::rename(&staged, path)
 }

@@ -136,21 +136,46 @@ fn replace(path: &Path, bytes: &[u8]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_secret_is_refused_and_never_replaced() {
+async fn a_lost_or_wrong_secret_is_refused_and_never_replaced() {
     let mut server = stopped().await;
+    let foreign = Server::start(Setup::default()).unwrap();
     for name in ["secrets/log.json", "secrets/keys.password"] {
         let path = server.data().join(name);
         let good = std::fs::read(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        let before = server.log().len();
-        assert!(
-            !server.launch(None).unwrap(),
-            "{name} is lost, and the server started"
-        );
-        let said = server.log().split_off(before);
-        assert!(said.contains("PC1705") && said.contains(name), "{said}");
-        assert!(!path.exists(), "{name} was replaced");
-        std::fs::write(&path, good).unwrap();
+        let mut flipped = good.clone();
+        // In the key of the one and anywhere in the other.
+        flipped[good.len() - 20] ^= 1;
+        for (what, bytes) in [
+            ("lost", None),
+            ("empty", Some(Vec::new())),
+            ("flipped", Some(flipped)),
+            (
+                "another server's",
+                Some(std::fs::read(foreign.data().join(name)).unwrap()),
+            ),
+        ] {
+            std::fs::remove_file(&path).unwrap();
+            if let Some(bytes) = &bytes {
+                std::fs::write(&path, bytes).unwrap();
+            }
+            let before = server.log().len();
+            assert!(
+                !server.launch(None).unwrap(),
+                "{name} is {what}, and the server started"
+            );
+            let said = server.log().split_off(before);
+            assert!(said.contains("error[PC"), "{name} is {what}: {said}");
+            assert!(
+                said.contains(name) || said.contains("put back the log key"),
+                "{name} is {what}: {said}"
+            );
+            assert_eq!(
+                std::fs::read(&path).ok(),
+                bytes,
+                "{name} was {what}, and was replaced"
+            );
+            std::fs::write(&path, &good).unwrap();
+        }
     }
     server.restart().unwrap();
 }
@@ -215,4 +240,18 @@ async fn a_database_that_is_lost_emptied_or_old_never_forks_the_log() {
     std::fs::write(&path, &good).unwrap();
     server.restart().unwrap();
     server.run(&["log", "fsck"]).unwrap().expect_ok();
+
+    // Without the file an older database would not be noticed: that is said, and it is there again at once.
+    server.kill();
+    std::fs::remove_file(&mark).unwrap();
+    let warning = "there is no checkpoint beside the database";
+    let said = server.log().matches(warning).count();
+    server.restart().unwrap();
+    assert_eq!(
+        server.log().matches(warning).count(),
+        said + 1,
+        "{}",
+        server.log()
+    );
+    assert!(mark.is_file());
 }
