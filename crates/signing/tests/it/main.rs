@@ -18,5 +18,6 @@ mod once;
 mod policy;
 mod projects;
 mod releases;
+mod stored_keys;
 mod timestamps;
 mod world;
