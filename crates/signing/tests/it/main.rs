@@ -19,5 +19,6 @@ mod policy;
 mod projects;
 mod releases;
 mod stored_keys;
+mod strange;
 mod timestamps;
 mod world;
