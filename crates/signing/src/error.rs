@@ -2,6 +2,7 @@
 
 use kernel::{Code, Digest, Fault, Kind, Reference};
 
+use crate::DamagedKey;
 use crate::key::{KeyFileError, PublicKeyError, SignerError};
 use crate::ports::RegistryError;
 
@@ -20,6 +21,13 @@ pub enum SigningError {
     PublicKey(#[from] PublicKeyError),
     #[error("signing with key {name}")]
     Sign { name: String, source: SignerError },
+    #[error("{0}")]
+    KeyDamaged(Box<DamagedKey>),
+    /// `key` is its name, project, version and id.
+    #[error("the private half of key {key} in the table signing_key does not open")]
+    KeyClosed { key: String, source: SignerError },
+    #[error("too many keys are being made, imported or rotated at the moment")]
+    KeysBusy,
     #[error("logging the signature")]
     Log(#[source] LogError),
     #[error(transparent)]
@@ -117,6 +125,8 @@ impl Fault for SigningError {
             | Self::NotCovered { .. }
             | Self::TrustedRoot(_) => Kind::Invalid,
             Self::IndexTooLarge { .. } => Kind::TooLarge,
+            Self::KeyDamaged(_) | Self::KeyClosed { .. } => Kind::Unavailable,
+            Self::KeysBusy => Kind::Overloaded,
             Self::Sign { .. } | Self::Row(_) | Self::Lost => Kind::Bug,
             Self::Shared(source) => source.kind(),
             Self::Log(source) => source.0.kind(),
@@ -132,6 +142,9 @@ impl Fault for SigningError {
             Self::KeyExists { .. } | Self::KeyName(_) => &codes::KEY_NAME,
             Self::KeyFile(_) => &codes::KEY_FILE,
             Self::PublicKey(_) => &codes::PUBLIC_KEY,
+            Self::KeyDamaged(_) => &codes::KEY_DAMAGED,
+            Self::KeyClosed { .. } => &codes::KEY_CLOSED,
+            Self::KeysBusy => &codes::KEYS_BUSY,
             Self::Sign { .. } | Self::Row(_) | Self::Lost => &codes::INTERNAL,
             Self::IndexCycle(_) | Self::IndexTooLarge { .. } => &codes::INDEX,
             Self::TagMoved { .. } => &codes::TAG_MOVED,
@@ -265,6 +278,28 @@ its answer.",
 written.",
         hint: "read the policy again and apply the change to it",
     };
+    pub const KEY_DAMAGED: Code = Code {
+        id: "PC1215",
+        title: "a stored key is damaged",
+        explanation: "A row of the table signing_key does not read, or its parts contradict each other. The other keys \
+go on signing and verifying. Whether this key made a signature cannot be said without it, so the answer is no verdict.",
+        hint: "restore the row that the message names from a backup of the database",
+    };
+    pub const KEY_CLOSED: Code = Code {
+        id: "PC1216",
+        title: "a stored key does not open",
+        explanation: "The server closes private keys with the password of [keys] password_file. One of two things is \
+the cause: the password is not the one that closed this key, or the column private_pem of its row in the table \
+signing_key is damaged. Where no key opens, it is the password.",
+        hint: "put the file secrets/keys.password back that belongs to this database; else restore the row from a backup",
+    };
+    pub const KEYS_BUSY: Code = Code {
+        id: "PC1217",
+        title: "too many keys are being made at once",
+        explanation: "To open or close a key file costs 64 MiB or more and a tenth of a second, by design. One is worked \
+on at a time and a few wait, so that keys do not take the memory that signing needs.",
+        hint: "try again in a second",
+    };
     pub const INTERNAL: Code = Code {
         id: "PC1299",
         title: "signing failed by our own mistake",
@@ -287,6 +322,9 @@ id; nothing was answered with success that is not durable.",
         &NO_IMAGE_POLICY,
         &NOT_COVERED,
         &IMAGE_POLICY_CHANGED,
+        &KEY_DAMAGED,
+        &KEY_CLOSED,
+        &KEYS_BUSY,
         &INTERNAL,
     ];
 }

@@ -40,7 +40,7 @@ pub mod verify;
 mod verify_service;
 
 pub use error::{SigningError, codes};
-pub use keyring::{KeyInfo, Keyring};
+pub use keyring::{DamagedKey, KeyInfo, Keyring};
 pub use publish::Formats;
 pub use sign::{DEFAULT_KEY, FormatsOf, Settings, SignRequest, Signed, Signing};
 pub use tables::{MIGRATIONS, SignatureRow};

@@ -49,7 +49,8 @@ pub struct NewManifest {
 /// the empty name is a person at the command line with their own Docker configuration.
 #[async_trait]
 pub trait Registry: Send + Sync + 'static {
-    /// The manifest that `image` names. A digest in the reference wins over a tag; the bytes must hash to it.
+    /// The manifest that `image` names. A digest in the reference wins over a tag; the bytes must hash to it. What
+    /// hashes to it and is no manifest that we know is [`RegistryReason::Unreadable`].
     async fn manifest(&self, project: &str, image: &Reference) -> Result<Manifest, RegistryError>;
 
     /// A blob of at most `bytes_max` bytes; the bytes must hash to `digest`.
@@ -131,6 +132,10 @@ pub enum RegistryReason {
     DigestMismatch { expected: Digest, found: Digest },
     #[error("the answer is not what the specification says: {0}")]
     Malformed(String),
+    /// The registry does hold this: the bytes have the digest that was asked for, or that it names with the answer to
+    /// a tag. No login page of a proxy looks so.
+    #[error("what the registry holds as {digest} does not read: {why}")]
+    Unreadable { digest: Digest, why: String },
     #[error("the registry refused the content: {0}")]
     Refused(String),
     #[error("too many requests; the registry asks to wait {} s", .retry_after.map_or(0, |wait| wait.as_secs()))]
@@ -155,6 +160,7 @@ impl Fault for RegistryError {
             RegistryReason::TooLarge { .. } | RegistryReason::TooManyReferrers => Kind::TooLarge,
             RegistryReason::DigestMismatch { .. }
             | RegistryReason::Malformed(_)
+            | RegistryReason::Unreadable { .. }
             | RegistryReason::Redirect(_) => Kind::Unavailable,
             RegistryReason::Refused(_) | RegistryReason::PlainHttp | RegistryReason::Address(_) => {
                 Kind::Invalid
@@ -171,7 +177,7 @@ impl Fault for RegistryError {
             RegistryReason::Unauthenticated(_) | RegistryReason::Denied(_) => &codes::CREDENTIALS,
             RegistryReason::TooLarge { .. } | RegistryReason::TooManyReferrers => &codes::TOO_LARGE,
             RegistryReason::DigestMismatch { .. } => &codes::DIGEST_MISMATCH,
-            RegistryReason::Malformed(_) => &codes::MALFORMED,
+            RegistryReason::Malformed(_) | RegistryReason::Unreadable { .. } => &codes::MALFORMED,
             RegistryReason::Refused(_) => &codes::REFUSED,
             RegistryReason::Throttled { .. } => &codes::THROTTLED,
             RegistryReason::Contended { .. } => &codes::CONTENDED,

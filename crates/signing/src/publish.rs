@@ -45,7 +45,8 @@ impl fmt::Display for Formats {
         f.write_str(match (self.bundle, self.legacy) {
             (true, true) => "bundle,legacy",
             (true, false) => "bundle",
-            (false, _) => "legacy",
+            (false, true) => "legacy",
+            (false, false) => "none",
         })
     }
 }
@@ -126,6 +127,30 @@ pub(crate) async fn legacy(
             let why = error.to_string();
             Err(SigningError::LegacyTag { tag, why })
         }
-        None => Ok(updated?),
+        None => match updated {
+            Err(RegistryError {
+                reason: reason @ (RegistryReason::Unreadable { .. } | RegistryReason::TooLarge { .. }),
+                ..
+            }) => {
+                let why = reason.to_string();
+                Err(SigningError::LegacyTag { tag, why })
+            }
+            updated => Ok(updated?),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_choice_of_formats_has_its_own_name() {
+        let names =
+            [Formats::BOTH, Formats::BUNDLE, Formats::LEGACY, Formats::NONE].map(|own| own.to_string());
+        assert_eq!(names, ["bundle,legacy", "bundle", "legacy", "none"]);
+        for name in &names[..3] {
+            assert_eq!(name.parse::<Formats>().unwrap().to_string(), *name);
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::format::Annotations;
 use crate::image_policy::ImagePolicies;
 use crate::key::PublicKey;
 use crate::verdicts::VerdictKey;
-use crate::verify::{self, Policy, Report};
+use crate::verify::{self, Candidate, Policy, Report};
 use crate::{Signing, SigningError, resolve};
 
 /// Verifies for the API. Cheap to clone.
@@ -66,6 +66,41 @@ impl Verifying {
     ) -> Result<Vec<Verdict>, SigningError> {
         context.require(Action::VerifyImages)?;
         let policy = self.policy(context, request).await?;
+        let verdicts = self.verdicts(context, request, &policy).await?;
+        self.require_keys(context, request, &verdicts).await?;
+        Ok(verdicts)
+    }
+
+    /// Where a key of the project is damaged, a signature that no other key made may be its own: that is not
+    /// "unsigned".
+    async fn require_keys(
+        &self,
+        context: &Context,
+        request: &VerifyRequest,
+        verdicts: &[Verdict],
+    ) -> Result<(), SigningError> {
+        let own = matches!(&request.asked, Asked::Keys { keys, .. } if keys.is_empty());
+        let foreign = |candidate: &Candidate| {
+            let rejected = candidate.outcome.as_ref().err();
+            rejected.is_some_and(|rejected| rejected.reason == "no-matching-key")
+        };
+        let open =
+            |verdict: &Verdict| !verdict.report.verified && verdict.report.candidates.iter().any(foreign);
+        if !own || !verdicts.iter().any(open) {
+            return Ok(());
+        }
+        match self.signing.keyring().damaged(context.project.as_str()).await? {
+            Some(key) => Err(SigningError::KeyDamaged(Box::new(key))),
+            None => Ok(()),
+        }
+    }
+
+    async fn verdicts(
+        &self,
+        context: &Context,
+        request: &VerifyRequest,
+        policy: &Policy,
+    ) -> Result<Vec<Verdict>, SigningError> {
         if let (Some(digest), false) = (request.image.digest(), request.recursive) {
             let repository = request.image.repository();
             let key = VerdictKey {
@@ -74,7 +109,7 @@ impl Verifying {
                 digest,
                 policy: policy.fingerprint(),
             };
-            return Ok(vec![self.one(context, repository, key, &policy).await?]);
+            return Ok(vec![self.one(context, repository, key, policy).await?]);
         }
         let (parts, project) = (&self.signing.parts, context.project.as_str());
         let mut verdicts = Vec::new();
@@ -87,7 +122,7 @@ impl Verifying {
                 digest: subject.digest,
                 policy: policy.fingerprint(),
             };
-            verdicts.push(self.one(context, repository, key, &policy).await?);
+            verdicts.push(self.one(context, repository, key, policy).await?);
         }
         Ok(verdicts)
     }

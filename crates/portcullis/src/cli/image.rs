@@ -77,6 +77,7 @@ impl Tree<'_> {
                 reason: RegistryReason::NotFound,
                 ..
             }) => return Ok("listed, but gone".to_owned()),
+            Err(error) if is_unreadable(&error) => return Ok(format!("unreadable: {}", error.reason)),
             Err(error) => return Err(error.into()),
         };
         let read: Value = serde_json::from_slice(&manifest.bytes).unwrap_or_default();
@@ -98,19 +99,37 @@ impl Tree<'_> {
                 .await
             {
                 Ok(manifest) => {
-                    let count = legacy::layers(&manifest).map_or(0, |layers| layers.len());
-                    let kind = format!("tag {tag}  {count} layers");
+                    let kind = match legacy::layers(&manifest) {
+                        Ok(layers) => format!("tag {tag}  {} layers", layers.len()),
+                        Err(error) => format!("tag {tag}  unreadable: {error}"),
+                    };
                     found.push(json!({ "digest": manifest.digest, "kind": kind, "attached": [] }));
                 }
                 Err(RegistryError {
                     reason: RegistryReason::NotFound,
                     ..
                 }) => {}
+                Err(error) if is_unreadable(&error) => {
+                    let digest = match &error.reason {
+                        RegistryReason::Unreadable { digest, .. } => Some(digest),
+                        _ => None,
+                    };
+                    let kind = format!("tag {tag}  unreadable: {}", error.reason);
+                    found.push(json!({ "digest": digest, "kind": kind, "attached": [] }));
+                }
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(found)
     }
+}
+
+/// Whether the registry has answered with something that is no manifest: it is attached all the same.
+fn is_unreadable(error: &RegistryError) -> bool {
+    matches!(
+        error.reason,
+        RegistryReason::Unreadable { .. } | RegistryReason::TooLarge { .. }
+    )
 }
 
 fn draw(node: &Value, indent: &str) {

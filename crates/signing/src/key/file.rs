@@ -17,8 +17,9 @@ const LABEL_OLD: &str = "ENCRYPTED COSIGN PRIVATE KEY";
 const LOG_N: u8 = 16;
 const R: u32 = 8;
 const P: u32 = 1;
-/// The most that a file may ask for: 256 MiB. A hostile file could otherwise ask for all memory.
-const LOG_N_MAX: u8 = 18;
+/// The most that a file may ask for: 128 MiB, the strongest that the Go library writes; cosign writes 2^16, and wrote
+/// 2^15. A hostile file could otherwise ask for all memory.
+const LOG_N_MAX: u8 = 17;
 /// A key file is under 1 KiB.
 const FILE_BYTES_MAX: usize = 16 << 10;
 

@@ -1,4 +1,14 @@
 //! Verifying: everything that is attached to an image is a candidate, and one that a policy accepts is enough.
+//!
+//! Anybody who may push to the repository attaches what they like, so no candidate may stand in the way of another:
+//!
+//! - A candidate that was read and is wrong is a rejected candidate, with its reason in the report. Malformed, too
+//!   deep, of an unknown type, over a cap, listed but gone: the registry has answered, and this is no signature.
+//! - What could not be asked is an error, never "unsigned": a connection that fails, a server error, missing rights,
+//!   too many requests, and every failure of the list itself, which says what there is.
+//! - Bytes that do not have the digest that was asked for are nobody's content, and so an error too: a proxy's login
+//!   page that comes with status 200 must not pass for a signature that was looked at and found wanting. The
+//!   registry adapter tells the two apart ([`RegistryReason::Unreadable`] and [`RegistryReason::Malformed`]).
 
 mod check;
 mod evidence;
@@ -17,7 +27,7 @@ pub use report::{Candidate, Rejected, Report};
 
 use crate::SigningError;
 use crate::format::{bundle, legacy};
-use crate::ports::{Descriptor, Registry, RegistryError, RegistryReason};
+use crate::ports::{Descriptor, Manifest, Registry, RegistryError, RegistryReason};
 use crate::resolve;
 
 /// Verifies an image under a policy. With `recursive`, every manifest under it too; the image's report comes first.
@@ -126,6 +136,29 @@ struct ReferrerManifest {
     subject: Option<Descriptor>,
 }
 
+/// The reason of a candidate that is not there.
+const GONE: &str = "gone";
+
+/// What was read, or why it is no signature, or that it could not be asked for; see the top of this module.
+fn read<T>(answer: Result<T, RegistryError>, what: &str) -> Result<Result<T, Rejected>, SigningError> {
+    let error = match answer {
+        Ok(read) => return Ok(Ok(read)),
+        Err(error) => error,
+    };
+    let rejected = match &error.reason {
+        // A list may name what was deleted since.
+        RegistryReason::NotFound => Rejected::new(GONE, format!("the registry does not have {what}")),
+        RegistryReason::TooLarge { name, bytes_max } => {
+            Rejected::new("too-large", format!("{what} is over {name} of {bytes_max} bytes"))
+        }
+        RegistryReason::Unreadable { why, .. } => {
+            Rejected::new("malformed", format!("{what} does not read: {why}"))
+        }
+        _ => return Err(error.into()),
+    };
+    Ok(Err(rejected))
+}
+
 impl Look<'_> {
     /// Whether there is nothing left to find out: each candidate costs two calls to the registry.
     fn ends(&self, report: &Report) -> bool {
@@ -136,28 +169,19 @@ impl Look<'_> {
                 .any(|candidate| candidate.outcome.is_ok())
     }
 
-    /// The blob of a candidate. One that is gone or over the cap is no signature, and no failure to ask.
+    async fn manifest(&self, reference: &Reference) -> Result<Result<Manifest, Rejected>, SigningError> {
+        read(
+            self.registry.manifest(self.project, reference).await,
+            "its manifest",
+        )
+    }
+
     async fn blob(&self, digest: Digest) -> Result<Result<Bytes, Rejected>, SigningError> {
         let blob = self
             .registry
             .blob(self.project, self.repository, digest, SIGNATURE_BLOB_BYTES_MAX)
             .await;
-        match blob {
-            Ok(blob) => Ok(Ok(blob)),
-            Err(error) => match error.reason {
-                RegistryReason::NotFound => Ok(Err(Rejected::new(
-                    "gone",
-                    "the registry does not have its content",
-                ))),
-                RegistryReason::TooLarge { .. } => Ok(Err(Rejected::new(
-                    "too-large",
-                    format!(
-                        "its content is over SIGNATURE_BLOB_BYTES_MAX of {SIGNATURE_BLOB_BYTES_MAX} bytes"
-                    ),
-                ))),
-                _ => Err(error.into()),
-            },
-        }
+        read(blob, "its content")
     }
 
     async fn bundles(&self, report: &mut Report) -> Result<(), SigningError> {
@@ -183,20 +207,9 @@ impl Look<'_> {
         &self,
         referrer: &Descriptor,
     ) -> Result<Result<report::Accepted, Rejected>, SigningError> {
-        let reference = self.repository.at(referrer.digest);
-        let manifest = match self.registry.manifest(self.project, &reference).await {
+        let manifest = match self.manifest(&self.repository.at(referrer.digest)).await? {
             Ok(manifest) => manifest,
-            // A list may name what was deleted since; that is no signature, and no failure to ask.
-            Err(RegistryError {
-                reason: RegistryReason::NotFound,
-                ..
-            }) => {
-                return Ok(Err(Rejected::new(
-                    "gone",
-                    "the registry lists it but does not have it",
-                )));
-            }
-            Err(error) => return Err(error.into()),
+            Err(rejected) => return Ok(Err(rejected)),
         };
         let Ok(read) = serde_json::from_slice::<ReferrerManifest>(&manifest.bytes) else {
             return Ok(Err(Rejected::new("malformed", "its manifest does not read")));
@@ -220,17 +233,16 @@ impl Look<'_> {
 
     async fn legacy(&self, report: &mut Report) -> Result<(), SigningError> {
         let tag = legacy::tag(self.digest);
-        let manifest = match self
-            .registry
-            .manifest(self.project, &self.repository.tagged(&tag))
-            .await
-        {
+        let manifest = match self.manifest(&self.repository.tagged(&tag)).await? {
             Ok(manifest) => manifest,
-            Err(RegistryError {
-                reason: RegistryReason::NotFound,
-                ..
-            }) => return Ok(()),
-            Err(error) => return Err(error.into()),
+            Err(rejected) if rejected.reason == GONE => return Ok(()),
+            Err(rejected) => {
+                // Nobody named its digest: the image's stands for that of its tag.
+                let rejected = Rejected::new(rejected.reason, format!("the tag {tag}: {}", rejected.detail));
+                let candidate = Candidate::new("legacy", self.digest);
+                report.candidates.push(candidate.rejected(rejected));
+                return Ok(());
+            }
         };
         let layers = match legacy::layers(&manifest) {
             Ok(layers) => layers,

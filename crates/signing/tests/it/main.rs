@@ -18,5 +18,7 @@ mod once;
 mod policy;
 mod projects;
 mod releases;
+mod stored_keys;
+mod strange;
 mod timestamps;
 mod world;

@@ -13,9 +13,11 @@ pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-/// What we can read, for `Accept`.
+/// What we can read, for `Accept`; and the artifact manifest that was dropped before specification 1.1, which older
+/// tools left behind as referrers. We do not read it, but a registry that withheld it would leave us without an answer.
 pub const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
-application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
+application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json, \
+application/vnd.oci.artifact.manifest.v1+json";
 
 /// Seconds that a token lives when the answer does not say (distribution, "Token Authentication
 /// Specification").

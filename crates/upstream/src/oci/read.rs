@@ -27,7 +27,7 @@ impl Session<'_> {
         if let Some(digest) = digest {
             hash_to(&answer.body, digest)?;
         }
-        checked(answer)
+        checked(answer, digest)
     }
 
     /// The manifest that a tag holds, if it holds one.
@@ -35,7 +35,7 @@ impl Session<'_> {
         let answer = self.send(&self.get_manifest(tag)).await?;
         match answer.status.as_u16() {
             404 => Ok(None),
-            200 => checked(answer).map(Some),
+            200 => checked(answer, None).map(Some),
             _ => Err(refusal(&answer)),
         }
     }
@@ -122,9 +122,14 @@ pub fn fallback_tag(subject: Digest) -> String {
 
 /// A manifest whose digest is that of its bytes. A header that names another digest is an error even when
 /// the manifest was asked for by tag: registry and client do not agree on what this is.
-fn checked(answer: Answer) -> Result<Manifest, RegistryReason> {
+///
+/// A body that is no manifest is the registry's content if its digest was asked for or is named by the header, and
+/// otherwise an answer of nobody knows what, such as a login page.
+fn checked(answer: Answer, asked: Option<Digest>) -> Result<Manifest, RegistryReason> {
     let digest = Digest::of(&answer.body);
-    if let Some(Ok(named)) = answer.header("docker-content-digest").map(str::parse::<Digest>)
+    let named = answer.header("docker-content-digest").map(str::parse::<Digest>);
+    let named = named.and_then(Result::ok);
+    if let Some(named) = named
         && named != digest
     {
         return Err(RegistryReason::DigestMismatch {
@@ -132,7 +137,13 @@ fn checked(answer: Answer) -> Result<Manifest, RegistryReason> {
             found: digest,
         });
     }
-    let media_type = document::media_type(answer.header(CONTENT_TYPE.as_str()), &answer.body)?;
+    let media_type = document::media_type(answer.header(CONTENT_TYPE.as_str()), &answer.body);
+    let media_type = media_type.map_err(|reason| match reason {
+        RegistryReason::Malformed(why) if asked.or(named).is_some() => {
+            RegistryReason::Unreadable { digest, why }
+        }
+        other => other,
+    })?;
     Ok(Manifest {
         media_type,
         digest,

@@ -192,7 +192,7 @@ async fn t28_deep_json_is_refused_before_it_is_parsed() {
         .await
         .unwrap();
     let answer = reason(client(Default::default()).manifest("", &world.tag("deep")).await);
-    assert!(matches!(answer, RegistryReason::Malformed(_)), "{answer:?}");
+    assert!(matches!(answer, RegistryReason::Unreadable { .. }), "{answer:?}");
 }
 
 #[tokio::test]
@@ -210,11 +210,45 @@ async fn t29_a_document_with_layers_and_manifests_is_refused() {
             .await
             .unwrap_err();
         assert!(
-            matches!(answer.reason, RegistryReason::Malformed(_)),
+            matches!(answer.reason, RegistryReason::Unreadable { .. }),
             "{answer:?}"
         );
         assert_eq!(answer.code().id, "PC1505");
     }
+}
+
+/// What the registry holds and nobody can read is told from a page that stands between us and the registry.
+#[tokio::test]
+async fn content_that_does_not_read_is_told_from_a_login_page() {
+    let world = World::new(Options::default()).await;
+    let client = client(Default::default());
+    for (kind, bytes) in [
+        (MANIFEST, "no JSON"),
+        ("application/vnd.oci.artifact.manifest.v1+json", "{}"),
+        ("text/html", "<html>"),
+    ] {
+        let digest = world
+            .fake
+            .put_manifest("team/app", Some("strange"), kind, bytes.as_bytes())
+            .await
+            .unwrap();
+        for image in [world.tag("strange"), world.repository.at(digest)] {
+            let answer = reason(client.manifest("", &image).await);
+            assert!(
+                matches!(&answer, RegistryReason::Unreadable { digest: found, .. } if *found == digest),
+                "{image}: {answer:?}"
+            );
+        }
+    }
+    let proxy = liar(b"<html>Please log in</html>").await;
+    let repository: kernel::Repository = format!("{proxy}/team/app").parse().unwrap();
+    let answer = reason(client.manifest("", &repository.tagged("v1")).await);
+    assert!(matches!(answer, RegistryReason::Malformed(_)), "{answer:?}");
+    let answer = reason(client.manifest("", &repository.at(world.image)).await);
+    assert!(
+        matches!(answer, RegistryReason::DigestMismatch { .. }),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]

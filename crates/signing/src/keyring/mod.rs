@@ -1,5 +1,8 @@
 //! The keys of projects.
 
+mod derivation;
+mod rows;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,13 +10,18 @@ use access::Context;
 use access::audit::{self, Record};
 use jiff::Timestamp;
 use kernel::{Clock, Random, Secret};
-use store::{Db, Recent, Row, args};
+use store::{Db, Recent, args};
 
 use crate::SigningError;
 use crate::key::{self, LocalSigner, PublicKey, Signer};
+use derivation::{Derivations, Place};
+pub use rows::DamagedKey;
+use rows::Keys;
 
 /// By project, and by name or the empty text for all names: every version, read and parsed.
-type RecentKeys = Recent<(String, Option<String>), Arc<[KeyInfo]>>;
+type RecentKeys = Recent<(String, Option<String>), Arc<Keys>>;
+/// Keys that [`Keyring::check`] tries: where one row is damaged, the next tells whether the password is right.
+const KEYS_CHECKED_MAX: u32 = 3;
 
 /// Keys in the database, private halves closed with the server's password. Cheap to clone.
 ///
@@ -26,8 +34,9 @@ pub struct Keyring {
     random: Arc<dyn Random>,
     recent: Arc<RecentKeys>,
     open: Arc<Mutex<HashMap<String, Arc<LocalSigner>>>>,
-    /// Held while a private half is opened: many who need the same wait for one, and 64 MiB are in use once.
+    /// Held while a private half is opened: many who need the same wait for one.
     opening: Arc<tokio::sync::Mutex<()>>,
+    derivations: Derivations,
 }
 
 /// A key as it may be shown.
@@ -61,25 +70,29 @@ impl Keyring {
             random,
             open: Arc::default(),
             opening: Arc::default(),
+            derivations: Derivations::new(),
         }
     }
 
     /// Makes a key.
     ///
     /// # Errors
-    /// [`SigningError::KeyExists`] if the project has one of that name.
+    /// [`SigningError::KeyExists`] if the project has one of that name, [`SigningError::KeysBusy`] if too many keys
+    /// are being made.
     pub async fn create(&self, context: &Context, name: &str) -> Result<KeyInfo, SigningError> {
+        let place = self.derivations.place()?;
         let (signer, pkcs8) = LocalSigner::generate().map_err(|source| SigningError::Sign {
             name: name.to_owned(),
             source,
         })?;
-        self.insert(context, name, 1, signer, pkcs8, "key.create").await
+        self.insert(context, name, &place, signer, pkcs8, "key.create")
+            .await
     }
 
     /// Takes a cosign key file in.
     ///
     /// # Errors
-    /// If the file does not open, or the project has a key of that name.
+    /// If the file does not open, the project has a key of that name, or too many keys are being made.
     pub async fn import(
         &self,
         context: &Context,
@@ -87,40 +100,40 @@ impl Keyring {
         file: String,
         password: Secret,
     ) -> Result<KeyInfo, SigningError> {
-        let pkcs8 = blocking(move || key::decrypt(&file, &password)).await??;
+        let place = self.derivations.place()?;
+        let pkcs8 = place.run(move || key::decrypt(&file, &password)).await??;
         let signer =
             LocalSigner::from_pkcs8(&pkcs8).map_err(|_| SigningError::KeyFile(key::KeyFileError::Curve))?;
-        self.insert(context, name, 1, signer, pkcs8, "key.import").await
+        self.insert(context, name, &place, signer, pkcs8, "key.import")
+            .await
     }
 
     /// Replaces a key by a new one of the same name. What the old one signed verifies until `verify_until`.
     ///
     /// # Errors
-    /// [`SigningError::NoKey`] if there is none.
+    /// [`SigningError::NoKey`] if there is none, [`SigningError::KeysBusy`] if too many keys are being made.
     pub async fn rotate(
         &self,
         context: &Context,
         name: &str,
         verify_until: Timestamp,
     ) -> Result<KeyInfo, SigningError> {
+        let place = self.derivations.place()?;
+        let project = context.project.as_str();
         // What a moment ago was the newest may not be any more.
-        let old = newest(
-            &self.read(context.project.as_str(), Some(name)).await?,
-            context.project.as_str(),
-            name,
-        )?;
+        let old = self.read(project, Some(name)).await?.newest(project, name)?;
         let (signer, pkcs8) = LocalSigner::generate().map_err(|source| SigningError::Sign {
             name: name.to_owned(),
             source,
         })?;
         let until = verify_until.as_microsecond();
-        let private = self.close(pkcs8).await?;
+        let private = self.close(&place, pkcs8).await?;
         let info = self.info(name, old.version + 1, &signer);
         let _change = self.recent.change();
         let mut tx = self.db.begin().await?;
         tx.execute(
             "UPDATE signing_key SET verify_until = $1 WHERE project = $2 AND name = $3 AND version = $4",
-            args![until, context.project.as_str(), name, old.version],
+            args![until, project, name, old.version],
         )
         .await?;
         self.write(&mut tx, context, &info, &private, "key.rotate")
@@ -134,7 +147,7 @@ impl Keyring {
         &self,
         context: &Context,
         name: &str,
-        version: i64,
+        place: &Place,
         signer: LocalSigner,
         pkcs8: zeroize::Zeroizing<Vec<u8>>,
         action: &str,
@@ -142,8 +155,8 @@ impl Keyring {
         if name.parse::<access::ProjectName>().is_err() {
             return Err(SigningError::KeyName(name.chars().take(100).collect()));
         }
-        let private = self.close(pkcs8).await?;
-        let info = self.info(name, version, &signer);
+        let private = self.close(place, pkcs8).await?;
+        let info = self.info(name, 1, &signer);
         let _change = self.recent.change();
         let mut tx = self.db.begin().await?;
         self.write(&mut tx, context, &info, &private, action).await?;
@@ -191,9 +204,11 @@ impl Keyring {
         Ok(())
     }
 
-    async fn close(&self, pkcs8: zeroize::Zeroizing<Vec<u8>>) -> Result<String, SigningError> {
+    async fn close(&self, place: &Place, pkcs8: zeroize::Zeroizing<Vec<u8>>) -> Result<String, SigningError> {
         let (password, random) = (self.password.clone(), self.random.clone());
-        Ok(blocking(move || key::encrypt(&pkcs8, &password, &*random)).await??)
+        Ok(place
+            .run(move || key::encrypt(&pkcs8, &password, &*random))
+            .await??)
     }
 
     fn info(&self, name: &str, version: i64, signer: &LocalSigner) -> KeyInfo {
@@ -218,15 +233,20 @@ impl Keyring {
         open.entry(info.id()).or_insert(signer).clone()
     }
 
-    /// Every version of every key of a project, or of one name. A key that this server made or rotated counts at
-    /// once, what another server on the same database did after [`store::STALE_MS_MAX`] at the latest.
+    /// Every usable version of every key of a project, or of one name. A key that this server made or rotated counts
+    /// at once, what another server on the same database did after [`store::STALE_MS_MAX`] at the latest.
     ///
     /// # Errors
     /// If the database does not answer.
     pub async fn list(&self, project: &str, name: Option<&str>) -> Result<Arc<[KeyInfo]>, SigningError> {
+        Ok(self.keys(project, name).await?.usable.clone())
+    }
+
+    async fn keys(&self, project: &str, name: Option<&str>) -> Result<Arc<Keys>, SigningError> {
         let read = async {
             let keys = self.read(project, name).await?;
-            Ok::<_, SigningError>((!keys.is_empty()).then(|| Arc::from(keys)))
+            let none = keys.usable.is_empty() && keys.damaged.is_empty();
+            Ok::<_, SigningError>((!none).then(|| Arc::new(keys)))
         };
         let keys = self
             .recent
@@ -235,28 +255,29 @@ impl Keyring {
         Ok(keys.unwrap_or_default())
     }
 
-    async fn read(&self, project: &str, name: Option<&str>) -> Result<Vec<KeyInfo>, SigningError> {
+    async fn read(&self, project: &str, name: Option<&str>) -> Result<Keys, SigningError> {
         let rows = match name {
             Some(name) => {
-                let sql = "SELECT name, version, public_pem, created_at, verify_until FROM signing_key \
-                           WHERE project = $1 AND name = $2 ORDER BY version";
+                let sql = "SELECT project, name, version, key_id, public_pem, created_at, verify_until \
+                           FROM signing_key WHERE project = $1 AND name = $2 ORDER BY version";
                 self.db.read(sql, args![project, name]).await?
             }
             None => {
-                let sql = "SELECT name, version, public_pem, created_at, verify_until FROM signing_key \
-                           WHERE project = $1 ORDER BY name, version";
+                let sql = "SELECT project, name, version, key_id, public_pem, created_at, verify_until \
+                           FROM signing_key WHERE project = $1 ORDER BY name, version";
                 self.db.read(sql, args![project]).await?
             }
         };
-        rows.iter().map(info_of).collect()
+        Ok(Keys::of(&rows))
     }
 
     /// The current version of a key.
     ///
     /// # Errors
-    /// [`SigningError::NoKey`] if the project has none of that name.
+    /// [`SigningError::NoKey`] if the project has none of that name, [`SigningError::KeyDamaged`] if its row cannot
+    /// be used: no older version takes its place.
     pub async fn current(&self, project: &str, name: &str) -> Result<KeyInfo, SigningError> {
-        newest(&self.list(project, Some(name)).await?, project, name)
+        self.keys(project, Some(name)).await?.newest(project, name)
     }
 
     /// The public halves that a project's signatures may be checked with now: current ones, and rotated ones
@@ -273,10 +294,55 @@ impl Keyring {
         Ok(valid.map(|key| key.public.clone()).collect())
     }
 
+    /// A key of the project that would verify now and cannot be used. What no other key made may be its signature:
+    /// nobody knows.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub(crate) async fn damaged(&self, project: &str) -> Result<Option<DamagedKey>, SigningError> {
+        let (now_us, keys) = (self.clock.now_us(), self.keys(project, None).await?);
+        let valid = |key: &&DamagedKey| key.until_us.is_none_or(|until| now_us < until);
+        Ok(keys.damaged.iter().find(valid).cloned())
+    }
+
+    /// Opens one key, the newest that is current in any project: whether the server's password is the one that closed
+    /// the keys. Costs one opening; a key that does not open costs another, and is told in the log. Fine without keys.
+    ///
+    /// # Errors
+    /// [`SigningError::KeyClosed`] or [`SigningError::KeyDamaged`] of the newest key if none of the newest opens.
+    pub async fn check(&self) -> Result<(), SigningError> {
+        let sql = "SELECT project, name, version, key_id, public_pem, created_at, verify_until FROM signing_key \
+                   WHERE verify_until IS NULL ORDER BY created_at DESC, version DESC LIMIT $1";
+        let rows = self.db.read(sql, args![KEYS_CHECKED_MAX]).await?;
+        let mut first = None;
+        for row in &rows {
+            let keys = Keys::of(std::slice::from_ref(row));
+            let (project, name) = (row.text("project")?, row.text("name")?);
+            let opened = match keys.newest(&project, &name) {
+                Ok(key) => self.signer(&project, &key).await.map(drop),
+                Err(error) => Err(error),
+            };
+            match opened {
+                Ok(()) => return Ok(()),
+                Err(
+                    error @ (SigningError::KeyClosed { .. }
+                    | SigningError::KeyDamaged(_)
+                    | SigningError::NoKey { .. }),
+                ) => {
+                    tracing::warn!(error = kernel::chain(&error), "a key does not open");
+                    first.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
     /// The private half of a key, opened the first time.
     ///
     /// # Errors
-    /// If the server's password is not the one that closed it.
+    /// [`SigningError::KeyClosed`] if it does not open: the server's password is not the one that closed it, or the
+    /// row is damaged. [`SigningError::KeyDamaged`] if it is that of another key.
     pub(crate) async fn signer(
         &self,
         project: &str,
@@ -300,38 +366,29 @@ impl Keyring {
         };
         let file = row.ok_or_else(missing)?.text("private_pem")?;
         let password = self.password.clone();
-        let opened = blocking(move || LocalSigner::from_file(&file, &password)).await?;
-        let signer = opened.map_err(|source| SigningError::Sign {
-            name: key.name.clone(),
+        let place = self.derivations.place_apart();
+        let opened = place
+            .run(move || LocalSigner::from_file(&file, &password))
+            .await?;
+        let signer = opened.map_err(|source| SigningError::KeyClosed {
+            key: format!(
+                "{} of project {project}, version {} ({})",
+                key.name,
+                key.version,
+                key.id()
+            ),
             source,
         })?;
+        if *signer.public_key() != key.public {
+            return Err(SigningError::KeyDamaged(Box::new(DamagedKey {
+                project: project.to_owned(),
+                name: key.name.clone(),
+                version: key.version,
+                id: key.id(),
+                why: format!("its private half is that of {}", signer.public_key().id()),
+                until_us: None,
+            })));
+        }
         Ok(self.keep(key, signer))
     }
-}
-
-/// The last of one key's versions.
-fn newest(versions: &[KeyInfo], project: &str, name: &str) -> Result<KeyInfo, SigningError> {
-    versions.last().cloned().ok_or_else(|| SigningError::NoKey {
-        name: name.chars().take(100).collect(),
-        project: project.to_owned(),
-    })
-}
-
-fn info_of(row: &Row) -> Result<KeyInfo, SigningError> {
-    let time =
-        |us: i64| Timestamp::from_microsecond(us).map_err(|error| SigningError::Row(error.to_string()));
-    Ok(KeyInfo {
-        name: row.text("name")?,
-        version: row.int("version")?,
-        public: PublicKey::from_pem(&row.text("public_pem")?)?,
-        created_at: time(row.int("created_at")?)?,
-        verify_until: row.opt_int("verify_until")?.map(time).transpose()?,
-    })
-}
-
-/// Work of a tenth of a second belongs on a thread of its own.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SigningError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| SigningError::Lost)
 }
