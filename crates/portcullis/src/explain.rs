@@ -37,8 +37,8 @@ known about what was asked: this is neither a yes nor a no.",
         id: "PC1705",
         title: "the server's own secrets cannot be read",
         explanation: "The log's key and the password of the signing keys lie in the data folder under secrets/, \
-readable by the server's user only. One is missing, damaged or unreadable; without it the server would become \
-another log, so it does not start.",
+readable by the server's user only. One is missing, damaged, unreadable or another server's; without the log's key \
+the server would become another log, and with another password it could open no signing key, so it does not start.",
         hint: "put the folder secrets/ back from a backup",
     };
     pub const NOT_VERIFIED: Code = Code {

@@ -17,12 +17,13 @@ use kernel::{Clock, Fault, Kind, Random, SystemClock, SystemRandom};
 use signing::image_policy::ImagePolicies;
 use signing::ports::{Log, LoggedEntry, NewEntry};
 use signing::trust::{self, LogIdentity, TrustRoot};
-use signing::{Keyring, Signing, Verifying};
+use signing::{Keyring, Signing, SigningError, Verifying};
 use store::{Blobs, Db, FolderLock};
 use tlog::{HashedRekord, LogKey, Settings, Tlog};
 use utoipa::OpenApi as _;
 
 use crate::config::Config;
+use crate::explain::codes;
 use crate::failure::Failure;
 use crate::metrics::{self, Metrics};
 use crate::secrets;
@@ -106,6 +107,14 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
     let password_file = config.secret_file(config.keys.password_file.as_ref(), "keys.password");
     let password = secrets::password(&password_file, fresh, &*random)?;
     let keyring = Keyring::new(db.clone(), password, clock.clone(), random.clone());
+    // A server with the wrong password would start well, sign nothing, and close new keys so that nobody opens them.
+    keyring.check().await.map_err(|error| match error {
+        SigningError::KeyClosed { .. } => {
+            let cause = format!("{}: {}", password_file.display(), kernel::chain(&error));
+            Failure::coded(1, &codes::SECRETS, cause)
+        }
+        other => other.into(),
+    })?;
     let client = upstream::oci::Client::new(config.oci()?, clock.clone(), random.clone())?;
     let trust = Arc::new(TrustRoot::from_json(&trust::trusted_root(&identity))?);
     let log = Arc::new(EmbeddedLog {
