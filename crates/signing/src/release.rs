@@ -29,7 +29,8 @@ impl Signing {
     ///
     /// # Errors
     /// If any image cannot be resolved or the release is too large, nothing is signed. A later failure concerns one
-    /// image alone, and stands in its place of the answer.
+    /// image alone, and stands in its place of the answer: also that its tag names another image by now
+    /// ([`SigningError::TagMoved`]), though the one that it named is signed.
     pub async fn release(
         &self,
         context: &Context,
@@ -55,30 +56,22 @@ impl Signing {
                 "a release has 1 to {RELEASE_SUBJECTS_MAX} images, not {count}"
             )));
         }
-        let draft_of = async |image: Reference| {
-            let (key, annotations) = (key.clone(), annotations.clone());
-            let request = SignRequest {
-                image,
-                key,
-                annotations,
+        let by = self.admit(context, &images, key.as_deref(), &annotations).await?;
+        let draft_of = |image: &Reference| Draft {
+            parts: self.parts.clone(),
+            context: context.clone(),
+            key: by.clone(),
+            formats: Formats::BUNDLE,
+            request: SignRequest {
+                image: image.clone(),
+                key: key.clone(),
+                annotations: annotations.clone(),
                 recursive: false,
                 repair: false,
                 formats: Some(Formats::BUNDLE),
-            };
-            let key = self.admit(context, &request).await?;
-            let parts = self.parts.clone();
-            Ok::<_, SigningError>(Draft {
-                parts,
-                context: context.clone(),
-                key,
-                formats: Formats::BUNDLE,
-                request,
-            })
+            },
         };
-        let mut drafts = Vec::with_capacity(images.len());
-        for image in images {
-            drafts.push(draft_of(image).await?);
-        }
+        let drafts: Vec<Draft> = images.iter().map(draft_of).collect();
         let subjects = self.resolve_all(&drafts).await?;
         let wishes: Vec<Wish> = drafts
             .iter()
@@ -98,7 +91,34 @@ impl Signing {
                 .ok_or(SigningError::Lost)?
                 .map_err(SigningError::Shared)
         };
-        Ok(wishes.iter().map(outcome_of).collect())
+        let outcomes: ReleaseOutcome = wishes.iter().map(outcome_of).collect();
+        Ok(self.tags_stayed(context, images, outcomes).await)
+    }
+
+    /// Looks again at every image that was named by tag, once all are published: until then each tag had time to
+    /// move. A release that found everything signed took none.
+    async fn tags_stayed(
+        &self,
+        context: &Context,
+        images: Vec<Reference>,
+        outcomes: ReleaseOutcome,
+    ) -> ReleaseOutcome {
+        let signed_some = outcomes.iter().flatten().any(|signed| !signed.deduplicated);
+        let look = |(image, outcome): (Reference, Result<Signed, SigningError>)| {
+            let (signing, project) = (self.clone(), context.project.to_string());
+            async move {
+                let signed = outcome?;
+                if signed_some && image.digest().is_none() {
+                    signing.tag_stayed(&project, &image, signed.digest).await?;
+                }
+                Ok(signed)
+            }
+        };
+        stream::iter(images.into_iter().zip(outcomes))
+            .map(look)
+            .buffered(CONCURRENT_MAX)
+            .collect()
+            .await
     }
 
     async fn resolve_all(&self, drafts: &[Draft]) -> Result<Vec<Descriptor>, SigningError> {

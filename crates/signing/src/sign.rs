@@ -145,7 +145,10 @@ impl Signing {
     /// # Errors
     /// Those of the context's rights, the registry, the key and the log. What is signed stays signed.
     pub async fn sign(&self, context: &Context, request: &SignRequest) -> Result<Vec<Signed>, SigningError> {
-        let key = self.admit(context, request).await?;
+        let images = std::slice::from_ref(&request.image);
+        let key = self
+            .admit(context, images, request.key.as_deref(), &request.annotations)
+            .await?;
         let formats = request
             .formats
             .unwrap_or_else(|| (self.parts.formats)(request.image.repository().registry()));
@@ -189,21 +192,32 @@ impl Signing {
     }
 
     /// What has to be true before anything is done: the role, the project's patterns, sane annotations, a key.
+    /// The key is read once for all `images`: what one statement says is signed by one key, also if it is rotated
+    /// meanwhile.
     pub(crate) async fn admit(
         &self,
         context: &Context,
-        request: &SignRequest,
+        images: &[Reference],
+        key: Option<&str>,
+        annotations: &Annotations,
     ) -> Result<KeyInfo, SigningError> {
         context.require(Action::SignImages)?;
         let project = self.parts.access.project(&context.project).await?;
-        project.require_image(request.image.repository())?;
-        require_sane(&request.annotations)?;
-        let name = request.key.as_deref().unwrap_or(DEFAULT_KEY);
+        for image in images {
+            project.require_image(image.repository())?;
+        }
+        require_sane(annotations)?;
+        let name = key.unwrap_or(DEFAULT_KEY);
         self.parts.keyring.current(context.project.as_str(), name).await
     }
 
     /// A tag is resolved once. If it names another image now, the caller has to know that that one is not signed.
-    async fn tag_stayed(&self, project: &str, image: &Reference, was: Digest) -> Result<(), SigningError> {
+    pub(crate) async fn tag_stayed(
+        &self,
+        project: &str,
+        image: &Reference,
+        was: Digest,
+    ) -> Result<(), SigningError> {
         let now = self.parts.registry.manifest(project, image).await?.digest;
         if now == was {
             Ok(())

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use kernel::limits::SIGNATURE_BLOB_BYTES_MAX;
 use kernel::{Clock as _, Digest, Fault as _, Kind, Reference, Repository};
 use serde_json::json;
+use signing::SigningError;
 use signing::format::legacy;
 use signing::ports::{Descriptor, Manifest, Merge, Registry, RegistryError, RegistryReason};
-use signing::{Formats, SigningError};
 
 use crate::forge::*;
 use crate::world::{REPOSITORY, World, only_reason};
@@ -406,75 +406,6 @@ async fn a_registry_that_takes_a_put_and_drops_the_connection_ends_in_the_truth(
         world.only_bundle().await;
         assert_eq!((world.signatures().await, world.log_size().await), (1, 1));
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tag_that_moved_while_its_image_was_signed_is_told() {
-    /// Moves the tag when the first thing is pushed.
-    struct Moving(Arc<dyn Registry>, registry::Registry);
-    #[async_trait]
-    impl Registry for Moving {
-        async fn manifest(&self, project: &str, image: &Reference) -> Result<Manifest, RegistryError> {
-            self.0.manifest(project, image).await
-        }
-        async fn blob(&self, p: &str, r: &Repository, d: Digest, max: usize) -> Result<Bytes, RegistryError> {
-            self.0.blob(p, r, d, max).await
-        }
-        async fn referrers(
-            &self,
-            p: &str,
-            r: &Repository,
-            d: Digest,
-        ) -> Result<Vec<Descriptor>, RegistryError> {
-            self.0.referrers(p, r, d).await
-        }
-        async fn push_blob(&self, p: &str, r: &Repository, bytes: Bytes) -> Result<(), RegistryError> {
-            self.1
-                .put_image(REPOSITORY, "v1", "somebody else's")
-                .await
-                .unwrap();
-            self.0.push_blob(p, r, bytes).await
-        }
-        async fn attach(
-            &self,
-            p: &str,
-            r: &Repository,
-            d: Digest,
-            m: &Descriptor,
-            b: Bytes,
-        ) -> Result<(), RegistryError> {
-            self.0.attach(p, r, d, m, b).await
-        }
-        async fn update_tag(
-            &self,
-            p: &str,
-            r: &Repository,
-            t: &str,
-            m: &Merge<'_>,
-        ) -> Result<(), RegistryError> {
-            self.0.update_tag(p, r, t, m).await
-        }
-    }
-    let world = World::new().await;
-    let signing = world.over(Arc::new(Moving(world.client.clone(), world.fake.clone())));
-    let request = signing::SignRequest {
-        formats: Some(Formats::BUNDLE),
-        ..world.request(world.repository.tagged("v1"))
-    };
-    let error = signing.sign(&world.context(), &request).await.unwrap_err();
-    assert_eq!((error.code().id, error.kind()), ("PC1206", Kind::Conflict));
-    // The signature of the first image stands; the one that the tag names now has none.
-    let policy = world.logged_policy().await;
-    assert!(world.verify(&policy).await.verified);
-    let now_there = world.fake.tag_digest(REPOSITORY, "v1").await.unwrap().unwrap();
-    assert_ne!(now_there, world.image);
-    assert!(
-        !world
-            .try_verify_digest(now_there, &policy)
-            .await
-            .unwrap()
-            .verified
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ mod input;
 mod keyless;
 mod keys;
 mod matrix;
+mod moving;
 mod once;
 mod policy;
 mod projects;
