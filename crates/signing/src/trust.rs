@@ -9,6 +9,7 @@ use kernel::Digest;
 use sigstore_trust_root::{CertificateAuthority, TransparencyLog, TrustedRoot};
 use sigstore_types::TimeRange;
 use sigstore_verify::Verifier;
+use sigstore_verify::crypto::{Checkpoint, CheckpointSignature};
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
@@ -67,6 +68,20 @@ impl TrustRoot {
         let mut root = self.root.clone();
         root.tlogs.retain(valid);
         Verifier::new(&root).map(Some)
+    }
+
+    /// Whether a log of the id `id` signed the checkpoint `note` (C2SP signed-note).
+    pub(crate) fn log_signed(&self, id: &[u8], note: &str, now: Timestamp) -> bool {
+        let mut root = self.root.clone();
+        root.tlogs.retain(|log| log.log_id.key_id.as_bytes() == id);
+        let (Ok(keys), Ok(note)) = (root.rekor_keys(), Checkpoint::from_text(note)) else {
+            return false;
+        };
+        let signed = |signature: &CheckpointSignature| {
+            let mut named = keys.keys_by_hint(&signature.key_id, now).into_iter();
+            named.any(|key| key.verify(note.signed_data(), &signature.signature).is_ok())
+        };
+        note.signatures().iter().any(signed)
     }
 
     /// The same, believing only the logs whose `baseUrl` this is; `None` if there is none.

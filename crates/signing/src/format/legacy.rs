@@ -119,9 +119,7 @@ struct InImage {
 /// # Errors
 /// If it is not simple signing.
 pub fn read_payload(bytes: &[u8]) -> Result<Payload, LegacyError> {
-    if kernel::limits::too_deep(bytes) {
-        return Err(LegacyError::Payload("it nests too deep".to_owned()));
-    }
+    super::check_json(bytes).map_err(LegacyError::Payload)?;
     let read: InPayload =
         serde_json::from_slice(bytes).map_err(|error| LegacyError::Payload(words(&error.to_string())))?;
     if read.critical.kind != KIND {

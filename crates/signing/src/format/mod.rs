@@ -5,6 +5,9 @@ pub mod dsse;
 pub mod legacy;
 pub mod referrer;
 pub mod statement;
+mod strict;
+
+pub use strict::check as check_json;
 
 use std::collections::BTreeMap;
 

@@ -103,9 +103,7 @@ struct InSubject {
 /// # Errors
 /// If it is not an in-toto statement.
 pub fn read(payload: &[u8]) -> Result<Statement, StatementError> {
-    if kernel::limits::too_deep(payload) {
-        return Err(StatementError::Json("it nests too deep".to_owned()));
-    }
+    super::check_json(payload).map_err(StatementError::Json)?;
     let read: In =
         serde_json::from_slice(payload).map_err(|error| StatementError::Json(error.to_string()))?;
     if read.kind != TYPE && read.kind != TYPE_OLD {

@@ -11,8 +11,9 @@ use super::evidence::{self, Evidence};
 use super::report::Accepted;
 use super::{Authority, Identity, Policy, Rejected};
 use crate::Formats;
-use crate::format::{Annotations, dsse, legacy, statement};
+use crate::format::{Annotations, check_json, dsse, legacy, statement};
 use crate::key::PublicKey;
+use crate::trust::TrustRoot;
 
 type Outcome = Result<Accepted, Rejected>;
 
@@ -183,9 +184,8 @@ pub fn check_legacy(
 }
 
 fn parse(bytes: &[u8]) -> Result<Bundle, Rejected> {
-    if kernel::limits::too_deep(bytes) {
-        return Err(Rejected::new("malformed", "the bundle nests too deep"));
-    }
+    check_json(bytes)
+        .map_err(|why| Rejected::new("malformed", format!("the bundle does not read: {why}")))?;
     let text =
         std::str::from_utf8(bytes).map_err(|_| Rejected::new("malformed", "the bundle is not text"))?;
     Bundle::from_json(text).map_err(|error| Rejected::new("malformed", kernel::chain(&error)))
@@ -411,6 +411,7 @@ impl Check<'_> {
         let Ok(result) = &first else {
             return Ok(first);
         };
+        self.proven(trust)?;
         let times = match result.verified_timestamps() {
             [] => &[self.now],
             times => times,
@@ -420,18 +421,35 @@ impl Check<'_> {
         Ok(valid.map_or(first, |verifier| verify(&verifier)))
     }
 
+    /// Every entry has to prove what it claims, by the log that it names: the library passes over entries without
+    /// evidence and takes a checkpoint by any log that it knows, where other verifiers refuse the bundle.
+    fn proven(&self, trust: &TrustRoot) -> Result<(), Rejected> {
+        for entry in &self.bundle.verification_material.tlog_entries {
+            if entry.inclusion_proof.is_none() && entry.inclusion_promise.is_none() {
+                let detail = "a log entry carries neither a proof nor a promise";
+                return Err(Rejected::new("log", detail));
+            }
+            let id = entry.log_id.key_id.as_bytes();
+            let note = entry
+                .inclusion_proof
+                .as_ref()
+                .map(|proof| proof.checkpoint.envelope());
+            if note.is_some_and(|note| !trust.log_signed(id, note, self.now)) {
+                let detail = "a log entry names another log than the one that signed its checkpoint";
+                return Err(Rejected::new("log", detail));
+            }
+        }
+        Ok(())
+    }
+
     fn complete(
         &self,
         accepted: &mut Accepted,
         result: &sigstore_verify::VerificationResult,
     ) -> Result<(), Rejected> {
         accepted.logged = result.tlog_verified();
-        // The library passes entries over that carry no evidence, as long as one does.
-        let entries = &self.bundle.verification_material.tlog_entries;
-        let proven = entries
-            .iter()
-            .find(|entry| entry.inclusion_proof.is_some() || entry.inclusion_promise.is_some());
-        accepted.log_index = proven
+        let entry = self.bundle.verification_material.tlog_entries.first();
+        accepted.log_index = entry
             .filter(|_| accepted.logged)
             .map(|entry| entry.log_index.get());
         // The earliest is the strongest: it existed by then.

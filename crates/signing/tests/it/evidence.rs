@@ -35,7 +35,7 @@ impl Case {
         self.log.entry(&self.work.rekord)
     }
 
-    fn good(&self) -> Vec<u8> {
+    pub fn good(&self) -> Vec<u8> {
         key_bundle(&self.signer, &self.work, &[self.entry()])
     }
 
@@ -54,7 +54,7 @@ pub fn refused(bundle: &[u8], image: Digest, policy: &Policy) -> Rejected {
     check_bundle(bundle, image, policy, now()).unwrap_err()
 }
 
-fn without_log(policy: &Policy) -> Policy {
+pub fn without_log(policy: &Policy) -> Policy {
     Policy::keys("without a log", policy.authorities[0].keys.clone())
 }
 
@@ -135,13 +135,25 @@ fn t03_an_index_without_a_proof_proves_nothing() {
     entry.as_object_mut().unwrap().remove("inclusionProof");
     assert_eq!(case.refused(&[entry]), "log");
     assert_eq!(case.refused(&[]), "log");
-    // An unproven entry before a proven one: its index is not repeated as if it were known.
+    // An unproven entry beside a proven one is a claim that nobody checked: cosign refuses the bundle, and so do we.
     let mut claimed = case.entry();
     claimed.as_object_mut().unwrap().remove("inclusionProof");
     claimed["logIndex"] = "99".into();
-    let bundle = key_bundle(&case.signer, &case.work, &[claimed, case.entry()]);
-    let accepted = check_bundle(&bundle, case.image, &case.policy, now()).unwrap();
-    assert_eq!(accepted.log_index, Some(1));
+    for entries in [[claimed.clone(), case.entry()], [case.entry(), claimed]] {
+        let bundle = key_bundle(&case.signer, &case.work, &entries);
+        let rejected = refused(&bundle, case.image, &case.policy);
+        assert_eq!(rejected.reason, "log");
+        assert!(rejected.detail.contains("neither a proof"), "{}", rejected.detail);
+    }
+    assert!(
+        check_bundle(
+            &key_bundle(&case.signer, &case.work, &[case.entry(), case.entry()]),
+            case.image,
+            &case.policy,
+            now()
+        )
+        .is_ok()
+    );
 }
 
 #[test]

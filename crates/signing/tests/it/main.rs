@@ -21,5 +21,6 @@ mod projects;
 mod releases;
 mod stored_keys;
 mod strange;
+mod strict;
 mod timestamps;
 mod world;
