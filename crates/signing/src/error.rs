@@ -46,6 +46,15 @@ pub enum SigningError {
         was: Digest,
         now: Digest,
     },
+    #[error(
+        "the registry is slow: {read} of {of} candidates of {image} were read in {seconds} s, and none of them counts"
+    )]
+    Slow {
+        image: Box<Reference>,
+        read: usize,
+        of: usize,
+        seconds: u64,
+    },
     #[error("the signature tag {tag} holds something that is not signatures: {why}")]
     LegacyTag { tag: String, why: String },
     #[error("{0}")]
@@ -125,7 +134,7 @@ impl Fault for SigningError {
             | Self::NotCovered { .. }
             | Self::TrustedRoot(_) => Kind::Invalid,
             Self::IndexTooLarge { .. } => Kind::TooLarge,
-            Self::KeyDamaged(_) | Self::KeyClosed { .. } => Kind::Unavailable,
+            Self::KeyDamaged(_) | Self::KeyClosed { .. } | Self::Slow { .. } => Kind::Unavailable,
             Self::KeysBusy => Kind::Overloaded,
             Self::Sign { .. } | Self::Row(_) | Self::Lost => Kind::Bug,
             Self::Shared(source) => source.kind(),
@@ -145,6 +154,7 @@ impl Fault for SigningError {
             Self::KeyDamaged(_) => &codes::KEY_DAMAGED,
             Self::KeyClosed { .. } => &codes::KEY_CLOSED,
             Self::KeysBusy => &codes::KEYS_BUSY,
+            Self::Slow { .. } => &codes::SLOW,
             Self::Sign { .. } | Self::Row(_) | Self::Lost => &codes::INTERNAL,
             Self::IndexCycle(_) | Self::IndexTooLarge { .. } => &codes::INDEX,
             Self::TagMoved { .. } => &codes::TAG_MOVED,
@@ -300,6 +310,14 @@ signing_key is damaged. Where no key opens, it is the password.",
 on at a time and a few wait, so that keys do not take the memory that signing needs.",
         hint: "try again in a second",
     };
+    pub const SLOW: Code = Code {
+        id: "PC1218",
+        title: "the registry is too slow for what is attached to the image",
+        explanation: "Everything that is attached to an image may be its signature, and has to be read. The time for that \
+has a bound, so that an image with hundreds of attachments in a slow registry does not hold a request for hours. What \
+was not read is not known: this is no verdict.",
+        hint: "look at what is attached with `portcullis image tree`, remove what nobody needs, then try again",
+    };
     pub const INTERNAL: Code = Code {
         id: "PC1299",
         title: "signing failed by our own mistake",
@@ -325,6 +343,7 @@ id; nothing was answered with success that is not durable.",
         &KEY_DAMAGED,
         &KEY_CLOSED,
         &KEYS_BUSY,
+        &SLOW,
         &INTERNAL,
     ];
 }
