@@ -78,7 +78,7 @@ impl TrustRoot {
             return false;
         };
         let signed = |signature: &CheckpointSignature| {
-            let mut named = keys.keys_by_hint(&signature.key_id, now).into_iter();
+            let mut named = keys.keys_by_hint(&signature.key_id, now);
             named.any(|key| key.verify(note.signed_data(), &signature.signature).is_ok())
         };
         note.signatures().iter().any(signed)
