@@ -203,7 +203,7 @@ async fn better_a_key_is_opened_once_for_sixty_images() {
         .await
         .unwrap_err();
     assert!(
-        matches!(&error, SigningError::Shared(inner) if matches!(**inner, SigningError::Sign { .. })),
+        matches!(&error, SigningError::Shared(inner) if matches!(**inner, SigningError::KeyClosed { .. })),
         "{error:?}"
     );
 }
