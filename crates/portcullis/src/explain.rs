@@ -41,6 +41,14 @@ readable by the server's user only. One is missing, damaged, unreadable or anoth
 the server would become another log, and with another password it could open no signing key, so it does not start.",
         hint: "put the folder secrets/ back from a backup",
     };
+    pub const OUTPUT: Code = Code {
+        id: "PC1710",
+        title: "the output could not be written",
+        explanation: "The command did its work to the end, but what it printed is lost, in part or whole: the disk is \
+full, or the device failed. The exit code is the command's own, or 1 if that would be 0. A token that was lost this way \
+is good all the same.",
+        hint: "make room or print elsewhere, and run it again; a lost token: portcullis token list, token revoke",
+    };
     pub const NOT_VERIFIED: Code = Code {
         id: "PC1301",
         title: "the image is not verified",
@@ -60,6 +68,7 @@ the reasons are listed, one for each. This is an answer, not a failure to ask: e
         &INSECURE,
         &SERVER,
         &SECRETS,
+        &OUTPUT,
         &NOT_VERIFIED,
         &BLOB_NOT_VERIFIED,
     ];

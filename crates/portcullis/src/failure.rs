@@ -6,7 +6,7 @@ use kernel::{Code, Fault};
 use tlog::TlogError;
 
 use crate::args::Globals;
-use crate::output::document;
+use crate::output::{document, say};
 
 /// A command's failure; boxed, so that results stay small where nothing goes wrong.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ struct Parts {
 }
 
 /// Exit code of wrong usage.
-const USAGE: u8 = 2;
+pub const USAGE: u8 = 2;
 
 impl Failure {
     /// The command line contradicts itself.
@@ -147,22 +147,23 @@ impl Failure {
             let own = || serde_json::json!({ "code": self.0.code, "title": self.0.what, "detail": self.0.cause.join("; "), "hint": self.0.hint });
             document(globals, &self.0.document.clone().unwrap_or_else(own));
         }
+        self.explain();
+        ExitCode::from(self.0.exit)
+    }
+
+    /// Says it to people, on standard error.
+    pub fn explain(&self) {
         match &self.0.code {
-            Some(code) => eprintln!("error[{code}]: {}", self.0.what),
-            None => eprintln!("error: {}", self.0.what),
+            Some(code) => say(&format!("error[{code}]: {}", self.0.what)),
+            None => say(&format!("error: {}", self.0.what)),
         }
-        for cause in self
-            .0
-            .cause
-            .iter()
-            .filter(|cause| !cause.is_empty() && **cause != self.0.what)
-        {
-            eprintln!("  cause: {cause}");
+        let causes = self.0.cause.iter();
+        for cause in causes.filter(|cause| !cause.is_empty() && **cause != self.0.what) {
+            say(&format!("  cause: {cause}"));
         }
         if !self.0.hint.is_empty() {
-            eprintln!("  hint: {}", self.0.hint);
+            say(&format!("  hint: {}", self.0.hint));
         }
-        ExitCode::from(self.0.exit)
     }
 }
 

@@ -1,5 +1,8 @@
 //! The program `portcullis`: parse, wire, run.
 
+// They panic where the output cannot be written, and the exit code is lost: see `output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod args;
 mod cli;
 mod client;
@@ -19,20 +22,35 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use crate::failure::Failure;
+
 fn main() -> ExitCode {
     if let Ok(spec) = std::env::var("PORTCULLIS_TEST_CRASH_AT") {
         kernel::arm_crash_point(&spec);
     }
-    let args = args::Args::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: starting the runtime: {error}");
-            return ExitCode::FAILURE;
-        }
+    let code = match args::Args::try_parse() {
+        Ok(args) => run(args),
+        Err(error) => not_run(&error),
     };
+    output::settle(code)
+}
+
+fn run(args: args::Args) -> ExitCode {
     let globals = args.globals.clone();
-    runtime
-        .block_on(cli::run(args))
-        .unwrap_or_else(|failure| failure.report(&globals))
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(cli::run(args)),
+        Err(error) => Err(Failure::local("starting the runtime", &error)),
+    };
+    outcome.unwrap_or_else(|failure| failure.report(&globals))
+}
+
+/// Help and version, which were asked for, and command lines that do not parse.
+fn not_run(error: &clap::Error) -> ExitCode {
+    let printed = error.print();
+    if error.use_stderr() {
+        return ExitCode::from(failure::USAGE);
+    }
+    output::remember(printed);
+    ExitCode::SUCCESS
 }

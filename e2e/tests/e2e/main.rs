@@ -11,6 +11,7 @@ mod interop;
 mod kill_log;
 mod kill_signing;
 mod ledger;
+mod output;
 mod postgresql;
 mod readme;
 mod repair;

@@ -15,7 +15,7 @@ use crate::cli::input::read_text;
 use crate::client::Client;
 use crate::config::Loaded;
 use crate::failure::Failure;
-use crate::output::{Progress, document, println, table};
+use crate::output::{Progress, document, println, say, table};
 use crate::wiring;
 
 /// The exit code of "not found".
@@ -197,7 +197,7 @@ fn report(globals: &Globals, audit: &Audit) -> Result<ExitCode, Failure> {
     audit
         .damage
         .iter()
-        .for_each(|damage| eprintln!("damaged: {damage}"));
+        .for_each(|damage| say(&format!("damaged: {damage}")));
     Err(Failure::plain(
         1,
         format!("the log is damaged in {} places", audit.damage.len()),
@@ -212,10 +212,10 @@ async fn export(globals: &Globals, view: &View<Server>, folder: &Path) -> Result
     drop(progress);
     done.map_err(Failure::log)?;
     if !globals.quiet {
-        eprintln!(
+        say(&format!(
             "{size} entries are in {}; check them with: portcullis log fsck {0}",
             folder.display()
-        );
+        ));
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! `portcullis serve`.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -11,6 +10,7 @@ use crate::config::{Config, Loaded};
 use crate::explain::codes;
 use crate::failure::Failure;
 use crate::lifecycle::Lifecycle;
+use crate::output::try_println;
 use crate::telemetry;
 use crate::wiring::{self, App};
 
@@ -91,6 +91,10 @@ Try next, in another terminal:
   portcullis key get default                    the public key, for cosign verify --key
 "
     );
-    // A reader that went away must not end the server.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    if !try_println(&text) {
+        tracing::warn!(
+            "the first token could not be printed; stop the server and make another: \
+             portcullis token create NAME --role admin --everywhere --local"
+        );
+    }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::args::{Config, Globals, Init};
 use crate::config::{EXAMPLE, Loaded};
 use crate::failure::Failure;
-use crate::output::list;
+use crate::output::{list, say};
 
 pub fn init(own: &Init) -> Result<ExitCode, Failure> {
     let path = &own.file;
@@ -30,10 +30,10 @@ pub fn init(own: &Init) -> Result<ExitCode, Failure> {
         })?;
     file.write_all(EXAMPLE.as_bytes())
         .map_err(|error| Failure::local(format!("writing {}", path.display()), &error))?;
-    eprintln!(
+    say(&format!(
         "wrote {}; next: portcullis config check, portcullis serve",
         path.display()
-    );
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -41,7 +41,7 @@ pub fn run(globals: &Globals, own: Config) -> Result<ExitCode, Failure> {
     match own {
         Config::Check(file) => {
             Loaded::read(&file)?;
-            eprintln!("the configuration is valid");
+            say("the configuration is valid");
         }
         Config::View { file, origin } => {
             let loaded = Loaded::read(&file)?.rows();

@@ -7,6 +7,7 @@ use tokio::process::Command;
 
 use crate::demo::server::ServerProcess;
 use crate::failure::Failure;
+use crate::output::println;
 
 /// Lines of a command's output that are shown; a list of 400 is cut.
 const LINES_MAX: usize = 8;
@@ -70,12 +71,12 @@ impl Stage {
     }
 
     pub fn say(&self, text: &str) {
-        println!("{text}");
+        println(text);
     }
 
     pub fn chapter(&mut self, title: &str) {
         self.chapters += 1;
-        println!("\n{}. {title}\n", self.chapters);
+        println(&format!("\n{}. {title}\n", self.chapters));
     }
 
     /// Steps that did not come out as told.
@@ -93,20 +94,20 @@ impl Stage {
 
     /// Runs one command of the story.
     pub async fn run(&mut self, words: &[&str], expect: Expect) -> Result<(), Failure> {
-        println!("$ portcullis {}", words.join(" "));
+        println(&format!("$ portcullis {}", words.join(" ")));
         let ran = self.command(words).await?;
         show(&ran.out);
         show(&ran.err);
-        println!("  ({:.2} s, exit code {})", ran.seconds, ran.code);
+        println(&format!("  ({:.2} s, exit code {})", ran.seconds, ran.code));
         let missing_out = expect.out.iter().filter(|text| !ran.out.contains(*text));
         let missing_err = expect.err.iter().filter(|text| !ran.err.contains(*text));
         let missing: Vec<&String> = missing_out.chain(missing_err).collect();
         if ran.code != expect.code || !missing.is_empty() {
             self.failed += 1;
-            println!(
+            println(&format!(
                 "  NOT AS TOLD: expected exit code {} and {missing:?}",
                 expect.code
-            );
+            ));
         }
         Ok(())
     }
@@ -114,10 +115,10 @@ impl Stage {
     /// Compares a number with what it has to be.
     pub fn check(&mut self, what: &str, found: u64, expected: u64) {
         if found == expected {
-            println!("  {what}: {found}");
+            println(&format!("  {what}: {found}"));
         } else {
             self.failed += 1;
-            println!("  NOT AS TOLD: {what}: {found}, expected {expected}");
+            println(&format!("  NOT AS TOLD: {what}: {found}, expected {expected}"));
         }
     }
 
@@ -168,9 +169,9 @@ fn show(text: &str) {
     } else {
         lines.len()
     };
-    lines[..shown].iter().for_each(|line| println!("  {line}"));
+    lines[..shown].iter().for_each(|line| println(&format!("  {line}")));
     if lines.len() > shown {
-        println!("  … and {} lines more", lines.len() - shown);
+        println(&format!("  … and {} lines more", lines.len() - shown));
     }
 }
 
