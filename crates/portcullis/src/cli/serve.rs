@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use kernel::SystemClock;
 use tokio::net::TcpListener;
+use web::listen::{Limits, Patience, connections_max};
 
 use crate::args::Serve;
 use crate::config::{Config, Loaded};
@@ -45,10 +48,15 @@ impl Server {
     /// Serves until the lifecycle ends it.
     pub async fn run(self, lifecycle: Lifecycle) -> Result<(), Failure> {
         let router = wiring::router(&self.app);
+        let limits = Limits {
+            connections: connections_max(),
+            patience: Patience::default(),
+        };
+        let clock = Arc::new(SystemClock::new());
         let soft = lifecycle.soft.clone();
-        let serving = axum::serve(self.listener, router).with_graceful_shutdown(soft.cancelled_owned());
+        let serving = web::listen::serve(self.listener, router, limits, clock, soft);
         tokio::select! {
-            done = serving => done.map_err(|error| Failure::local("serving", &error))?,
+            () = serving => {}
             () = lifecycle.hard.cancelled() => tracing::warn!("requests were cut off"),
         }
         self.app.close().await;
