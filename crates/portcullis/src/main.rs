@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod config_error;
 mod demo;
+mod docs;
 mod explain;
 mod failure;
 mod lifecycle;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use crate::explain::codes;
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -49,6 +51,7 @@ fn run(args: args::Args) -> ExitCode {
 fn not_run(error: &clap::Error) -> ExitCode {
     let printed = error.print();
     if error.use_stderr() {
+        output::say(&format!("code: {0} (portcullis explain {0})", codes::USAGE.id));
         return ExitCode::from(failure::USAGE);
     }
     output::remember(printed);

@@ -36,7 +36,10 @@ fn is_closed(stream: &mut TcpStream) -> bool {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "what is measured is how long a user waits")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is measured is how long a user waits"
+)]
 fn now() -> Instant {
     Instant::now()
 }
@@ -64,7 +67,10 @@ async fn half_requests_neither_stop_the_server_nor_stay() {
     assert!(gone.is_some(), "half requests are still open after a minute");
     let said = server.log();
     assert!(said.contains("too many connections"), "{said}");
-    assert!(said.contains("connections that did nothing were closed"), "{said}");
+    assert!(
+        said.contains("connections that did nothing were closed"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -74,5 +80,9 @@ fn a_half_request_does_not_hold_a_stop_up() {
     let _nothing = TcpStream::connect(server.url().replace("http://", "")).unwrap();
     let begun = now();
     assert_eq!(server.stop().unwrap(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(3), "it took {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "it took {:?}",
+        begun.elapsed()
+    );
 }

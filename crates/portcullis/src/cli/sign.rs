@@ -89,7 +89,7 @@ async fn local(globals: &Globals, own: &Sign, images: &[Reference]) -> Result<Ex
     let file = input::read_text(path.as_ref())?;
     let signer = LocalSigner::from_file(&file, &input::password()).map_err(|error| match error {
         signing::key::SignerError::File(source) => Failure::from(signing::SigningError::from(source)),
-        other => Failure::local("opening the key", &other),
+        other => Failure::content("opening the key", &other),
     })?;
     let registry = input::registry(&own.registry)?;
     let formats = own.formats.unwrap_or(Formats::BOTH);

@@ -101,7 +101,7 @@ impl Local {
             age: Duration::ZERO,
         };
         let body = ReportBody::of(reports.into_iter().map(fresh).collect());
-        body.ok_or_else(|| Failure::plain(1, "there is no report", ""))
+        body.ok_or_else(|| Failure::coded(1, &codes::MACHINE, "there is no report".to_owned()))
     }
 }
 

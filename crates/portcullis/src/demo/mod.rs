@@ -205,8 +205,7 @@ impl Folder {
         let keep = named.is_some();
         let path = named
             .unwrap_or_else(|| std::env::temp_dir().join(format!("portcullis-demo-{}", std::process::id())));
-        std::fs::create_dir_all(&path)
-            .map_err(|error| Failure::local(format!("making {}", path.display()), &error))?;
+        std::fs::create_dir_all(&path).map_err(|error| Failure::file("making", &path, &error))?;
         Ok(Self { path, keep })
     }
 }

@@ -6,6 +6,7 @@ use kernel::Clock as _;
 use tokio::process::Command;
 
 use crate::demo::server::ServerProcess;
+use crate::explain::codes;
 use crate::failure::Failure;
 use crate::output::println;
 
@@ -88,7 +89,7 @@ impl Stage {
     pub fn write(&self, name: &str, lines: &[String]) -> Result<String, Failure> {
         let path = self.folder.join(name);
         std::fs::write(&path, lines.join("\n") + "\n")
-            .map_err(|error| Failure::local(format!("writing {name}"), &error))?;
+            .map_err(|error| Failure::file("writing", &path, &error))?;
         Ok(name.to_owned())
     }
 
@@ -127,7 +128,7 @@ impl Stage {
         let info: serde_json::Value = serde_json::from_str(&ran.out).unwrap_or_default();
         info["size"]
             .as_u64()
-            .ok_or_else(|| Failure::plain(1, format!("log info said: {}", ran.err), ""))
+            .ok_or_else(|| Failure::coded(1, &codes::DEMO, format!("log info said: {}", ran.err)))
     }
 
     pub async fn signatures(&self) -> Result<u64, Failure> {
@@ -136,7 +137,7 @@ impl Stage {
             .await?;
         let list: serde_json::Value = serde_json::from_str(&ran.out).unwrap_or_default();
         let count = list.as_array().map(|list| list.len() as u64);
-        count.ok_or_else(|| Failure::plain(1, format!("signature list said: {}", ran.err), ""))
+        count.ok_or_else(|| Failure::coded(1, &codes::DEMO, format!("signature list said: {}", ran.err)))
     }
 
     async fn command(&self, words: &[&str]) -> Result<Ran, Failure> {
@@ -169,7 +170,9 @@ fn show(text: &str) {
     } else {
         lines.len()
     };
-    lines[..shown].iter().for_each(|line| println(&format!("  {line}")));
+    lines[..shown]
+        .iter()
+        .for_each(|line| println(&format!("  {line}")));
     if lines.len() > shown {
         println(&format!("  … and {} lines more", lines.len() - shown));
     }

@@ -171,7 +171,9 @@ impl Connections {
             let since = watch.standing().gives_way_since(now, &self.limits.patience)?;
             Some((since, *id))
         });
-        let Some((_, id)) = waiting.min() else { return false };
+        let Some((_, id)) = waiting.min() else {
+            return false;
+        };
         // Off the list at once: its place is taken by whoever comes.
         if let Some(watch) = open.remove(&id) {
             watch.cut.cancel();

@@ -140,7 +140,10 @@ mod tests {
         let mut standing = Standing::new(clock.monotonic());
         standing.received(after(&clock, 9));
         assert_eq!(standing.overdue(clock.monotonic(), &patience), None);
-        assert_eq!(standing.overdue(after(&clock, 1), &patience), Some(Overdue::Header));
+        assert_eq!(
+            standing.overdue(after(&clock, 1), &patience),
+            Some(Overdue::Header)
+        );
 
         standing.asked();
         standing.answered(clock.monotonic());
@@ -149,7 +152,10 @@ mod tests {
         standing.received(clock.monotonic());
         standing.received(after(&clock, 9));
         assert_eq!(standing.overdue(clock.monotonic(), &patience), None);
-        assert_eq!(standing.overdue(after(&clock, 1), &patience), Some(Overdue::Header));
+        assert_eq!(
+            standing.overdue(after(&clock, 1), &patience),
+            Some(Overdue::Header)
+        );
     }
 
     #[test]
@@ -164,7 +170,10 @@ mod tests {
         assert_eq!(standing.gives_way_since(after(&clock, 9), &patience), None);
         standing.wrote(clock.monotonic(), false);
         assert_eq!(standing.gives_way_since(after(&clock, 1), &patience), Some(stuck));
-        assert_eq!(standing.overdue(after(&clock, 110), &patience), Some(Overdue::Reader));
+        assert_eq!(
+            standing.overdue(after(&clock, 110), &patience),
+            Some(Overdue::Reader)
+        );
         // It reads again.
         standing.wrote(clock.monotonic(), true);
         assert_eq!(standing.overdue(clock.monotonic(), &patience), None);
@@ -182,6 +191,9 @@ mod tests {
         standing.answered(idle);
         assert!(standing.is_idle());
         assert_eq!(standing.gives_way_since(after(&clock, 1), &patience), Some(idle));
-        assert_eq!(standing.overdue(after(&clock, 74), &patience), Some(Overdue::Idle));
+        assert_eq!(
+            standing.overdue(after(&clock, 74), &patience),
+            Some(Overdue::Idle)
+        );
     }
 }

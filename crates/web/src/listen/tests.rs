@@ -112,12 +112,16 @@ async fn the_longest_idle_gives_way_and_work_does_not() {
     // Nobody of those who work gives way: whoever comes is told, and they come to their end.
     let mut slow = Vec::new();
     for _ in 0..3 {
-        let mut stream = server.send(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        let mut stream = server
+            .send(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .await;
         first(&mut stream).await;
         slow.push(stream);
     }
     let refused = all(server.send(b"").await).await;
-    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("Retry-After") && refused.contains("PC1806"));
+    assert!(
+        refused.starts_with("HTTP/1.1 503") && refused.contains("Retry-After") && refused.contains("PC1806")
+    );
     for stream in slow {
         assert!(all(stream).await.contains("5\n"), "a long answer was cut");
     }
@@ -128,7 +132,10 @@ async fn half_a_body_is_408_and_a_slow_one_too() {
     let server = start(10).await;
     let head = b"POST /json HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
     let answer = all(server.send(head).await).await;
-    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("PC1805"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 408") && answer.contains("PC1805"),
+        "{answer}"
+    );
     // A byte now and then does not buy more than the whole body's time.
     let (mut read, mut write) = server.send(head).await.into_split();
     let drip = tokio::spawn(async move {
@@ -151,7 +158,9 @@ async fn a_drain_finishes_what_is_in_flight_and_waits_for_nobody_else() {
     first(&mut kept).await;
     server.drain.cancel();
     let soon = timeout(Duration::from_secs(1), server.task);
-    soon.await.expect("nobody works, so it ends within a second").unwrap();
+    soon.await
+        .expect("nobody works, so it ends within a second")
+        .unwrap();
 
     let server = start(10).await;
     let slow = server.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await;
