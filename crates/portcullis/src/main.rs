@@ -22,9 +22,18 @@ mod wiring;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue};
 
 use crate::explain::codes;
 use crate::failure::Failure;
+
+/// Options with a variable, as a usage line shows them.
+const FROM_ENVIRONMENT: [&str; 4] = [
+    " --server <URL>",
+    " --token <TOKEN>",
+    " --project <NAME>",
+    " --config <FILE>",
+];
 
 fn main() -> ExitCode {
     if let Ok(spec) = std::env::var("PORTCULLIS_TEST_CRASH_AT") {
@@ -32,7 +41,7 @@ fn main() -> ExitCode {
     }
     let code = match args::Args::try_parse() {
         Ok(args) => run(args),
-        Err(error) => not_run(&error),
+        Err(error) => not_run(&without_environment(error)),
     };
     output::settle(code)
 }
@@ -45,6 +54,18 @@ fn run(args: args::Args) -> ExitCode {
         Err(error) => Err(Failure::local("starting the runtime", &error)),
     };
     outcome.unwrap_or_else(|failure| failure.report(&globals))
+}
+
+/// clap counts an option that the environment sets as given, and then shows it as if the command needed it.
+fn without_environment(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::StyledStr(usage)) = error.get(ContextKind::Usage) {
+        let mut usage = usage.to_string();
+        for option in FROM_ENVIRONMENT {
+            usage = usage.replace(option, "");
+        }
+        error.insert(ContextKind::Usage, ContextValue::StyledStr(usage.into()));
+    }
+    error
 }
 
 /// Help and version, which were asked for, and command lines that do not parse.

@@ -188,6 +188,21 @@ fn fsck_of_a_data_folder_reads_the_configuration_and_damage_is_no_reason_to_try_
 }
 
 #[test]
+fn a_usage_line_asks_only_for_what_the_command_needs() {
+    let mut command = Command::new(program().unwrap());
+    command
+        .env("PORTCULLIS_SERVER", "http://127.0.0.1:1")
+        .env("PORTCULLIS_TOKEN", "secret");
+    let ran = run(command.args(["key", "create"])).unwrap();
+    assert_eq!(ran.code, Some(2), "{}", ran.text());
+    assert!(
+        ran.stderr.contains("Usage: portcullis key create <NAME>"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
 fn explain_and_version_obey_the_output_option() {
     let ask = |args: &[&str]| {
         let ran = run(Command::new(program().unwrap()).args(args))
