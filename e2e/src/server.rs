@@ -51,6 +51,8 @@ pub struct Setup {
     pub config: String,
     /// Further variables of its environment.
     pub environment: Vec<(String, String)>,
+    /// Its limit of open files, soft and hard; this process's if not set.
+    pub descriptors: Option<u32>,
 }
 
 /// A server on a free port, with its data in a temporary folder. Dropped, it is killed and its data removed.
@@ -113,6 +115,12 @@ impl Server {
     /// If the process cannot be started, or neither ends nor becomes ready.
     pub fn launch(&mut self, crash_at: Option<&str>) -> Result<bool> {
         let mut command = self.bare();
+        if let Some(most) = self.setup.descriptors {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\"")]);
+            shell.arg(&self.program);
+            command = self.clean(shell);
+        }
         command
             .args(["serve", "--listen", &self.listen, "--data"])
             .arg(self.data());
@@ -227,7 +235,11 @@ impl Server {
 
     /// The program with nothing of this machine's settings.
     fn bare(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        self.clean(Command::new(&self.program))
+    }
+
+    /// The command without what this machine has set.
+    fn clean(&self, mut command: Command) -> Command {
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("PORTCULLIS_") {
                 command.env_remove(name);

@@ -85,7 +85,7 @@ where
         .route("/auth/can-i", get(can_i))
 }
 
-#[utoipa::path(get, path = "/api/v1/projects", tag = "access", responses((status = 200, body = Page<ProjectBody>)))]
+#[utoipa::path(get, path = "/api/v1/projects", tag = "access", params(web::PagingQuery), responses((status = 200, body = Page<ProjectBody>)))]
 pub(crate) async fn list_projects(
     State(access): State<Access>,
     context: Context,
@@ -138,7 +138,7 @@ pub(crate) async fn create_project(
     Ok((StatusCode::CREATED, Json(ProjectBody::from(project))))
 }
 
-#[utoipa::path(get, path = "/api/v1/tokens", tag = "access", responses((status = 200, body = Page<TokenBody>)))]
+#[utoipa::path(get, path = "/api/v1/tokens", tag = "access", params(web::PagingQuery), responses((status = 200, body = Page<TokenBody>)))]
 pub(crate) async fn list_tokens(
     State(access): State<Access>,
     context: Context,

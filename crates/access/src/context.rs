@@ -3,8 +3,8 @@
 use std::fmt;
 
 use axum::extract::{FromRef, FromRequestParts};
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
 use kernel::Id;
 use web::{Problem, RequestId};
 
@@ -99,6 +99,27 @@ impl fmt::Display for Actor {
     }
 }
 
+/// The project that the request names. A name that is none is never taken for no name.
+fn wanted_project(headers: &HeaderMap) -> Result<Option<ProjectName>, AccessError> {
+    let mut values = headers.get_all(PROJECT_HEADER).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let invalid = |why| AccessError::Invalid {
+        what: "header X-Portcullis-Project",
+        text: String::from_utf8_lossy(value.as_bytes())
+            .chars()
+            .take(100)
+            .collect(),
+        why,
+    };
+    if values.next().is_some() {
+        return Err(invalid("a request is about one project, and it names more"));
+    }
+    let text = value.to_str().map_err(|_| invalid("a project name is ASCII"))?;
+    text.parse().map(Some)
+}
+
 impl<S> FromRequestParts<S> for Context
 where
     S: Sync,
@@ -121,14 +142,7 @@ where
             .map(|(_, text)| text.trim())
             .ok_or(AccessError::BadToken("the scheme is not Bearer"))?;
         let token = access.authenticate(&TokenText::parse(text)?).await?;
-        let wanted = parts
-            .headers
-            .get(PROJECT_HEADER)
-            .and_then(|value| value.to_str().ok());
-        let wanted: Option<ProjectName> = wanted
-            .filter(|name| !name.is_empty())
-            .map(str::parse)
-            .transpose()?;
+        let wanted = wanted_project(&parts.headers)?;
         let RequestId(request_id) = RequestId::from_request_parts(parts, state)
             .await
             .unwrap_or(RequestId(String::new()));
@@ -143,7 +157,9 @@ where
                 .into());
             }
             (Some(own), _) => own,
-            (None, wanted) => wanted.unwrap_or_else(ProjectName::default_project),
+            // One that does not exist has no keys and no images: what is meant is another.
+            (None, Some(wanted)) => access.project(&wanted).await?.name,
+            (None, None) => ProjectName::default_project(),
         };
         let actor = Actor::Token {
             id: token.id,
@@ -156,5 +172,35 @@ where
             everywhere,
             request_id,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_project_header_that_is_no_name_is_refused_and_never_the_default() {
+        let read = |values: &[&[u8]]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(PROJECT_HEADER, HeaderValue::from_bytes(value).unwrap());
+            }
+            wanted_project(&headers)
+        };
+        assert_eq!(read(&[]).unwrap(), None);
+        assert_eq!(read(&[b"team-a"]).unwrap().unwrap().as_str(), "team-a");
+        for wrong in [
+            &[&b"t\xc3\xa9am"[..]][..],
+            &[b""],
+            &[b"Team"],
+            &[b"a", b"b"],
+            &[b"a/b"],
+        ] {
+            let error = read(wrong).unwrap_err();
+            assert!(matches!(error, AccessError::Invalid { .. }), "{wrong:?}: {error}");
+        }
     }
 }

@@ -28,7 +28,7 @@ pub enum AccessError {
     NotFound { what: &'static str, name: String },
     #[error("there is a {what} {name} already")]
     Exists { what: &'static str, name: String },
-    #[error("{text:?} is not a {what}; known are: {known}")]
+    #[error("{text:?} is no {what}; known are: {known}")]
     Word {
         what: &'static str,
         text: String,
@@ -128,8 +128,10 @@ vouch for another team's images. `*` stands for anything but a slash, `**` for a
     pub const INVALID: Code = Code {
         id: "PC1606",
         title: "a value is not valid",
-        explanation: "The message names the value and what it has to look like.",
-        hint: "correct the value",
+        explanation: "A name, a number, a word or a pattern has a form that cannot be meant. `detail` names the value \
+and what it has to look like; nothing was changed.",
+        hint: "the cause says what the value has to look like; `--help` of the command and /api/v1/openapi.json \
+describe each one",
     };
     pub const ALL: &[&Code] = &[&TOKEN, &DENIED, &IMAGE, &NOT_FOUND, &EXISTS, &INVALID];
 }

@@ -32,4 +32,4 @@ pub use pattern::{Pattern, completed, glob};
 pub use project::{Project, ProjectName};
 pub use role::{Action, Role};
 pub use tables::{Access, MIGRATIONS};
-pub use token::{NewToken, Token, TokenText};
+pub use token::{LIFE_DAYS_MAX, NewToken, Token, TokenText};

@@ -13,7 +13,7 @@ const RANDOM_CHARS: usize = 30;
 const CHECKSUM_CHARS: usize = 6;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// The longest life of a token, in days: a forgotten one ends by itself.
-pub(crate) const LIFE_DAYS_MAX: i64 = 90;
+pub const LIFE_DAYS_MAX: i64 = 90;
 
 /// A token's text; shown once, when it is made.
 #[derive(Debug, Clone)]

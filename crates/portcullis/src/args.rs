@@ -397,8 +397,8 @@ pub struct NewToken {
     /// For every project; only the server's administrator may
     #[arg(long)]
     pub everywhere: bool,
-    /// Days until it ends
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..))]
+    /// Days until it ends, 1 to 90
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..=access::LIFE_DAYS_MAX))]
     pub days: i64,
     /// Make it in the database itself, when no token is left to ask with: beside a stopped server, or in PostgreSQL
     #[arg(long)]

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::args::Globals;
 use crate::explain::codes;
 use crate::failure::Failure;
+use crate::output::say;
 
 /// What whoever asked without a token is told.
 const HOW_TO_GET_A_TOKEN: &str = "no token is given: set PORTCULLIS_TOKEN, or give --token. The first start of \
@@ -132,7 +133,7 @@ impl Client {
                 Ok(response) => response.status().to_string(),
                 Err(_) => "no answer".to_owned(),
             };
-            eprintln!("{method} {url}  {answer}  {ms} ms");
+            say(&format!("{method} {url}  {answer}  {ms} ms"));
         }
         response.map_err(|error| self.unreachable(&error))
     }

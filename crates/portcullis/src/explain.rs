@@ -41,6 +41,70 @@ readable by the server's user only. One is missing, damaged, unreadable or anoth
 the server would become another log, and with another password it could open no signing key, so it does not start.",
         hint: "put the folder secrets/ back from a backup",
     };
+    pub const OUTPUT: Code = Code {
+        id: "PC1710",
+        title: "the output could not be written",
+        explanation: "The command did its work to the end, but what it printed is lost, in part or whole: the disk is \
+full, or the device failed. The exit code is the command's own, or 1 if that would be 0. A token that was lost this way \
+is good all the same.",
+        hint: "make room or print elsewhere, and run it again; a lost token: portcullis token list, token revoke",
+    };
+    pub const USAGE: Code = Code {
+        id: "PC1711",
+        title: "the command line cannot be meant",
+        explanation: "An argument is missing, unknown, has no such form, or contradicts another. Nobody was asked and \
+nothing was done: exit code 2.",
+        hint: "--help after the command shows what it takes",
+    };
+    pub const FILE: Code = Code {
+        id: "PC1712",
+        title: "a file cannot be read or written",
+        explanation: "A file or folder that the command line or the configuration names is not there, is not this \
+user's to read or write, or its disk is full or broken. The cause names it and what the system said.",
+        hint: "check that the path is the one you mean, and its owner and mode: ls -l PATH",
+    };
+    pub const CONTENT: Code = Code {
+        id: "PC1713",
+        title: "what is read there is not what belongs there",
+        explanation: "A file or an answer could be read, but it does not parse as what it should be: YAML, JSON, a \
+key, a bundle. The cause names it and the place.",
+        hint: "check that it is the file you mean; the cause says where it stops making sense",
+    };
+    pub const MACHINE: Code = Code {
+        id: "PC1714",
+        title: "this machine did not do its part",
+        explanation: "Something that the operating system or a library does for every program failed: starting a \
+process or thread, finding an address, waiting for a signal, opening a folder. The cause says which.",
+        hint: "check free memory, disk space and open files (ulimit -n) of this machine; if all is well, report it \
+with the cause",
+    };
+    pub const NO_CODE: Code = Code {
+        id: "PC1715",
+        title: "there is no such code",
+        explanation: "Codes are PC and four digits. One that this version does not know may be of another version of \
+the server.",
+        hint: "portcullis explain lists them; compare portcullis version with the server's",
+    };
+    pub const NO_DATA: Code = Code {
+        id: "PC1716",
+        title: "no server has used this data",
+        explanation: "A command that works on a stopped server's data found none: the folder has no lock file, or the \
+database no token. Nothing was made there.",
+        hint: "name the server's own --data DIR or --config FILE; `portcullis serve` prints the first token itself",
+    };
+    pub const STANDS: Code = Code {
+        id: "PC1717",
+        title: "the file is there already",
+        explanation: "The command makes a new file and never writes over one. It was left as it is: exit code 7.",
+        hint: "name another file, or move that one away",
+    };
+    pub const DEMO: Code = Code {
+        id: "PC1718",
+        title: "the demo's server did not do as told",
+        explanation: "The demo starts a server as a child process; it did not come up, or answered something else \
+than the story needs.",
+        hint: "look at server.log in the demo's data folder: portcullis demo --data DIR keeps it",
+    };
     pub const NOT_VERIFIED: Code = Code {
         id: "PC1301",
         title: "the image is not verified",
@@ -60,6 +124,15 @@ the reasons are listed, one for each. This is an answer, not a failure to ask: e
         &INSECURE,
         &SERVER,
         &SECRETS,
+        &OUTPUT,
+        &USAGE,
+        &FILE,
+        &CONTENT,
+        &MACHINE,
+        &NO_CODE,
+        &NO_DATA,
+        &STANDS,
+        &DEMO,
         &NOT_VERIFIED,
         &BLOB_NOT_VERIFIED,
     ];
@@ -77,6 +150,7 @@ pub fn all() -> Vec<&'static Code> {
         access::codes::ALL,
         web::body_codes::ALL,
         web::route::codes::ALL,
+        web::listen::codes::ALL,
         codes::ALL,
     ]
     .concat();

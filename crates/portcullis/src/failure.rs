@@ -1,21 +1,23 @@
 //! How a command fails: one shape for people, one for programs, one exit code.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use kernel::{Code, Fault};
 use tlog::TlogError;
 
 use crate::args::Globals;
-use crate::output::document;
+use crate::explain::codes;
+use crate::output::{document, say};
 
 /// A command's failure; boxed, so that results stay small where nothing goes wrong.
 #[derive(Debug)]
 pub struct Failure(Box<Parts>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Parts {
     exit: u8,
-    code: Option<String>,
+    code: String,
     what: String,
     cause: Vec<String>,
     hint: String,
@@ -24,51 +26,38 @@ struct Parts {
 }
 
 /// Exit code of wrong usage.
-const USAGE: u8 = 2;
+pub const USAGE: u8 = 2;
 
 impl Failure {
-    /// The command line contradicts itself.
+    /// The command line contradicts itself, or asks for nothing.
     pub fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self(Box::new(Parts {
-            exit: USAGE,
-            code: None,
-            what: what.into(),
-            cause: Vec::new(),
-            hint: hint.into(),
-            document: None,
-        }))
+        Self::coded(USAGE, &codes::USAGE, what.into()).with_hint(hint)
     }
 
     /// Something on this machine did not work.
     pub fn local(what: impl Into<String>, error: &dyn std::error::Error) -> Self {
-        let cause = vec![kernel::chain(error)];
-        Self(Box::new(Parts {
-            exit: 1,
-            code: None,
-            what: what.into(),
-            cause,
-            hint: String::new(),
-            document: None,
-        }))
+        Self::caused(&codes::MACHINE, what, error)
     }
 
-    /// A plain failure with a hint.
-    pub fn plain(exit: u8, what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self(Box::new(Parts {
-            exit,
-            code: None,
-            what: what.into(),
-            cause: Vec::new(),
-            hint: hint.into(),
-            document: None,
-        }))
+    /// A file could not be read or written.
+    pub fn file(doing: &str, path: &Path, error: &std::io::Error) -> Self {
+        Self::caused(&codes::FILE, format!("{doing} {}", path.display()), error)
     }
 
-    /// A failure with one of the command line's own codes.
+    /// What a file holds, or a server answered, is not what was expected there.
+    pub fn content(what: impl Into<String>, error: &dyn std::error::Error) -> Self {
+        Self::caused(&codes::CONTENT, what, error)
+    }
+
+    fn caused(code: &'static Code, what: impl Into<String>, error: &dyn std::error::Error) -> Self {
+        Self::coded(1, code, format!("{}: {}", what.into(), kernel::chain(error)))
+    }
+
+    /// A failure with its code; `cause` says what it is about.
     pub fn coded(exit: u8, code: &'static Code, cause: String) -> Self {
         Self(Box::new(Parts {
             exit,
-            code: Some(code.id.to_owned()),
+            code: code.id.to_owned(),
             what: code.title.to_owned(),
             cause: vec![cause],
             hint: code.hint.to_owned(),
@@ -96,7 +85,7 @@ impl Failure {
         }
         Self(Box::new(Parts {
             exit,
-            code: Some(text("code")),
+            code: text("code"),
             what: text("title"),
             cause,
             hint: text("hint"),
@@ -105,8 +94,8 @@ impl Failure {
     }
 
     /// The same with another hint.
-    pub fn with_hint(mut self, hint: &str) -> Self {
-        hint.clone_into(&mut self.0.hint);
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = hint.into();
         self
     }
 
@@ -134,7 +123,7 @@ impl Failure {
 
     /// One line, for lists of outcomes.
     pub fn line(&self) -> String {
-        let code = self.0.code.as_deref().unwrap_or("error");
+        let code = &self.0.code;
         match self.0.cause.first() {
             Some(cause) => format!("{code}: {cause}"),
             None => format!("{code}: {}", self.0.what),
@@ -147,22 +136,20 @@ impl Failure {
             let own = || serde_json::json!({ "code": self.0.code, "title": self.0.what, "detail": self.0.cause.join("; "), "hint": self.0.hint });
             document(globals, &self.0.document.clone().unwrap_or_else(own));
         }
-        match &self.0.code {
-            Some(code) => eprintln!("error[{code}]: {}", self.0.what),
-            None => eprintln!("error: {}", self.0.what),
-        }
-        for cause in self
-            .0
-            .cause
-            .iter()
-            .filter(|cause| !cause.is_empty() && **cause != self.0.what)
-        {
-            eprintln!("  cause: {cause}");
+        self.explain();
+        ExitCode::from(self.0.exit)
+    }
+
+    /// Says it to people, on standard error.
+    pub fn explain(&self) {
+        say(&format!("error[{}]: {}", self.0.code, self.0.what));
+        let causes = self.0.cause.iter();
+        for cause in causes.filter(|cause| !cause.is_empty() && **cause != self.0.what) {
+            say(&format!("  cause: {cause}"));
         }
         if !self.0.hint.is_empty() {
-            eprintln!("  hint: {}", self.0.hint);
+            say(&format!("  hint: {}", self.0.hint));
         }
-        ExitCode::from(self.0.exit)
     }
 }
 
@@ -178,7 +165,7 @@ impl<F: Fault> From<F> for Failure {
     fn from(fault: F) -> Self {
         Self(Box::new(Parts {
             exit: fault.kind().exit_code(),
-            code: Some(fault.code().id.to_owned()),
+            code: fault.code().id.to_owned(),
             what: fault.code().title.to_owned(),
             cause: vec![kernel::chain(&fault)],
             hint: fault.hint(),

@@ -1,11 +1,15 @@
 //! The program `portcullis`: parse, wire, run.
 
+// They panic where the output cannot be written, and the exit code is lost: see `output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod args;
 mod cli;
 mod client;
 mod config;
 mod config_error;
 mod demo;
+mod docs;
 mod explain;
 mod failure;
 mod lifecycle;
@@ -18,21 +22,59 @@ mod wiring;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue};
+
+use crate::explain::codes;
+use crate::failure::Failure;
+
+/// Options with a variable, as a usage line shows them.
+const FROM_ENVIRONMENT: [&str; 4] = [
+    " --server <URL>",
+    " --token <TOKEN>",
+    " --project <NAME>",
+    " --config <FILE>",
+];
 
 fn main() -> ExitCode {
     if let Ok(spec) = std::env::var("PORTCULLIS_TEST_CRASH_AT") {
         kernel::arm_crash_point(&spec);
     }
-    let args = args::Args::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: starting the runtime: {error}");
-            return ExitCode::FAILURE;
-        }
+    let code = match args::Args::try_parse() {
+        Ok(args) => run(args),
+        Err(error) => not_run(&without_environment(error)),
     };
+    output::settle(code)
+}
+
+fn run(args: args::Args) -> ExitCode {
     let globals = args.globals.clone();
-    runtime
-        .block_on(cli::run(args))
-        .unwrap_or_else(|failure| failure.report(&globals))
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(cli::run(args)),
+        Err(error) => Err(Failure::local("starting the runtime", &error)),
+    };
+    outcome.unwrap_or_else(|failure| failure.report(&globals))
+}
+
+/// clap counts an option that the environment sets as given, and then shows it as if the command needed it.
+fn without_environment(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::StyledStr(usage)) = error.get(ContextKind::Usage) {
+        let mut usage = usage.to_string();
+        for option in FROM_ENVIRONMENT {
+            usage = usage.replace(option, "");
+        }
+        error.insert(ContextKind::Usage, ContextValue::StyledStr(usage.into()));
+    }
+    error
+}
+
+/// Help and version, which were asked for, and command lines that do not parse.
+fn not_run(error: &clap::Error) -> ExitCode {
+    let printed = error.print();
+    if error.use_stderr() {
+        output::say(&format!("code: {0} (portcullis explain {0})", codes::USAGE.id));
+        return ExitCode::from(failure::USAGE);
+    }
+    output::remember(printed);
+    ExitCode::SUCCESS
 }

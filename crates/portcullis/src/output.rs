@@ -1,9 +1,21 @@
-//! What goes to standard output.
+//! What goes to standard output and standard error.
+//!
+//! An output that cannot be written must change neither the work nor its outcome: `verify REFUSED >/dev/full` is still a
+//! refusal, and `sign A B C | true` still signs three images. So nothing here ends the program. A reader that went away
+//! (`| head`) has what it wanted; any other lost output is remembered, and [`settle`] tells it at the end and makes a
+//! success a failure. `println!` and `eprintln!`, which panic instead, are forbidden in this program (see `main.rs`).
 
 use std::collections::HashSet;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{Error, ErrorKind, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use crate::args::{Globals, Output};
+use crate::explain::codes;
+use crate::failure::Failure;
+
+/// The first error that lost output.
+static LOST: OnceLock<Error> = OnceLock::new();
 
 /// Prints a table with a header, columns as wide as they need.
 pub fn table(header: &[&str], rows: &[Vec<String>]) {
@@ -49,11 +61,44 @@ pub fn document(globals: &Globals, value: &serde_json::Value) {
     println(text.trim_end());
 }
 
-/// Prints a line; a reader that went away (`| head`) ends the program quietly.
+/// Prints a line.
 pub fn println(line: &str) {
+    let _ = try_println(line);
+}
+
+/// Prints a line and says whether it went out; a loss is remembered all the same.
+pub fn try_println(line: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    if writeln!(out, "{line}").is_err() {
-        std::process::exit(0);
+    let written = writeln!(out, "{line}").and_then(|()| out.flush());
+    let went_out = written.is_ok();
+    remember(written);
+    went_out
+}
+
+/// Says a line on standard error. Where nobody hears it, there is nobody left to tell.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Keeps the first error that lost output; a pipe that its reader closed lost nothing that was wanted.
+pub fn remember(written: std::io::Result<()>) {
+    match written {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let _ = LOST.set(error);
+        }
+        _ => {}
+    }
+}
+
+/// The exit code of a command that ended with `code`: lost output is told, and is no success.
+pub fn settle(code: ExitCode) -> ExitCode {
+    let Some(error) = LOST.get() else { return code };
+    let failure = Failure::coded(1, &codes::OUTPUT, format!("writing to standard output: {error}"));
+    failure.explain();
+    if code == ExitCode::SUCCESS {
+        ExitCode::FAILURE
+    } else {
+        code
     }
 }
 
@@ -93,7 +138,7 @@ impl Progress {
         match &self.bar {
             Some(bar) => bar.set_position(done),
             None if self.quiet || !line => {}
-            None => eprintln!("{done}/{}", self.total),
+            None => say(&format!("{done}/{}", self.total)),
         }
     }
 }

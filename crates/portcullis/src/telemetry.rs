@@ -9,7 +9,11 @@ use tracing_subscriber::fmt;
 pub fn start() {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,hyper=warn"));
-    let base = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let base = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // It would tell standard error, with a panic, that standard error is closed.
+        .log_internal_errors(false);
     // A second call, as in tests, changes nothing.
     let _ = if std::io::stderr().is_terminal() {
         base.compact().with_target(false).try_init()

@@ -379,7 +379,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     let mut root = Root::openapi();
     root.merge(access::api::Docs::openapi());
     root.merge(signing::api::Docs::openapi());
-    root
+    crate::docs::complete(root)
 }
 
 #[cfg(test)]

@@ -10,15 +10,18 @@
 //!                                                  └────────────┴─▶ id, problem+json, Retry-After, log line
 //! ```
 //!
+//! [`listen`] accepts connections and sees to it that those which do nothing cost those which do something nothing.
+//!
 //! This crate knows no domain, no store and no user.
 
 mod body;
+pub mod listen;
 mod page;
 mod problem;
 pub mod request;
 pub mod route;
 
 pub use body::{Json, codes as body_codes};
-pub use page::{Page, Paging};
+pub use page::{Page, Paging, PagingQuery};
 pub use problem::{Pointer, Problem, ProblemDocument};
 pub use request::RequestId;

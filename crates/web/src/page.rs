@@ -21,6 +21,18 @@ pub struct Paging {
     filters: Vec<(String, String)>,
 }
 
+/// [`Paging`] in the description of a call: `params(web::PagingQuery)`.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only its description is read")]
+pub struct PagingQuery {
+    /// Rows of a page; 50 if left out.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<u32>,
+    /// Where the page before ended, from its `next`.
+    cursor: Option<String>,
+}
+
 /// One page of a list.
 #[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct Page<T> {

@@ -43,10 +43,13 @@ pub struct Pointer {
 }
 
 impl Problem {
-    /// # Panics
-    /// Never.
     #[must_use]
     pub fn new(fault: &dyn Fault) -> Self {
+        Self::quiet(fault).logged(fault)
+    }
+
+    /// The same, without a line in the log.
+    pub(crate) fn quiet(fault: &dyn Fault) -> Self {
         let (kind, code) = (fault.kind(), fault.code());
         Self {
             kind,
@@ -66,7 +69,6 @@ impl Problem {
                 errors: Vec::new(),
             }),
         }
-        .logged(fault)
     }
 
     /// With the places of the body that are wrong.

@@ -371,3 +371,96 @@ fn a_data_folder_that_cannot_be_made_is_called_so() {
         refused.text()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_project_that_does_not_exist_is_404_for_every_call() {
+    let server = Server::start(Setup::default()).unwrap();
+    let (admin, (a, _)) = (server.api().unwrap(), project(&server, "a", "r.example/**").await);
+    let nope = admin.in_project("nope");
+    let missing = admin.get("/api/v1/projects/nope").await.unwrap();
+    assert_eq!(code(&missing), (404, "PC1604"));
+    for path in [
+        "keys",
+        "tokens",
+        "signatures",
+        "image-policies",
+        "projects",
+        "auth/whoami",
+    ] {
+        let answer = nope.get(&format!("/api/v1/{path}")).await.unwrap();
+        assert_eq!(code(&answer), code(&missing), "{path}: {answer:?}");
+        assert_eq!(answer.body["detail"], missing.body["detail"], "{path}");
+    }
+    let image = json!({ "image": "r.example/app:v1" });
+    for (path, body) in [
+        ("keys", &json!({ "name": "k" })),
+        ("tokens", &json!({ "name": "t", "role": "admin" })),
+        (
+            "tokens",
+            &json!({ "name": "t", "role": "admin", "everywhere": true }),
+        ),
+        ("verifications", &image),
+        ("signatures", &image),
+        ("signatures:batch", &json!({ "items": [image] })),
+    ] {
+        let answer = nope.post(&format!("/api/v1/{path}"), body).await.unwrap();
+        assert_eq!(code(&answer), code(&missing), "{path}: {answer:?}");
+    }
+    for args in [
+        &["key", "create", "k"][..],
+        &["key", "list"],
+        &["token", "create", "t", "--role", "admin"],
+        &["verify", "r.example/app:v1"],
+    ] {
+        let ran = server.run(&[&["--project", "nope"], args].concat()).unwrap();
+        assert_eq!(ran.code, Some(4), "{args:?}: {}", ran.text());
+        ran.expect_refused("PC1604");
+    }
+    // A project's own token learns nothing of others: that they exist or not is the same answer.
+    assert_eq!(
+        admin.in_project("a").get("/api/v1/keys").await.unwrap().status,
+        200
+    );
+    for path in ["keys", "auth/whoami"] {
+        let ask = async |name: &str| a.in_project(name).get(&format!("/api/v1/{path}")).await.unwrap();
+        let (other, none) = (ask("default").await, ask("nope").await);
+        assert_eq!(code(&other), (404, "PC1604"));
+        assert_eq!(code(&other), code(&none));
+    }
+    // A name that is none is not taken for no name.
+    for wrong in ["t\u{e9}am", "No", ""] {
+        let answer = admin.in_project(wrong).get("/api/v1/keys").await.unwrap();
+        assert_eq!(code(&answer), (422, "PC1606"), "{wrong:?}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_keys_comes_a_page_at_a_time() {
+    let server = Server::start(Setup::default()).unwrap();
+    let api = server.api().unwrap();
+    for name in ["a", "a-b", "z"] {
+        let made = api.post("/api/v1/keys", &json!({ "name": name })).await.unwrap();
+        assert_eq!(made.status, 201, "{made:?}");
+    }
+    let rotated = api.post("/api/v1/keys/a:rotate", &json!({})).await.unwrap();
+    assert_eq!(rotated.status, 201, "{rotated:?}");
+    let (mut seen, mut next) = (Vec::new(), Some("/api/v1/keys?limit=2".to_owned()));
+    while let Some(path) = next {
+        let page = api.get(&path).await.unwrap();
+        let items = page.body["items"].as_array().unwrap();
+        assert!((1..=2).contains(&items.len()), "{page:?}");
+        seen.extend(
+            items
+                .iter()
+                .map(|key| format!("{} {}", key["name"].as_str().unwrap(), key["version"])),
+        );
+        next = page.body["next"].as_str().map(str::to_owned);
+    }
+    assert_eq!(seen, ["a 1", "a 2", "a-b 1", "default 1", "z 1"]);
+    for list in ["keys", "tokens", "projects", "signatures", "image-policies"] {
+        for limit in ["0", "201", "x"] {
+            let answer = api.get(&format!("/api/v1/{list}?limit={limit}")).await.unwrap();
+            assert_eq!(answer.status, 422, "{list} {limit}: {answer:?}");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test may end the test")]
 
 mod access;
+mod connections;
 mod cosign;
 mod damage;
 mod export;
@@ -11,6 +12,7 @@ mod interop;
 mod kill_log;
 mod kill_signing;
 mod ledger;
+mod output;
 mod postgresql;
 mod readme;
 mod repair;

@@ -54,7 +54,84 @@ fn what_does_not_parse_is_usage_and_no_server_is_asked() {
         let ran = run(command.args(args)).unwrap();
         assert_eq!(ran.code, Some(2), "{args:?}: {}", ran.text());
         assert!(ran.stderr.contains(said), "{args:?}: {}", ran.stderr);
+        assert!(
+            ran.stderr.contains("PC1711"),
+            "{args:?} has no code: {}",
+            ran.stderr
+        );
     }
+}
+
+#[test]
+fn every_failure_of_the_command_line_has_a_code_and_a_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (yaml, text) = (file("bad.yaml", "a: [1"), file("text", "this is no key"));
+    let image = "registry.example/app";
+    for (args, exit, code) in [
+        (&["sign", "--from-file", "/nonexistent"][..], 1, "PC1712"),
+        (&["image-policy", "apply", &yaml], 1, "PC1713"),
+        (&["sign", "--local", "--key", "/nonexistent", image], 1, "PC1712"),
+        (
+            &[
+                "verify-blob",
+                &text,
+                "--bundle",
+                "/nonexistent",
+                "--key",
+                &text,
+                "--insecure-ignore-log",
+            ],
+            1,
+            "PC",
+        ),
+        (&["verify", "--local", image], 2, "PC1711"),
+        (&["--server", "ftp://x", "key", "list"], 2, "PC1711"),
+        (&["init", &text], 7, "PC1717"),
+        (&["explain", "PC9999"], 4, "PC1715"),
+        (
+            &[
+                "token",
+                "create",
+                "t",
+                "--role",
+                "admin",
+                "--local",
+                "--data",
+                "/nonexistent",
+            ],
+            4,
+            "PC1716",
+        ),
+    ] {
+        let mut command = Command::new(program().unwrap());
+        command
+            .current_dir(folder.path())
+            .env("PORTCULLIS_SERVER", "http://127.0.0.1:1")
+            .env_remove("PORTCULLIS_TOKEN");
+        let ran = run(command.args(args)).unwrap();
+        assert_eq!(ran.code, Some(exit), "{args:?}: {}", ran.text());
+        let said = &ran.stderr;
+        assert!(
+            said.contains(&format!("error[{code}")),
+            "{args:?} has no code {code}: {said}"
+        );
+        assert!(
+            said.contains("  cause: ") && said.contains("  hint: "),
+            "{args:?}: {said}"
+        );
+    }
+    let mut command = Command::new(program().unwrap());
+    let days = run(command.args(["token", "create", "t", "--role", "viewer", "--days", "91"])).unwrap();
+    assert!(
+        days.code == Some(2) && days.stderr.contains("1..=90"),
+        "{}",
+        days.stderr
+    );
 }
 
 #[test]
@@ -108,4 +185,36 @@ fn fsck_of_a_data_folder_reads_the_configuration_and_damage_is_no_reason_to_try_
         assert_eq!(ran.code, Some(1), "{args:?}: {}", ran.text());
         assert!(ran.stderr.contains("PC1405"), "{args:?}: {}", ran.stderr);
     }
+}
+
+#[test]
+fn a_usage_line_asks_only_for_what_the_command_needs() {
+    let mut command = Command::new(program().unwrap());
+    command
+        .env("PORTCULLIS_SERVER", "http://127.0.0.1:1")
+        .env("PORTCULLIS_TOKEN", "secret");
+    let ran = run(command.args(["key", "create"])).unwrap();
+    assert_eq!(ran.code, Some(2), "{}", ran.text());
+    assert!(
+        ran.stderr.contains("Usage: portcullis key create <NAME>"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn explain_and_version_obey_the_output_option() {
+    let ask = |args: &[&str]| {
+        let ran = run(Command::new(program().unwrap()).args(args))
+            .unwrap()
+            .expect_ok();
+        serde_json::from_str::<serde_json::Value>(&ran.stdout).unwrap()
+    };
+    let version = ask(&["version", "-o", "json"]);
+    assert_eq!(version["name"], "portcullis");
+    assert!(version["version"].is_string());
+    let one = ask(&["explain", "pc1710", "-o", "json"]);
+    assert_eq!(one["code"], "PC1710");
+    let all = ask(&["explain", "-o", "json"]);
+    assert!(all.as_array().unwrap().contains(&one));
 }

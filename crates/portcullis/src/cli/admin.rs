@@ -9,7 +9,7 @@ use crate::args::{Auth, Globals, Key, Output, Project, Signature, Token};
 use crate::cli::{NOT_ALLOWED, input, local_token};
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{document, list, println, table};
+use crate::output::{document, list, println, say, table};
 
 const DONE: Result<ExitCode, Failure> = Ok(ExitCode::SUCCESS);
 
@@ -98,7 +98,7 @@ fn made_key(globals: &Globals, mut key: Value) {
     one(globals, &key, "name");
     if table && !globals.quiet {
         let name = key["name"].as_str().unwrap_or_default();
-        eprintln!("its public half: portcullis key get {name}");
+        say(&format!("its public half: portcullis key get {name}"));
     }
 }
 
@@ -183,10 +183,10 @@ pub async fn token(globals: &Globals, own: Token) -> Result<ExitCode, Failure> {
                 client.post("api/v1/tokens", &body).await?
             };
             if globals.output == Output::Table {
-                eprintln!(
+                say(&format!(
                     "This is the only time that the token is shown. It ends {}.",
                     made["expires_at"].as_str().unwrap_or_default()
-                );
+                ));
                 println(made["token"].as_str().unwrap_or_default());
             } else {
                 one(globals, &made, "token");
@@ -204,7 +204,7 @@ pub async fn token(globals: &Globals, own: Token) -> Result<ExitCode, Failure> {
                     &path(&["api", "v1", "tokens", &format!("{id}:revoke")]),
                 )
                 .await?;
-            eprintln!("revoked {id}");
+            say(&format!("revoked {id}"));
         }
     }
     DONE

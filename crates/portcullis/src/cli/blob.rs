@@ -17,15 +17,15 @@ const BUNDLE_BYTES_MAX: u64 = 16 << 20;
 
 pub fn run(globals: &Globals, own: &VerifyBlob) -> Result<ExitCode, Failure> {
     let policy = input::policy(&own.authority)?;
-    let failed = |path: &std::path::Path, error: std::io::Error| {
-        Failure::local(format!("reading {}", path.display()), &error)
-    };
+    let failed = |path: &std::path::Path, error: std::io::Error| Failure::file("reading", path, &error);
     let size = std::fs::metadata(&own.bundle)
         .map_err(|error| failed(&own.bundle, error))?
         .len();
     if size > BUNDLE_BYTES_MAX {
         let what = format!("{} is larger than {BUNDLE_BYTES_MAX} bytes", own.bundle.display());
-        return Err(Failure::plain(1, what, "give the bundle that the signer wrote"));
+        return Err(
+            Failure::coded(1, &codes::CONTENT, what).with_hint("give the bundle that the signer wrote")
+        );
     }
     let bundle = std::fs::read(&own.bundle).map_err(|error| failed(&own.bundle, error))?;
     let (digest, content) = match own.file.parse::<Digest>() {

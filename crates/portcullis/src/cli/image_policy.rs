@@ -10,7 +10,7 @@ use crate::cli::admin::{pages, path};
 use crate::cli::input;
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{document, list, println};
+use crate::output::{document, list, println, say};
 
 pub async fn run(globals: &Globals, own: ImagePolicy) -> Result<ExitCode, Failure> {
     let client = Client::new(globals)?;
@@ -66,7 +66,7 @@ pub async fn run(globals: &Globals, own: ImagePolicy) -> Result<ExitCode, Failur
         }
         ImagePolicy::Delete { name } => {
             client.send(Method::DELETE, &place(&name)).await?;
-            eprintln!("deleted {name}");
+            say(&format!("deleted {name}"));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -40,7 +40,7 @@ pub fn images(own: &Images) -> Result<Vec<Reference>, Failure> {
 
 /// A file, or standard input for `-`.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
-    let failed = |error: std::io::Error| Failure::local(format!("reading {}", path.display()), &error);
+    let failed = |error: std::io::Error| Failure::file("reading", path, &error);
     if path == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).map_err(failed)?;
@@ -105,7 +105,7 @@ pub fn image_policies(file: &Path) -> Result<Vec<Value>, Failure> {
     let text = read_text(file)?;
     // JSON is YAML.
     let mut documents: Vec<Value> = serde_saphyr::from_multiple(&text)
-        .map_err(|error| Failure::local(format!("{} is no YAML", file.display()), &error))?;
+        .map_err(|error| Failure::content(format!("{} is no YAML", file.display()), &error))?;
     // Nothing between two lines of dashes is no document.
     documents.retain(|document| !document.is_null());
     if documents.is_empty() {

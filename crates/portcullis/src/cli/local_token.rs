@@ -13,6 +13,7 @@ use store::FolderLock;
 
 use crate::args::{Globals, NewToken};
 use crate::config::{Config, Loaded};
+use crate::explain::codes;
 use crate::failure::Failure;
 use crate::wiring;
 
@@ -35,7 +36,10 @@ pub async fn create(globals: &Globals, own: NewToken) -> Result<Value, Failure> 
             "no server has started on this database yet".to_owned(),
         ));
     }
-    let context = Context::local(named.unwrap_or_else(ProjectName::default_project));
+    let context = match named {
+        Some(named) => Context::local(access.project(&named).await?.name),
+        None => Context::local(ProjectName::default_project()),
+    };
     let (token, text) = access.create_token(&context, new).await?;
     db.close().await;
     let body = TokenBody {
@@ -71,7 +75,5 @@ fn lock(config: &Config) -> Result<Option<FolderLock>, Failure> {
 }
 
 fn nothing_there(what: String) -> Failure {
-    let hint =
-        "name the server's own --data DIR or --config FILE; `portcullis serve` prints the first token itself";
-    Failure::plain(4, what, hint)
+    Failure::coded(4, &codes::NO_DATA, what)
 }

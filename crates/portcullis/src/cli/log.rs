@@ -15,7 +15,7 @@ use crate::cli::input::read_text;
 use crate::client::Client;
 use crate::config::Loaded;
 use crate::failure::Failure;
-use crate::output::{Progress, document, println, table};
+use crate::output::{Progress, document, println, say, table};
 use crate::wiring;
 
 /// The exit code of "not found".
@@ -120,9 +120,9 @@ async fn identity(client: &Client) -> Result<LogVerifier, Failure> {
         &base64::engine::general_purpose::STANDARD,
         log["publicKey"]["rawBytes"].as_str().unwrap_or_default(),
     );
-    let key = key.map_err(|error| Failure::local("reading the log's public key", &error))?;
+    let key = key.map_err(|error| Failure::content("reading the log's public key", &error))?;
     LogVerifier::from_spki(origin, &key)
-        .map_err(|error| Failure::local("reading the log's public key", &error))
+        .map_err(|error| Failure::content("reading the log's public key", &error))
 }
 
 fn info(globals: &Globals, view: &View<Server>) {
@@ -149,7 +149,7 @@ fn info(globals: &Globals, view: &View<Server>) {
 
 fn entry(globals: &Globals, index: u64, body: &[u8]) -> Result<(), Failure> {
     let body: Value =
-        serde_json::from_slice(body).map_err(|error| Failure::local("reading the entry", &error))?;
+        serde_json::from_slice(body).map_err(|error| Failure::content("reading the entry", &error))?;
     document(globals, &json!({ "index": index, "body": body }));
     Ok(())
 }
@@ -197,12 +197,12 @@ fn report(globals: &Globals, audit: &Audit) -> Result<ExitCode, Failure> {
     audit
         .damage
         .iter()
-        .for_each(|damage| eprintln!("damaged: {damage}"));
-    Err(Failure::plain(
-        1,
-        format!("the log is damaged in {} places", audit.damage.len()),
-        "put the named files back from a backup",
-    ))
+        .for_each(|damage| say(&format!("damaged: {damage}")));
+    let places = match audit.damage.len() {
+        1 => "in one place, named above".to_owned(),
+        count => format!("in {count} places, named above"),
+    };
+    Err(Failure::coded(1, &tlog::codes::DAMAGED, places))
 }
 
 async fn export(globals: &Globals, view: &View<Server>, folder: &Path) -> Result<(), Failure> {
@@ -212,10 +212,10 @@ async fn export(globals: &Globals, view: &View<Server>, folder: &Path) -> Result
     drop(progress);
     done.map_err(Failure::log)?;
     if !globals.quiet {
-        eprintln!(
+        say(&format!(
             "{size} entries are in {}; check them with: portcullis log fsck {0}",
             folder.display()
-        );
+        ));
     }
     Ok(())
 }

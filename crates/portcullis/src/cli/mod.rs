@@ -15,11 +15,13 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
+use kernel::Code;
+use serde_json::{Value, json};
 
-use crate::args::{Args, Command};
-use crate::explain;
+use crate::args::{Args, Command, Globals, Output};
+use crate::explain::{self, codes};
 use crate::failure::Failure;
-use crate::output::println;
+use crate::output::{document, list, println};
 
 /// The exit code of "looked at, and not verified".
 pub const NOT_VERIFIED: u8 = 8;
@@ -45,36 +47,55 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Init(own) => settings::init(&own),
         Command::Config(own) => settings::run(globals, own),
         Command::Demo(own) => crate::demo::run(own).await,
-        Command::Explain { code } => explain_code(code.as_deref()),
+        Command::Explain { code } => explain_code(globals, code.as_deref()),
         Command::Version => {
-            println(&format!("portcullis {}", env!("CARGO_PKG_VERSION")));
+            let version = env!("CARGO_PKG_VERSION");
+            match globals.output {
+                Output::Table => println(&format!("portcullis {version}")),
+                Output::Name => println(version),
+                _ => document(globals, &json!({ "name": "portcullis", "version": version })),
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "portcullis", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "portcullis", &mut script);
+            println(String::from_utf8_lossy(&script).trim_end());
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn explain_code(code: Option<&str>) -> Result<ExitCode, Failure> {
+fn explain_code(globals: &Globals, code: Option<&str>) -> Result<ExitCode, Failure> {
     let all = explain::all();
     let Some(wanted) = code else {
-        all.iter()
-            .for_each(|code| println(&format!("{}  {}", code.id, code.title)));
+        let json = all.iter().copied().map(page).collect();
+        match globals.output {
+            Output::Table => all
+                .iter()
+                .for_each(|code| println(&format!("{}  {}", code.id, code.title))),
+            _ => {
+                let rows: Vec<_> = all.iter().map(|code| vec![code.id.to_owned()]).collect();
+                list(globals, &json, &["CODE"], &rows);
+            }
+        }
         return Ok(ExitCode::SUCCESS);
     };
     let found = all.iter().find(|code| code.id.eq_ignore_ascii_case(wanted));
-    let code = found.ok_or_else(|| {
-        Failure::plain(
-            4,
-            format!("there is no code {wanted}"),
-            "portcullis explain lists them",
-        )
-    })?;
-    println(&format!(
-        "{}: {}\n\n{}\n\nWhat to do: {}",
-        code.id, code.title, code.explanation, code.hint
-    ));
+    let code =
+        found.ok_or_else(|| Failure::coded(4, &codes::NO_CODE, format!("there is no code {wanted}")))?;
+    match globals.output {
+        Output::Table => println(&format!(
+            "{}: {}\n\n{}\n\nWhat to do: {}",
+            code.id, code.title, code.explanation, code.hint
+        )),
+        Output::Name => println(code.id),
+        _ => document(globals, &page(code)),
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A code's page, for programs.
+fn page(code: &Code) -> Value {
+    json!({ "code": code.id, "title": code.title, "explanation": code.explanation, "hint": code.hint })
 }

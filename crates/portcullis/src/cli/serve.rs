@@ -1,16 +1,19 @@
 //! `portcullis serve`.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use kernel::SystemClock;
 use tokio::net::TcpListener;
+use web::listen::{Limits, Patience, connections_max};
 
 use crate::args::Serve;
 use crate::config::{Config, Loaded};
 use crate::explain::codes;
 use crate::failure::Failure;
 use crate::lifecycle::Lifecycle;
+use crate::output::try_println;
 use crate::telemetry;
 use crate::wiring::{self, App};
 
@@ -45,10 +48,15 @@ impl Server {
     /// Serves until the lifecycle ends it.
     pub async fn run(self, lifecycle: Lifecycle) -> Result<(), Failure> {
         let router = wiring::router(&self.app);
+        let limits = Limits {
+            connections: connections_max(),
+            patience: Patience::default(),
+        };
+        let clock = Arc::new(SystemClock::new());
         let soft = lifecycle.soft.clone();
-        let serving = axum::serve(self.listener, router).with_graceful_shutdown(soft.cancelled_owned());
+        let serving = web::listen::serve(self.listener, router, limits, clock, soft);
         tokio::select! {
-            done = serving => done.map_err(|error| Failure::local("serving", &error))?,
+            () = serving => {}
             () = lifecycle.hard.cancelled() => tracing::warn!("requests were cut off"),
         }
         self.app.close().await;
@@ -91,6 +99,10 @@ Try next, in another terminal:
   portcullis key get default                    the public key, for cosign verify --key
 "
     );
-    // A reader that went away must not end the server.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    if !try_println(&text) {
+        tracing::warn!(
+            "the first token could not be printed; stop the server and make another: \
+             portcullis token create NAME --role admin --everywhere --local"
+        );
+    }
 }

@@ -9,8 +9,9 @@ use serde_json::json;
 
 use crate::args::{Config, Globals, Init};
 use crate::config::{EXAMPLE, Loaded};
+use crate::explain::codes;
 use crate::failure::Failure;
-use crate::output::list;
+use crate::output::{list, say};
 
 pub fn init(own: &Init) -> Result<ExitCode, Failure> {
     let path = &own.file;
@@ -21,19 +22,18 @@ pub fn init(own: &Init) -> Result<ExitCode, Failure> {
         .mode(0o600)
         .open(path)
         .map_err(|error| match error.kind() {
-            ErrorKind::AlreadyExists => Failure::plain(
-                7,
-                format!("{} is there already; it was left as it is", path.display()),
-                "name another file",
-            ),
-            _ => Failure::local(format!("writing {}", path.display()), &error),
+            ErrorKind::AlreadyExists => {
+                let what = format!("{} is there already; it was left as it is", path.display());
+                Failure::coded(7, &codes::STANDS, what)
+            }
+            _ => Failure::file("writing", path, &error),
         })?;
     file.write_all(EXAMPLE.as_bytes())
-        .map_err(|error| Failure::local(format!("writing {}", path.display()), &error))?;
-    eprintln!(
+        .map_err(|error| Failure::file("writing", path, &error))?;
+    say(&format!(
         "wrote {}; next: portcullis config check, portcullis serve",
         path.display()
-    );
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -41,7 +41,7 @@ pub fn run(globals: &Globals, own: Config) -> Result<ExitCode, Failure> {
     match own {
         Config::Check(file) => {
             Loaded::read(&file)?;
-            eprintln!("the configuration is valid");
+            say("the configuration is valid");
         }
         Config::View { file, origin } => {
             let loaded = Loaded::read(&file)?.rows();

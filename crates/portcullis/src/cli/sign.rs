@@ -14,7 +14,7 @@ use crate::cli::input;
 use crate::client::Client;
 use crate::explain::codes;
 use crate::failure::Failure;
-use crate::output::{Progress, document, println};
+use crate::output::{Progress, document, println, say};
 
 /// The exit code of "could not ask".
 const NO_ANSWER: u8 = 6;
@@ -89,7 +89,7 @@ async fn local(globals: &Globals, own: &Sign, images: &[Reference]) -> Result<Ex
     let file = input::read_text(path.as_ref())?;
     let signer = LocalSigner::from_file(&file, &input::password()).map_err(|error| match error {
         signing::key::SignerError::File(source) => Failure::from(signing::SigningError::from(source)),
-        other => Failure::local("opening the key", &other),
+        other => Failure::content("opening the key", &other),
     })?;
     let registry = input::registry(&own.registry)?;
     let formats = own.formats.unwrap_or(Formats::BOTH);
@@ -201,11 +201,11 @@ impl<'a> Tally<'a> {
                 .unwrap_or(500);
             let failure = Failure::problem(status, line["problem"].clone());
             if !self.globals.output.is_document() && !self.single {
-                eprintln!(
+                say(&format!(
                     "failed   {}: {}",
                     line["image"].as_str().unwrap_or_default(),
                     failure.line()
-                );
+                ));
             }
             self.failures += 1;
             // The gravest decides the exit code: "may not" over "could not ask".
@@ -282,10 +282,10 @@ impl<'a> Tally<'a> {
                 0 => String::new(),
                 count => format!("{count} repaired, "),
             };
-            eprintln!(
+            say(&format!(
                 "{} signed, {repaired}{} already signed, {} failed",
                 self.signed, self.known, self.failures
-            );
+            ));
         }
         is_document
     }

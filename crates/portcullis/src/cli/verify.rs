@@ -20,7 +20,7 @@ use crate::cli::{NOT_VERIFIED, input};
 use crate::client::Client;
 use crate::explain::codes;
 use crate::failure::Failure;
-use crate::output::{document, println};
+use crate::output::{document, println, say};
 
 /// Images that are asked about at once.
 const CONCURRENT_MAX: usize = 16;
@@ -101,7 +101,7 @@ impl Local {
             age: Duration::ZERO,
         };
         let body = ReportBody::of(reports.into_iter().map(fresh).collect());
-        body.ok_or_else(|| Failure::plain(1, "there is no report", ""))
+        body.ok_or_else(|| Failure::coded(1, &codes::MACHINE, "there is no report".to_owned()))
     }
 }
 
@@ -150,7 +150,7 @@ fn print(
                 if globals.output.is_document() {
                     lines.push(json!({ "image": image, "error": failure.line() }));
                 } else if !single {
-                    eprintln!("unknown   {image}: {}", failure.line());
+                    say(&format!("unknown   {image}: {}", failure.line()));
                 }
                 failed = Some(failure);
             }

@@ -17,6 +17,7 @@ use crate::demo::server::ServerProcess;
 use crate::demo::stage::{Expect, Stage};
 use crate::failure::Failure;
 use crate::lifecycle::Lifecycle;
+use crate::output::println;
 
 /// Images of the release.
 const RELEASE: usize = 40;
@@ -42,14 +43,14 @@ pub async fn run(own: Demo) -> Result<ExitCode, Failure> {
     let failed = stage.failed();
     if own.exit {
         server.stop().await?;
-        println!(
+        println(&format!(
             "\n{}",
             if failed == 0 {
                 "Every step came out as told.".to_owned()
             } else {
                 format!("{failed} steps did not come out as told.")
             }
-        );
+        ));
         return Ok(if failed == 0 {
             ExitCode::SUCCESS
         } else {
@@ -178,7 +179,7 @@ async fn crash(stage: &mut Stage, server: &mut ServerProcess, image: &str) -> Re
 }
 
 fn farewell(server: &ServerProcess, host: &str) {
-    println!(
+    println(&format!(
         "
 The server and the registry stay up; Ctrl-C ends both. In another terminal:
 
@@ -190,7 +191,7 @@ The server and the registry stay up; Ctrl-C ends both. In another terminal:
   portcullis log info
 ",
         server.url, server.token,
-    );
+    ));
 }
 
 /// Where the demo keeps its things; removed at the end unless it was named.
@@ -204,8 +205,7 @@ impl Folder {
         let keep = named.is_some();
         let path = named
             .unwrap_or_else(|| std::env::temp_dir().join(format!("portcullis-demo-{}", std::process::id())));
-        std::fs::create_dir_all(&path)
-            .map_err(|error| Failure::local(format!("making {}", path.display()), &error))?;
+        std::fs::create_dir_all(&path).map_err(|error| Failure::file("making", &path, &error))?;
         Ok(Self { path, keep })
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::explain::codes;
 use crate::failure::Failure;
 
 /// How long a start may take, in seconds; it takes a tenth of one.
@@ -77,11 +78,8 @@ impl ServerProcess {
             tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
         }
         let what = format!("the server is not ready after {START_SECONDS_MAX} s");
-        Err(Failure::plain(
-            1,
-            what,
-            format!("look at {}", self.data.join("server.log").display()),
-        ))
+        let hint = format!("look at {}", self.data.join("server.log").display());
+        Err(Failure::coded(1, &codes::DEMO, what).with_hint(hint))
     }
 }
 
@@ -111,7 +109,7 @@ fn spawn(data: &Path, listen: &str) -> Result<Child, Failure> {
 async fn token(child: &mut Child) -> Result<String, Failure> {
     let missing = || {
         let hint = "give --data a folder that is empty or new";
-        Failure::plain(1, "the server printed no token", hint)
+        Failure::coded(1, &codes::DEMO, "the server printed no token".to_owned()).with_hint(hint)
     };
     let mut lines = BufReader::new(child.stdout.take().ok_or_else(missing)?).lines();
     let (found, token) = tokio::sync::oneshot::channel();

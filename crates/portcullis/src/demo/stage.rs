@@ -6,7 +6,9 @@ use kernel::Clock as _;
 use tokio::process::Command;
 
 use crate::demo::server::ServerProcess;
+use crate::explain::codes;
 use crate::failure::Failure;
+use crate::output::println;
 
 /// Lines of a command's output that are shown; a list of 400 is cut.
 const LINES_MAX: usize = 8;
@@ -70,12 +72,12 @@ impl Stage {
     }
 
     pub fn say(&self, text: &str) {
-        println!("{text}");
+        println(text);
     }
 
     pub fn chapter(&mut self, title: &str) {
         self.chapters += 1;
-        println!("\n{}. {title}\n", self.chapters);
+        println(&format!("\n{}. {title}\n", self.chapters));
     }
 
     /// Steps that did not come out as told.
@@ -87,26 +89,26 @@ impl Stage {
     pub fn write(&self, name: &str, lines: &[String]) -> Result<String, Failure> {
         let path = self.folder.join(name);
         std::fs::write(&path, lines.join("\n") + "\n")
-            .map_err(|error| Failure::local(format!("writing {name}"), &error))?;
+            .map_err(|error| Failure::file("writing", &path, &error))?;
         Ok(name.to_owned())
     }
 
     /// Runs one command of the story.
     pub async fn run(&mut self, words: &[&str], expect: Expect) -> Result<(), Failure> {
-        println!("$ portcullis {}", words.join(" "));
+        println(&format!("$ portcullis {}", words.join(" ")));
         let ran = self.command(words).await?;
         show(&ran.out);
         show(&ran.err);
-        println!("  ({:.2} s, exit code {})", ran.seconds, ran.code);
+        println(&format!("  ({:.2} s, exit code {})", ran.seconds, ran.code));
         let missing_out = expect.out.iter().filter(|text| !ran.out.contains(*text));
         let missing_err = expect.err.iter().filter(|text| !ran.err.contains(*text));
         let missing: Vec<&String> = missing_out.chain(missing_err).collect();
         if ran.code != expect.code || !missing.is_empty() {
             self.failed += 1;
-            println!(
+            println(&format!(
                 "  NOT AS TOLD: expected exit code {} and {missing:?}",
                 expect.code
-            );
+            ));
         }
         Ok(())
     }
@@ -114,10 +116,10 @@ impl Stage {
     /// Compares a number with what it has to be.
     pub fn check(&mut self, what: &str, found: u64, expected: u64) {
         if found == expected {
-            println!("  {what}: {found}");
+            println(&format!("  {what}: {found}"));
         } else {
             self.failed += 1;
-            println!("  NOT AS TOLD: {what}: {found}, expected {expected}");
+            println(&format!("  NOT AS TOLD: {what}: {found}, expected {expected}"));
         }
     }
 
@@ -126,7 +128,7 @@ impl Stage {
         let info: serde_json::Value = serde_json::from_str(&ran.out).unwrap_or_default();
         info["size"]
             .as_u64()
-            .ok_or_else(|| Failure::plain(1, format!("log info said: {}", ran.err), ""))
+            .ok_or_else(|| Failure::coded(1, &codes::DEMO, format!("log info said: {}", ran.err)))
     }
 
     pub async fn signatures(&self) -> Result<u64, Failure> {
@@ -135,7 +137,7 @@ impl Stage {
             .await?;
         let list: serde_json::Value = serde_json::from_str(&ran.out).unwrap_or_default();
         let count = list.as_array().map(|list| list.len() as u64);
-        count.ok_or_else(|| Failure::plain(1, format!("signature list said: {}", ran.err), ""))
+        count.ok_or_else(|| Failure::coded(1, &codes::DEMO, format!("signature list said: {}", ran.err)))
     }
 
     async fn command(&self, words: &[&str]) -> Result<Ran, Failure> {
@@ -168,9 +170,11 @@ fn show(text: &str) {
     } else {
         lines.len()
     };
-    lines[..shown].iter().for_each(|line| println!("  {line}"));
+    lines[..shown]
+        .iter()
+        .for_each(|line| println(&format!("  {line}")));
     if lines.len() > shown {
-        println!("  … and {} lines more", lines.len() - shown);
+        println(&format!("  … and {} lines more", lines.len() - shown));
     }
 }
 

@@ -15,7 +15,7 @@ use crate::image_policy::{ImagePolicies, StoredPolicy};
 #[serde(transparent)]
 pub struct ImagePolicyBody(pub serde_json::Value);
 
-#[utoipa::path(get, path = "/api/v1/image-policies", tag = "image-policies",
+#[utoipa::path(get, path = "/api/v1/image-policies", tag = "image-policies", params(web::PagingQuery),
     responses((status = 200, body = Page<ImagePolicyBody>)))]
 pub(crate) async fn list(
     State(policies): State<ImagePolicies>,

@@ -6,7 +6,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use jiff::Timestamp;
 use kernel::Secret;
-use web::{Json, Page, Problem};
+use web::{Json, Page, Paging, Problem};
 
 use crate::{KeyInfo, Signing, SigningError};
 
@@ -53,17 +53,34 @@ pub struct RotateBody {
 /// PEM of a public key.
 pub type CosignPub = String;
 
-#[utoipa::path(get, path = "/api/v1/keys", tag = "keys", responses((status = 200, body = Page<KeyBody>)))]
+#[utoipa::path(get, path = "/api/v1/keys", tag = "keys", params(web::PagingQuery),
+    responses((status = 200, body = Page<KeyBody>)))]
 pub(crate) async fn list(
     State(signing): State<Signing>,
     context: Context,
+    paging: Paging,
 ) -> Result<Json<Page<KeyBody>>, Problem> {
     context.require(Action::ReadKeys)?;
+    // A project has few keys, and all of them are at hand; so the page is cut here.
     let keys = signing.keyring().list(context.project.as_str(), None).await?;
+    let after = place(paging.after_key());
+    let mut rows: Vec<&KeyInfo> = keys
+        .iter()
+        .filter(|key| (key.name.as_str(), key.version) > after)
+        .collect();
+    rows.sort_by_key(|key| (key.name.as_str(), key.version));
+    rows.truncate(paging.limit as usize + 1);
+    let Page { items, next } = paging.page(rows, |key| format!("{} {}", key.name, key.version));
     Ok(Json(Page {
-        items: keys.iter().cloned().map(KeyBody::from).collect(),
-        next: None,
+        items: items.into_iter().cloned().map(KeyBody::from).collect(),
+        next,
     }))
+}
+
+/// The name and version after which a page begins; those of no key on the first page.
+fn place(key: &str) -> (&str, i64) {
+    let (name, version) = key.rsplit_once(' ').unwrap_or((key, "0"));
+    (name, version.parse().unwrap_or(0))
 }
 
 #[utoipa::path(get, path = "/api/v1/keys/{name}", tag = "keys", responses((status = 200, body = KeyBody)))]

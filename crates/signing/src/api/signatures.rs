@@ -218,7 +218,14 @@ fn ndjson(lines: impl futures::Stream<Item = BatchLine> + Send + 'static) -> Res
     ([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(lines)).into_response()
 }
 
-#[utoipa::path(get, path = "/api/v1/signatures", tag = "signatures", responses((status = 200, body = Page<SignatureBody>)))]
+#[utoipa::path(get, path = "/api/v1/signatures", tag = "signatures",
+    params(
+        web::PagingQuery,
+        ("image" = Option<String>, Query, description = "Of this repository, or of one image by its digest."),
+        ("digest" = Option<String>, Query, description = "Of the image with this digest, in every repository."),
+        ("key" = Option<String>, Query, description = "By the key of this name.")
+    ),
+    responses((status = 200, body = Page<SignatureBody>)))]
 pub(crate) async fn list(
     State(signing): State<Signing>,
     context: Context,

@@ -1,0 +1,199 @@
+//! Where a connection stands: the rules by which it may stay, without sockets and without a clock.
+
+use std::time::Duration;
+
+use kernel::Monotonic;
+
+/// How long a connection may stay in each of its states.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// From the first byte of a request, or from the connection's beginning, to the end of the request's header.
+    pub header: Duration,
+    /// Between two requests.
+    pub idle: Duration,
+    /// Without taking a byte of an answer that waits for it.
+    pub reader: Duration,
+    /// Between two pieces of a request's body.
+    pub body: Duration,
+    /// For a whole request body.
+    pub whole_body: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            // A header fits in one packet or two.
+            header: Duration::from_secs(10),
+            // Longer than the 60 s for which proxies keep a connection, so that it is they who close it.
+            idle: Duration::from_secs(75),
+            // Somebody who pages through the lines of a batch by hand may pause.
+            reader: Duration::from_secs(120),
+            body: Duration::from_secs(30),
+            // REQUEST_BYTES_MAX over a line of 70 kbit/s.
+            whole_body: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What a connection has waited too long for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overdue {
+    /// For the rest of a request.
+    Header,
+    /// For another request.
+    Idle,
+    /// For its peer to read.
+    Reader,
+}
+
+/// What happens on one connection.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// Requests whose answers are not finished; HTTP/2 has many.
+    in_flight: u32,
+    /// While nothing is in flight: since when the connection owes us a request, or is idle.
+    since: Monotonic,
+    /// Whether a request was begun. A connection that was just opened owes one too.
+    begun: bool,
+    /// Since when the peer takes nothing of what waits for it.
+    stuck: Option<Monotonic>,
+}
+
+impl Standing {
+    pub(super) fn new(now: Monotonic) -> Self {
+        Self {
+            in_flight: 0,
+            since: now,
+            begun: true,
+            stuck: None,
+        }
+    }
+
+    /// Bytes came.
+    pub(super) fn received(&mut self, now: Monotonic) {
+        if self.in_flight == 0 && !self.begun {
+            (self.begun, self.since) = (true, now);
+        }
+    }
+
+    /// A request's header is whole.
+    pub(super) fn asked(&mut self) {
+        self.in_flight += 1;
+        self.begun = false;
+    }
+
+    /// An answer is finished, or was given up.
+    pub(super) fn answered(&mut self, now: Monotonic) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.since = now;
+    }
+
+    /// Something was to be written, and some of it was taken or nothing.
+    pub(super) fn wrote(&mut self, now: Monotonic, taken: bool) {
+        if taken {
+            self.stuck = None;
+        } else {
+            self.stuck.get_or_insert(now);
+        }
+    }
+
+    /// Whether nothing is under way that a shutdown waits for.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.stuck.is_none()
+    }
+
+    pub(super) fn overdue(&self, now: Monotonic, patience: &Patience) -> Option<Overdue> {
+        let (since, at_most, what) = match (self.stuck, self.in_flight, self.begun) {
+            (Some(stuck), ..) => (stuck, patience.reader, Overdue::Reader),
+            (None, 0, true) => (self.since, patience.header, Overdue::Header),
+            (None, 0, false) => (self.since, patience.idle, Overdue::Idle),
+            // How long our own work takes is not the connection's fault.
+            (None, ..) => return None,
+        };
+        (now.since(since) >= at_most).then_some(what)
+    }
+
+    /// Since when this connection would give way to another if there are too many; `None` if it would not.
+    pub(super) fn gives_way_since(&self, now: Monotonic, patience: &Patience) -> Option<Monotonic> {
+        match self.stuck {
+            Some(stuck) => (now.since(stuck) >= patience.header).then_some(stuck),
+            None => self.is_idle().then_some(self.since),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use kernel::{Clock as _, TestClock};
+
+    use super::*;
+
+    fn after(clock: &TestClock, seconds: u64) -> Monotonic {
+        clock.advance(Duration::from_secs(seconds));
+        clock.monotonic()
+    }
+
+    #[test]
+    fn a_half_header_is_given_ten_seconds_and_its_further_bytes_buy_no_more() {
+        let (clock, patience) = (TestClock::at(Timestamp::UNIX_EPOCH), Patience::default());
+        let mut standing = Standing::new(clock.monotonic());
+        standing.received(after(&clock, 9));
+        assert_eq!(standing.overdue(clock.monotonic(), &patience), None);
+        assert_eq!(
+            standing.overdue(after(&clock, 1), &patience),
+            Some(Overdue::Header)
+        );
+
+        standing.asked();
+        standing.answered(clock.monotonic());
+        // Between requests it is idle; the next one's first byte begins its ten seconds.
+        assert_eq!(standing.overdue(after(&clock, 70), &patience), None);
+        standing.received(clock.monotonic());
+        standing.received(after(&clock, 9));
+        assert_eq!(standing.overdue(clock.monotonic(), &patience), None);
+        assert_eq!(
+            standing.overdue(after(&clock, 1), &patience),
+            Some(Overdue::Header)
+        );
+    }
+
+    #[test]
+    fn work_is_never_overdue_but_a_peer_that_does_not_read_is() {
+        let (clock, patience) = (TestClock::at(Timestamp::UNIX_EPOCH), Patience::default());
+        let mut standing = Standing::new(clock.monotonic());
+        standing.asked();
+        assert_eq!(standing.overdue(after(&clock, 3_600), &patience), None);
+        assert_eq!(standing.gives_way_since(clock.monotonic(), &patience), None);
+        let stuck = clock.monotonic();
+        standing.wrote(stuck, false);
+        assert_eq!(standing.gives_way_since(after(&clock, 9), &patience), None);
+        standing.wrote(clock.monotonic(), false);
+        assert_eq!(standing.gives_way_since(after(&clock, 1), &patience), Some(stuck));
+        assert_eq!(
+            standing.overdue(after(&clock, 110), &patience),
+            Some(Overdue::Reader)
+        );
+        // It reads again.
+        standing.wrote(clock.monotonic(), true);
+        assert_eq!(standing.overdue(clock.monotonic(), &patience), None);
+    }
+
+    #[test]
+    fn an_idle_connection_gives_way_and_ends_after_a_while() {
+        let (clock, patience) = (TestClock::at(Timestamp::UNIX_EPOCH), Patience::default());
+        let mut standing = Standing::new(clock.monotonic());
+        standing.asked();
+        standing.asked();
+        standing.answered(clock.monotonic());
+        assert!(!standing.is_idle(), "one answer of two is not finished");
+        let idle = after(&clock, 5);
+        standing.answered(idle);
+        assert!(standing.is_idle());
+        assert_eq!(standing.gives_way_since(after(&clock, 1), &patience), Some(idle));
+        assert_eq!(
+            standing.overdue(after(&clock, 74), &patience),
+            Some(Overdue::Idle)
+        );
+    }
+}
