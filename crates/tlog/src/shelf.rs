@@ -15,9 +15,9 @@ use crate::source::{Source, hashes_of};
 use crate::tables::Tables;
 use crate::tile::{TILE_WIDTH, Tile, TilePath, leaf_hashes, parse_bundle};
 
-/// Tiles kept in memory, 16 KiB each, so 2 MiB: the right edge, and what the last few batches of proofs used.
+/// Tiles kept in memory, 16 KiB each, so 1 MiB: the right edge, and what the last few batches of proofs used.
 /// It does not grow with the log.
-pub const CACHED_TILES_MAX: usize = 128;
+pub const CACHED_TILES_MAX: usize = 64;
 
 pub(crate) struct Shelf {
     pub tables: Tables,
