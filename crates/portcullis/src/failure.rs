@@ -8,7 +8,7 @@ use tlog::TlogError;
 
 use crate::args::Globals;
 use crate::explain::codes;
-use crate::output::{document, say};
+use crate::output::{document, lost, say};
 
 /// A command's failure; boxed, so that results stay small where nothing goes wrong.
 #[derive(Debug)]
@@ -171,5 +171,17 @@ impl<F: Fault> From<F> for Failure {
             hint: fault.hint(),
             document: None,
         }))
+    }
+}
+
+/// The exit code of a command that ended with `code`: lost output is told, and is no success.
+pub fn settle(code: ExitCode) -> ExitCode {
+    let Some(error) = lost() else { return code };
+    let cause = format!("writing to standard output: {error}");
+    Failure::coded(1, &codes::OUTPUT, cause).explain();
+    if code == ExitCode::SUCCESS {
+        ExitCode::FAILURE
+    } else {
+        code
     }
 }

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         Ok(args) => run(args),
         Err(error) => not_run(&without_environment(error)),
     };
-    output::settle(code)
+    failure::settle(code)
 }
 
 fn run(args: args::Args) -> ExitCode {

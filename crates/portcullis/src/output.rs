@@ -2,17 +2,14 @@
 //!
 //! An output that cannot be written must change neither the work nor its outcome: `verify REFUSED >/dev/full` is still a
 //! refusal, and `sign A B C | true` still signs three images. So nothing here ends the program. A reader that went away
-//! (`| head`) has what it wanted; any other lost output is remembered, and [`settle`] tells it at the end and makes a
-//! success a failure. `println!` and `eprintln!`, which panic instead, are forbidden in this program (see `main.rs`).
+//! (`| head`) has what it wanted; any other lost output is remembered ([`lost`]), told at the end, and makes a success
+//! a failure. `println!` and `eprintln!`, which panic instead, are forbidden in this program (see `main.rs`).
 
 use std::collections::HashSet;
 use std::io::{Error, ErrorKind, IsTerminal as _, Write as _};
-use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use crate::args::{Globals, Output};
-use crate::explain::codes;
-use crate::failure::Failure;
 
 /// The first error that lost output.
 static LOST: OnceLock<Error> = OnceLock::new();
@@ -90,16 +87,9 @@ pub fn remember(written: std::io::Result<()>) {
     }
 }
 
-/// The exit code of a command that ended with `code`: lost output is told, and is no success.
-pub fn settle(code: ExitCode) -> ExitCode {
-    let Some(error) = LOST.get() else { return code };
-    let failure = Failure::coded(1, &codes::OUTPUT, format!("writing to standard output: {error}"));
-    failure.explain();
-    if code == ExitCode::SUCCESS {
-        ExitCode::FAILURE
-    } else {
-        code
-    }
+/// What lost output, if any was lost.
+pub fn lost() -> Option<&'static Error> {
+    LOST.get()
 }
 
 /// Shows how far long work is: a bar on a terminal, plain lines elsewhere, nothing when asked to be quiet.

@@ -64,17 +64,9 @@ pub async fn verify_digest(
     policy: &Policy,
     now: Timestamp,
 ) -> Result<Report, SigningError> {
-    let look = Look {
-        registry,
-        project,
-        repository,
-        digest,
-        policy,
-        now,
-        to_the_end: false,
-        time_max: LOOK_TIME_MAX,
-    };
-    look.report().await
+    look(registry, project, repository, digest, policy, now)
+        .report()
+        .await
 }
 
 /// Everything that is attached to one digest, also behind the first candidate that counts.
@@ -89,15 +81,27 @@ pub(crate) async fn survey(
     policy: &Policy,
     now: Timestamp,
 ) -> Result<Report, SigningError> {
-    let look = Look {
+    let mut look = look(registry, project, repository, digest, policy, now);
+    look.to_the_end = true;
+    look.report().await
+}
+
+fn look<'a>(
+    registry: &'a dyn Registry,
+    project: &'a str,
+    repository: &'a Repository,
+    digest: Digest,
+    policy: &'a Policy,
+    now: Timestamp,
+) -> Look<'a> {
+    Look {
         registry,
         project,
         repository,
         digest,
         policy,
         now,
-        to_the_end: true,
+        to_the_end: false,
         time_max: LOOK_TIME_MAX,
-    };
-    look.report().await
+    }
 }

@@ -1,14 +1,13 @@
-//! Bodies that end: a request's because it is waited for only so long, an answer's so that its end is known.
+//! A request's body ends: it is waited for only so long.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::connection::InFlight;
 use super::standing::Patience;
 
 /// The rest of a request's body did not come.
@@ -65,32 +64,6 @@ where
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         self.poll_timeout(cx).map(|timeout| Some(Err(timeout.into())))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// An answer's body; the request is in flight until it was sent or dropped.
-pub(super) struct Answer {
-    pub(super) body: Body,
-    pub(super) _in_flight: InFlight,
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
