@@ -9,12 +9,15 @@
 //!
 //! Errors are those of grpc-gateway, which clients of Rekor v2 read: `{"code", "message", "details"}`.
 
+use std::error::Error as _;
+
 use axum::Router;
 use axum::body::to_bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use http_body_util::LengthLimitError;
 use kernel::limits::REQUEST_BYTES_MAX;
 use kernel::{Fault, Kind};
 
@@ -37,10 +40,9 @@ pub fn router(tlog: Tlog) -> Router {
 }
 
 async fn create_entry(State(tlog): State<Tlog>, request: Request) -> Response {
-    let Ok(body) = to_bytes(request.into_body(), REQUEST_BYTES_MAX).await else {
-        let message =
-            format!("the request body is over the cap REQUEST_BYTES_MAX of {REQUEST_BYTES_MAX} bytes");
-        return status(StatusCode::PAYLOAD_TOO_LARGE, RESOURCE_EXHAUSTED, &message);
+    let body = match to_bytes(request.into_body(), REQUEST_BYTES_MAX).await {
+        Ok(body) => body,
+        Err(error) => return unread(&error),
     };
     let entry = match parse_request(&body).map_err(TlogError::from) {
         Ok(entry) => tlog.append(&entry).await,
@@ -53,6 +55,17 @@ async fn create_entry(State(tlog): State<Tlog>, request: Request) -> Response {
         }
         Err(error) => refuse(&error),
     }
+}
+
+/// Why a body was not read to its end.
+fn unread(error: &axum::Error) -> Response {
+    if error.source().is_some_and(|cause| cause.is::<LengthLimitError>()) {
+        let message =
+            format!("the request body is over the cap REQUEST_BYTES_MAX of {REQUEST_BYTES_MAX} bytes");
+        return status(StatusCode::PAYLOAD_TOO_LARGE, RESOURCE_EXHAUSTED, &message);
+    }
+    let message = format!("the request body did not come whole: {}", kernel::chain(error));
+    status(StatusCode::BAD_REQUEST, INVALID_ARGUMENT, &message)
 }
 
 async fn checkpoint(State(tlog): State<Tlog>) -> Response {

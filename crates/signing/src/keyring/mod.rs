@@ -305,14 +305,14 @@ impl Keyring {
         Ok(keys.damaged.iter().find(valid).cloned())
     }
 
-    /// Opens one key, the newest that is current in any project: whether the server's password is the one that closed
-    /// the keys. Costs one opening; a key that does not open costs another, and is told in the log. Fine without keys.
+    /// Opens one key, the newest of any project that opens, replaced ones too: whether the server's password is the one
+    /// that closed the keys. Costs one opening; a key that does not open costs another, and is told in the log. Fine without keys.
     ///
     /// # Errors
     /// [`SigningError::KeyClosed`] or [`SigningError::KeyDamaged`] of the newest key if none of the newest opens.
     pub async fn check(&self) -> Result<(), SigningError> {
         let sql = "SELECT project, name, version, key_id, public_pem, created_at, verify_until FROM signing_key \
-                   WHERE verify_until IS NULL ORDER BY created_at DESC, version DESC LIMIT $1";
+                   ORDER BY created_at DESC, version DESC LIMIT $1";
         let rows = self.db.read(sql, args![KEYS_CHECKED_MAX]).await?;
         let mut first = None;
         for row in &rows {

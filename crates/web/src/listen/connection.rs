@@ -55,6 +55,15 @@ impl Watch {
         }
     }
 
+    /// Who is told when a request's body is waited for.
+    fn body(self: &Arc<Self>) -> impl Fn(bool) + Send + Sync + 'static {
+        let watch = self.clone();
+        move |waits| match waits {
+            true => watch.standing().awaits_body(watch.clock.monotonic()),
+            false => watch.standing().has_body(),
+        }
+    }
+
     pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,7 +96,7 @@ pub(super) async fn attend(
         let in_flight = InFlight::begin(&watch);
         let answer = router
             .clone()
-            .oneshot(request.map(|body| Body::new(Timed::new(body, patience))));
+            .oneshot(request.map(|body| Body::new(Timed::new(body, patience, watch.body()))));
         async move {
             let Ok(answer) = answer.await;
             let body = |body| Answer {

@@ -12,7 +12,7 @@
 //!                          └─ nobody is: 503 and closed         └─ each second: overdue? cut
 //! ```
 //!
-//! There is room for three quarters of the descriptors that the process may have ([`descriptors`]); the rest is for the
+//! Those that wait for the rest of a body give way too, after 2 s. There is room for three quarters of the descriptors that the process may have ([`descriptors`]); the rest is for the
 //! database, the blobs and calls to registries. When accepting fails all the same, the longest idle connection goes and
 //! accepting is tried again after a pause. What was cut or refused is counted, and logged once a second at most.
 //!
@@ -223,8 +223,9 @@ impl Connections {
             let now = self.clock.monotonic();
             if cut || now.since(since) >= Duration::from_millis(DRAIN_IDLE_MS) {
                 let open = self.open();
-                let idle = open.values().filter(|watch| watch.standing().is_idle());
-                idle.for_each(|watch| watch.cut.cancel());
+                let patience = &self.limits.patience;
+                let idle = |watch: &&Arc<Watch>| watch.standing().gives_way_since(now, patience).is_some();
+                open.values().filter(idle).for_each(|watch| watch.cut.cancel());
                 cut = true;
             }
             sleep(Duration::from_millis(DRAIN_LOOK_MS)).await;

@@ -17,6 +17,8 @@ pub struct Patience {
     pub body: Duration,
     /// For a whole request body.
     pub whole_body: Duration,
+    /// For a whole request body, before the connection gives way to another if there are too many.
+    pub body_in_a_crowd: Duration,
 }
 
 impl Default for Patience {
@@ -31,6 +33,8 @@ impl Default for Patience {
             body: Duration::from_secs(30),
             // REQUEST_BYTES_MAX over a line of 70 kbit/s.
             whole_body: Duration::from_secs(120),
+            // Nearly every body comes with its header.
+            body_in_a_crowd: Duration::from_secs(2),
         }
     }
 }
@@ -51,6 +55,9 @@ pub(super) enum Overdue {
 pub(super) struct Standing {
     /// Requests whose answers are not finished; HTTP/2 has many.
     in_flight: u32,
+    /// Those of them whose bodies have been waited for, and since when the first.
+    bodies: u32,
+    bodies_since: Option<Monotonic>,
     /// While nothing is in flight: since when the connection owes us a request, or is idle.
     since: Monotonic,
     /// Whether a request was begun. A connection that was just opened owes one too.
@@ -63,6 +70,8 @@ impl Standing {
     pub(super) fn new(now: Monotonic) -> Self {
         Self {
             in_flight: 0,
+            bodies: 0,
+            bodies_since: None,
             since: now,
             begun: true,
             stuck: None,
@@ -86,6 +95,20 @@ impl Standing {
     pub(super) fn answered(&mut self, now: Monotonic) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.since = now;
+    }
+
+    /// A request's body is waited for, for the first time.
+    pub(super) fn awaits_body(&mut self, now: Monotonic) {
+        self.bodies += 1;
+        self.bodies_since.get_or_insert(now);
+    }
+
+    /// A body that was waited for is whole, or given up.
+    pub(super) fn has_body(&mut self) {
+        self.bodies = self.bodies.saturating_sub(1);
+        if self.bodies == 0 {
+            self.bodies_since = None;
+        }
     }
 
     /// Something was to be written, and some of it was taken or nothing.
@@ -115,9 +138,13 @@ impl Standing {
 
     /// Since when this connection would give way to another if there are too many; `None` if it would not.
     pub(super) fn gives_way_since(&self, now: Monotonic, patience: &Patience) -> Option<Monotonic> {
-        match self.stuck {
-            Some(stuck) => (now.since(stuck) >= patience.header).then_some(stuck),
-            None => self.is_idle().then_some(self.since),
+        match (self.stuck, self.bodies_since) {
+            (Some(stuck), _) => (now.since(stuck) >= patience.header).then_some(stuck),
+            // Nothing is worked on: all that is in flight waits for its sender.
+            (None, Some(since)) if self.bodies == self.in_flight => {
+                (now.since(since) >= patience.body_in_a_crowd).then_some(since)
+            }
+            (None, _) => self.is_idle().then_some(self.since),
         }
     }
 }
@@ -177,6 +204,22 @@ mod tests {
         // It reads again.
         standing.wrote(clock.monotonic(), true);
         assert_eq!(standing.overdue(clock.monotonic(), &patience), None);
+    }
+
+    #[test]
+    fn a_body_that_is_waited_for_gives_way_and_work_beside_it_does_not() {
+        let (clock, patience) = (TestClock::at(Timestamp::UNIX_EPOCH), Patience::default());
+        let mut standing = Standing::new(clock.monotonic());
+        standing.asked();
+        let since = clock.monotonic();
+        standing.awaits_body(since);
+        assert_eq!(standing.gives_way_since(after(&clock, 1), &patience), None);
+        assert_eq!(standing.gives_way_since(after(&clock, 1), &patience), Some(since));
+        standing.asked();
+        assert_eq!(standing.gives_way_since(clock.monotonic(), &patience), None);
+        standing.answered(clock.monotonic());
+        standing.has_body();
+        assert_eq!(standing.gives_way_since(after(&clock, 9), &patience), None);
     }
 
     #[test]

@@ -32,6 +32,7 @@ async fn start(connections: usize) -> Running {
         reader: ms(1_000),
         body: ms(300),
         whole_body: ms(2_000),
+        body_in_a_crowd: ms(200),
     };
     let slow = || async {
         let pieces = futures::stream::iter(0..6).then(|number| async move {
