@@ -50,10 +50,11 @@ pub struct Globals {
         value_name = "TOKEN"
     )]
     pub token: Option<String>,
-    /// The project that the request is about; only for tokens that are good for every project
+    /// The project that the request is about; only for tokens that are good for every project, and of no meaning
+    /// where no project is asked (log, image tree, --local)
     #[arg(long, global = true, env = "PORTCULLIS_PROJECT", value_name = "NAME")]
     pub project: Option<String>,
-    /// Seconds to wait for the server
+    /// Seconds to wait for the server, or for the registry where no server is asked
     #[arg(long, global = true, default_value_t = 120, value_name = "SECONDS")]
     pub timeout: u64,
     /// Say each call to the server on standard error

@@ -46,8 +46,8 @@ the server would become another log, and with another password it could open no 
         title: "the output could not be written",
         explanation: "The command did its work to the end, but what it printed is lost, in part or whole: the disk is \
 full, or the device failed. The exit code is the command's own, or 1 if that would be 0. A token that was lost this way \
-is good all the same.",
-        hint: "make room or print elsewhere, and run it again; a lost token: portcullis token list, token revoke",
+is good all the same: find it with portcullis token list and end it with portcullis token revoke.",
+        hint: "make room or print elsewhere, and run it again",
     };
     pub const USAGE: Code = Code {
         id: "PC1711",
@@ -105,6 +105,12 @@ database no token. Nothing was made there.",
 than the story needs.",
         hint: "look at server.log in the demo's data folder: portcullis demo --data DIR keeps it",
     };
+    pub const SLOW_TREE: Code = Code {
+        id: "PC1719",
+        title: "the registry is too slow for what is attached to the image",
+        explanation: "The tree shows what was read in time, and calls the rest `not read in time`. Exit code 6.",
+        hint: "wait longer with --timeout SECONDS; what nobody needs can be deleted with the registry's own tools",
+    };
     pub const NOT_VERIFIED: Code = Code {
         id: "PC1301",
         title: "the image is not verified",
@@ -133,6 +139,7 @@ the reasons are listed, one for each. This is an answer, not a failure to ask: e
         &NO_DATA,
         &STANDS,
         &DEMO,
+        &SLOW_TREE,
         &NOT_VERIFIED,
         &BLOB_NOT_VERIFIED,
     ];

@@ -4,12 +4,15 @@
 //! that anything but a test ever sees, nothing here has an effect.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// What the registry does wrong. Numbers count down: `throttle_calls: 3` is three wrong answers.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// Never answer.
     pub hang: bool,
+    /// Wait so long before every answer.
+    pub latency: Duration,
     /// Answer this many calls with 429.
     pub throttle_calls: u32,
     /// `Retry-After` of those answers, in seconds; none when absent.

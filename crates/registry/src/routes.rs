@@ -69,6 +69,9 @@ async fn faulty(
     if plan.hang {
         std::future::pending::<()>().await;
     }
+    if !plan.latency.is_zero() {
+        tokio::time::sleep(plan.latency).await;
+    }
     if faults.take(Countdown::Throttle) {
         let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "slow down");
         let mut response = refusal.into_response();

@@ -128,6 +128,9 @@ pub enum RegistryReason {
     TooLarge { name: &'static str, bytes_max: usize },
     #[error("it has more than {REFERRERS_MAX} referrers, the cap REFERRERS_MAX", REFERRERS_MAX = kernel::limits::REFERRERS_MAX)]
     TooManyReferrers,
+    /// A registry may copy the annotations of whoever attaches something into its list.
+    #[error("the list of its referrers is larger than the cap {name} of {bytes_max} bytes")]
+    ListTooLarge { name: &'static str, bytes_max: usize },
     #[error("the bytes hash to {found}, not to {expected}")]
     DigestMismatch { expected: Digest, found: Digest },
     #[error("the answer is not what the specification says: {0}")]
@@ -157,7 +160,7 @@ impl Fault for RegistryError {
         match self.reason {
             RegistryReason::NotFound => Kind::NotFound,
             RegistryReason::Unauthenticated(_) | RegistryReason::Denied(_) => Kind::Denied,
-            RegistryReason::TooLarge { .. } | RegistryReason::TooManyReferrers => Kind::TooLarge,
+            RegistryReason::TooLarge { .. } => Kind::TooLarge,
             RegistryReason::DigestMismatch { .. }
             | RegistryReason::Malformed(_)
             | RegistryReason::Unreadable { .. }
@@ -165,7 +168,10 @@ impl Fault for RegistryError {
             RegistryReason::Refused(_) | RegistryReason::PlainHttp | RegistryReason::Address(_) => {
                 Kind::Invalid
             }
-            RegistryReason::Throttled { .. }
+            // Nobody sent too much: what is attached could not be asked for, so nothing is known of the image.
+            RegistryReason::TooManyReferrers
+            | RegistryReason::ListTooLarge { .. }
+            | RegistryReason::Throttled { .. }
             | RegistryReason::Contended { .. }
             | RegistryReason::Unavailable(_) => Kind::Unavailable,
         }
@@ -175,7 +181,8 @@ impl Fault for RegistryError {
         match self.reason {
             RegistryReason::NotFound => &codes::NOT_FOUND,
             RegistryReason::Unauthenticated(_) | RegistryReason::Denied(_) => &codes::CREDENTIALS,
-            RegistryReason::TooLarge { .. } | RegistryReason::TooManyReferrers => &codes::TOO_LARGE,
+            RegistryReason::TooLarge { .. } => &codes::TOO_LARGE,
+            RegistryReason::TooManyReferrers | RegistryReason::ListTooLarge { .. } => &codes::LIST_TOO_LARGE,
             RegistryReason::DigestMismatch { .. } => &codes::DIGEST_MISMATCH,
             RegistryReason::Malformed(_) | RegistryReason::Unreadable { .. } => &codes::MALFORMED,
             RegistryReason::Refused(_) => &codes::REFUSED,
@@ -239,8 +246,8 @@ refused the action. Signing needs permission to push to the image's repository."
     pub const TOO_LARGE: Code = Code {
         id: "PC1503",
         title: "what the registry holds is over a cap",
-        explanation: "Manifests, signature blobs and the number of referrers have caps, so that a hostile \
-registry cannot fill memory. The message names the cap.",
+        explanation: "Manifests and signature blobs have caps, so that a hostile registry cannot fill memory. The \
+message names the cap.",
         hint: "look at what is attached to the image with `portcullis image tree`",
     };
     pub const DIGEST_MISMATCH: Code = Code {
@@ -304,6 +311,14 @@ Nothing is known about the image: this is not the same as unsigned.",
 address. No registry is there, but services that give out credentials of the machine are.",
         hint: "check the registry's name in the reference",
     };
+    pub const LIST_TOO_LARGE: Code = Code {
+        id: "PC1513",
+        title: "too much is attached to the image",
+        explanation: "The list of what is attached to the image has caps, on its length and on its bytes, so that \
+nobody who may attach something fills memory. Any of it may be the signature, so a list that was not read to its end is \
+no verdict. Some registries copy the annotations of what is attached into the list.",
+        hint: "list it with the registry's own tools and delete what nobody needs, then try again",
+    };
     pub const ALL: &[&Code] = &[
         &NOT_FOUND,
         &CREDENTIALS,
@@ -317,5 +332,6 @@ address. No registry is there, but services that give out credentials of the mac
         &REDIRECT,
         &UNAVAILABLE,
         &ADDRESS,
+        &LIST_TOO_LARGE,
     ];
 }

@@ -86,6 +86,12 @@ async fn a_log_is_checked_by_the_key_that_the_caller_kept() {
         other.run(&args).unwrap().expect_refused("PC1403");
     }
     portcullis(&["log", "fsck", &mine, "--log-key", &key]).expect_ok();
+    let no_key = portcullis(&["log", "fsck", &mine, "--log-key", &format!("{mine}/checkpoint")]);
+    assert!(
+        no_key.stderr.contains("PC1713") && no_key.stderr.contains("log.pub"),
+        "{}",
+        no_key.text()
+    );
     portcullis(&["log", "fsck", &theirs, "--log-key", &key]).expect_refused("PC1403");
 
     assert_eq!(kept.stop().unwrap(), Some(0));

@@ -2,8 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::process::Stdio;
+use std::time::Duration;
 
 use e2e::{Server, Setup};
+use kernel::{Clock as _, SystemClock};
 use registry::{Options, Registry};
 
 /// A key that cosign made, and its password.
@@ -103,6 +105,54 @@ async fn lost_output_neither_stops_the_work_nor_hides_its_outcome() {
         let tree = server.run(&["image", "tree", image]).unwrap().expect_ok();
         assert!(tree.stdout.contains(".sig"), "{image}: {}", tree.stdout);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_in_a_slow_registry_ends_in_time_with_what_was_read() {
+    let registry = Registry::memory(Options::default());
+    let running = registry.serve_on_loopback().await.unwrap();
+    let digest = registry.put_image("app", "v1", "app").await.unwrap();
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    for number in 0..40 {
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": kind, "number": number, "layers": [],
+            "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": digest, "size": 2 },
+            "subject": { "mediaType": kind, "digest": digest, "size": 1 },
+        });
+        let bytes = manifest.to_string();
+        registry
+            .put_manifest("app", None, kind, bytes.as_bytes())
+            .await
+            .unwrap();
+    }
+    registry.fault(|plan| plan.latency = Duration::from_millis(900));
+    let server = Server::start(Setup::default()).unwrap();
+    let image = format!("{}/app:v1", running.host());
+    let clock = SystemClock::new();
+    let began = clock.monotonic();
+    let tree = server.run(&["image", "tree", "--timeout", "5", &image]).unwrap();
+    let took = clock.monotonic().since(began);
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert_eq!(tree.code, Some(6), "{}", tree.text());
+    assert!(tree.stderr.contains("error[PC1719]"), "{}", tree.text());
+    // Each of the forty is there, some with what they are, the others with the truth.
+    let lines = |what: &str| tree.stdout.lines().filter(|line| line.contains(what)).count();
+    assert!(
+        lines("vnd.oci.empty") > 0 && lines("not read in time") > 0,
+        "{}",
+        tree.text()
+    );
+    assert_eq!(tree.stdout.matches("sha256:").count(), 41, "{}", tree.text());
+    // One that answers nothing at all.
+    registry.fault(|plan| plan.hang = true);
+    let tree = server.run(&["image", "tree", "--timeout", "1", &image]).unwrap();
+    assert_eq!(
+        (tree.code, tree.stdout.as_str()),
+        (Some(6), ""),
+        "{}",
+        tree.text()
+    );
+    assert!(tree.stderr.contains("error[PC1719]"), "{}", tree.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,6 +71,9 @@ fn every_failure_of_the_command_line_has_a_code_and_a_hint() {
         path.display().to_string()
     };
     let (yaml, text) = (file("bad.yaml", "a: [1"), file("text", "this is no key"));
+    let no_policy = file("list.yaml", "images: [a]");
+    let binary = folder.path().join("binary").display().to_string();
+    std::fs::write(&binary, [0xff, 0xfe, 0]).unwrap();
     let image = "registry.example/app";
     for (args, exit, code) in [
         (&["sign", "--from-file", "/nonexistent"][..], 1, "PC1712"),
@@ -90,6 +93,8 @@ fn every_failure_of_the_command_line_has_a_code_and_a_hint() {
             "PC",
         ),
         (&["verify", "--local", image], 2, "PC1711"),
+        (&["sign", "--from-file", &binary], 1, "PC1713"),
+        (&["verify", "--local", "--policy", &no_policy, image], 1, "PC1211"),
         (&["--server", "ftp://x", "key", "list"], 2, "PC1711"),
         (&["init", &text], 7, "PC1717"),
         (&["explain", "PC9999"], 4, "PC1715"),

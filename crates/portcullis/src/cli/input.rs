@@ -1,5 +1,6 @@
 //! What commands are given: lists of images, keys, passwords.
 
+use std::cell::Cell;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +41,10 @@ pub fn images(own: &Images) -> Result<Vec<Reference>, Failure> {
 
 /// A file, or standard input for `-`.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
-    let failed = |error: std::io::Error| Failure::file("reading", path, &error);
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::InvalidData => Failure::content(format!("{} is no text", path.display()), &error),
+        _ => Failure::file("reading", path, &error),
+    };
     if path == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).map_err(failed)?;
@@ -88,15 +92,19 @@ pub fn image_policy(file: &Path, root: Option<&Path>) -> Result<ImagePolicy, Fai
         return Err(Failure::usage(what, "give a file with one image policy"));
     }
     let root = root.map(trusted_root).transpose()?;
-    let policy = ImagePolicy::read(&documents.remove(0), &|_| root.clone());
-    policy.map_err(|error| {
-        let hint = "where the policy asks for a log, give --trusted-root trusted_root.json";
-        let failure = Failure::from(error);
-        if root.is_none() {
-            failure.with_hint(hint)
-        } else {
-            failure
-        }
+    let asked = Cell::new(false);
+    let roots = |_: Option<&str>| {
+        asked.set(true);
+        root.clone()
+    };
+    ImagePolicy::read(&documents.remove(0), &roots).map_err(|error| {
+        let hint = match asked.get() && root.is_none() {
+            true => "the policy asks for a log: give --trusted-root trusted_root.json",
+            false => {
+                "correct the field that the message names; `portcullis explain PC1211` says which are known"
+            }
+        };
+        Failure::from(error).with_hint(hint)
     })
 }
 

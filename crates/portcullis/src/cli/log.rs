@@ -14,6 +14,7 @@ use crate::args::{ConfigFile, Globals, Log, LogArgs, Output};
 use crate::cli::input::read_text;
 use crate::client::Client;
 use crate::config::Loaded;
+use crate::explain::codes;
 use crate::failure::Failure;
 use crate::output::{Progress, document, println, say, table};
 use crate::wiring;
@@ -105,7 +106,11 @@ fn verify_by(key: Option<&str>, note: &str) -> Result<(), Failure> {
 fn expected(key: &str, note: &str) -> Result<LogVerifier, Failure> {
     let unusable = |error| Failure::log(TlogError::Checkpoint(error));
     let origin = Checkpoint::parse(note).map_err(unusable)?.origin;
-    LogVerifier::from_pem(&origin, key).map_err(|error| Failure::log(TlogError::Key(error)))
+    LogVerifier::from_pem(&origin, key).map_err(|_| {
+        let cause = "the file of --log-key is no Ed25519 public key in PEM".to_owned();
+        Failure::coded(1, &codes::CONTENT, cause)
+            .with_hint("give the file with the log's public key: log.pub of an exported log is one")
+    })
 }
 
 /// The server's log: where it is asked and by which key it is checked.

@@ -7,7 +7,7 @@ pub mod referrer;
 pub mod statement;
 mod strict;
 
-pub use strict::check as check_json;
+pub use strict::{check as check_json, check_message};
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,7 @@
 //! Whether one candidate counts. Pure: bytes, a digest and a policy in, a reason out.
 
+use std::collections::HashSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::{SignedDuration, Timestamp};
@@ -11,7 +13,7 @@ use super::evidence::{self, Evidence};
 use super::report::Accepted;
 use super::{Authority, Identity, Policy, Rejected};
 use crate::Formats;
-use crate::format::{Annotations, check_json, dsse, legacy, statement};
+use crate::format::{Annotations, check_message, dsse, legacy, statement};
 use crate::key::PublicKey;
 use crate::trust::TrustRoot;
 
@@ -184,11 +186,25 @@ pub fn check_legacy(
 }
 
 fn parse(bytes: &[u8]) -> Result<Bundle, Rejected> {
-    check_json(bytes)
-        .map_err(|why| Rejected::new("malformed", format!("the bundle does not read: {why}")))?;
-    let text =
-        std::str::from_utf8(bytes).map_err(|_| Rejected::new("malformed", "the bundle is not text"))?;
-    Bundle::from_json(text).map_err(|error| Rejected::new("malformed", kernel::chain(&error)))
+    let malformed = |why: &str| Rejected::new("malformed", format!("the bundle does not read: {why}"));
+    check_message(bytes).map_err(|why| malformed(&why))?;
+    let text = std::str::from_utf8(bytes).map_err(|_| malformed("it is not text"))?;
+    let bundle = Bundle::from_json(text).map_err(|error| malformed(&kernel::chain(&error)))?;
+    let material = &bundle.verification_material;
+    // Who counts witnesses must not count one twice; other verifiers refuse such bundles too.
+    let mut entries = HashSet::new();
+    for entry in &material.tlog_entries {
+        if !entries.insert((entry.log_id.key_id.as_bytes(), entry.log_index.get())) {
+            return Err(malformed("the same log entry stands twice"));
+        }
+    }
+    let mut timestamps = HashSet::new();
+    for timestamp in &material.timestamp_verification_data.rfc3161_timestamps {
+        if !timestamps.insert(timestamp.signed_timestamp.as_bytes()) {
+            return Err(malformed("the same timestamp stands twice"));
+        }
+    }
+    Ok(bundle)
 }
 
 /// What the first authority says that accepts. Where none does, each says why.

@@ -222,7 +222,7 @@ async fn one_image_that_cannot_be_published_keeps_the_others_from_nothing() {
     assert_eq!(failed, [2]);
     let error = outcome[2].as_ref().unwrap_err();
     assert!(matches!(error, SigningError::Shared(_)));
-    assert_eq!(error.code().id, "PC1503", "257 referrers: {error:?}");
+    assert_eq!(error.code().id, "PC1513", "257 referrers: {error:?}");
     assert_eq!(
         (
             world.signatures().await,
@@ -238,7 +238,7 @@ async fn one_image_that_cannot_be_published_keeps_the_others_from_nothing() {
             .unwrap_err()
             .code()
             .id,
-        "PC1503"
+        "PC1513"
     );
     // Again: still one signature and one entry.
     world

@@ -147,6 +147,30 @@ async fn the_check_at_the_start_finds_a_wrong_password_and_not_a_damaged_row() {
         "{}",
         kernel::chain(&error)
     );
+    // A damaged row of the newest version neither: the one before it tells the password as well.
+    world.clock.advance(Duration::from_secs(1));
+    world.signing.keyring().create(&context, "rotated").await.unwrap();
+    world.clock.advance(Duration::from_secs(1));
+    let until = world.clock.now() + jiff::SignedDuration::from_hours(2);
+    world
+        .signing
+        .keyring()
+        .rotate(&context, "rotated", until)
+        .await
+        .unwrap();
+    damage(
+        &world,
+        "UPDATE signing_key SET private_pem = 'no PEM' WHERE name = 'rotated' AND version = 2",
+    )
+    .await;
+    damage(
+        &world,
+        "UPDATE signing_key SET private_pem = 'no PEM' WHERE name = 'default'",
+    )
+    .await;
+    keyring(&world, "the server's").check().await.unwrap();
+    let error = keyring(&world, "another").check().await.unwrap_err();
+    assert_eq!(error.code().id, "PC1216");
     // One damaged row does not keep the server from starting.
     world.clock.advance(Duration::from_secs(1));
     world.signing.keyring().create(&context, "newer").await.unwrap();

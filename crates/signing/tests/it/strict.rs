@@ -38,6 +38,21 @@ fn t04_an_entry_that_names_another_log_is_refused() {
 }
 
 #[test]
+fn t04_the_same_log_entry_twice_is_refused() {
+    let case = Case::new();
+    let twice = key_bundle(&case.signer, &case.work, &[case.entry(), case.entry()]);
+    for policy in [&case.policy, &without_log(&case.policy)] {
+        let rejected = refused(&twice, case.image, policy);
+        assert_eq!(rejected.reason, "malformed");
+        assert!(
+            rejected.detail.contains("log entry stands twice"),
+            "{}",
+            rejected.detail
+        );
+    }
+}
+
+#[test]
 fn t29_a_bundle_with_a_member_twice_is_refused() {
     let case = Case::new();
     let good = String::from_utf8(case.good()).unwrap();
@@ -62,6 +77,22 @@ fn t29_a_bundle_with_a_member_twice_is_refused() {
         twice.pointer_mut(at).unwrap()[member] = value.clone();
         twice.pointer_mut(at).unwrap()["SECOND"] = value;
         let twice = twice.to_string().replace("\"SECOND\"", &format!("{member:?}"));
+        let mut other_name = whole.clone();
+        let snake: String = member.chars().fold(String::new(), |mut name, letter| {
+            if letter.is_ascii_uppercase() {
+                name.push('_');
+            }
+            name.push(letter.to_ascii_lowercase());
+            name
+        });
+        let second = object.get(member).cloned().unwrap_or(json!(1));
+        other_name.pointer_mut(at).unwrap()[&snake] = second;
+        let other_name = other_name.to_string();
+        if snake != member && object.get(member).is_some() {
+            let rejected = refused(other_name.as_bytes(), case.image, &case.policy);
+            assert_eq!(rejected.reason, "malformed", "{at}/{snake}");
+            assert!(rejected.detail.contains("twice"), "{}", rejected.detail);
+        }
         for policy in [&case.policy, &without_log(&case.policy)] {
             let rejected = refused(twice.as_bytes(), case.image, policy);
             assert_eq!(rejected.reason, "malformed", "{at}/{member}");

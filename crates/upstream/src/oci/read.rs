@@ -57,7 +57,8 @@ impl Session<'_> {
             return Ok(listed);
         }
         let mut entries = Vec::new();
-        if let Some(index) = self.tagged(&fallback_tag(subject)).await? {
+        let index = self.tagged(&fallback_tag(subject)).await;
+        if let Some(index) = index.map_err(of_list)? {
             collect(&index.bytes, &mut entries)?;
         }
         Ok(entries)
@@ -69,7 +70,8 @@ impl Session<'_> {
         let mut entries = Vec::new();
         let mut page = self.url(&format!("referrers/{subject}"));
         for nth in 0..PAGES_MAX {
-            let answer = self.send(&self.get(page, MANIFEST_CAP, Some(INDEX))).await?;
+            let answer = self.send(&self.get(page, MANIFEST_CAP, Some(INDEX))).await;
+            let answer = answer.map_err(of_list)?;
             if nth == 0 && matches!(answer.status.as_u16(), 400 | 404 | 405 | 406 | 501) {
                 return Ok(None);
             }
@@ -111,6 +113,14 @@ impl Session<'_> {
             "the next page at {}",
             kernel::words(url.authority())
         )))
+    }
+}
+
+/// What is over its cap is the list, not the image.
+fn of_list(reason: RegistryReason) -> RegistryReason {
+    match reason {
+        RegistryReason::TooLarge { name, bytes_max } => RegistryReason::ListTooLarge { name, bytes_max },
+        other => other,
     }
 }
 

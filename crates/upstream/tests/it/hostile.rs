@@ -115,6 +115,62 @@ async fn t13_more_referrers_than_the_cap_are_an_error_that_names_it() {
 }
 
 #[tokio::test]
+async fn t13_a_list_over_its_bytes_is_an_error_and_no_answer() {
+    for api in [true, false] {
+        let world = match api {
+            true => World::new(Options::default()).await,
+            false => World::without_referrers().await,
+        };
+        // Whoever may attach something writes into the list as much as a manifest holds.
+        let entries: Vec<_> = (0..3_u8)
+            .map(|n| {
+                json!({
+                    "mediaType": MANIFEST, "digest": Digest::of(&[n]), "size": 1,
+                    "annotations": { "a": "x".repeat(kernel::limits::MANIFEST_BYTES_MAX / 2) },
+                })
+            })
+            .collect();
+        if api {
+            for entry in &entries {
+                let manifest = json!({
+                    "schemaVersion": 2, "mediaType": MANIFEST, "layers": [], "subject": { "mediaType": MANIFEST,
+                    "digest": world.image, "size": 1 }, "number": entry["digest"], "annotations": entry["annotations"],
+                    "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": world.image, "size": 2 },
+                });
+                let bytes = manifest.to_string();
+                world
+                    .fake
+                    .put_manifest("team/app", None, MANIFEST, bytes.as_bytes())
+                    .await
+                    .unwrap();
+            }
+        } else {
+            let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries }).to_string();
+            let tag = format!("sha256-{}", world.image.hex());
+            world
+                .fake
+                .put_manifest("team/app", Some(&tag), INDEX, index.as_bytes())
+                .await
+                .unwrap();
+        }
+        let listed = client(Default::default())
+            .referrers("", &world.repository, world.image)
+            .await;
+        let answer = listed.unwrap_err();
+        assert_eq!(
+            (answer.kind(), answer.code().id),
+            (Kind::Unavailable, "PC1513"),
+            "{answer:?}"
+        );
+        assert_eq!(answer.kind().exit_code(), 6);
+        assert!(
+            kernel::chain(&answer).contains("the list of its referrers"),
+            "{answer:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn t13_pages_without_end_are_an_error() {
     let world = World::new(Options::default()).await;
     world.fake.fault(|plan| plan.endless_listing = true);
