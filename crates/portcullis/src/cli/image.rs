@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
-use kernel::{Digest, Reference};
+use kernel::{Clock, Digest, Monotonic, Reference, SystemClock};
 use serde_json::{Value, json};
 use signing::format::legacy;
 use signing::ports::{Descriptor, Manifest, Registry, RegistryError, RegistryReason};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use crate::args::{Globals, Image, Output};
 use crate::cli::input;
@@ -24,7 +24,7 @@ const DEPTH_MAX: usize = 4;
 const AT_ONCE_MAX: usize = 8;
 /// The tags that cosign's older formats put beside an image.
 const TAGS: [&str; 3] = ["sig", "att", "sbom"];
-/// What stands for what was not read before the deadline.
+/// What stands for what was not read in time.
 const LATE: &str = "not read in time";
 /// The exit code of "could not ask".
 const UNAVAILABLE: u8 = 6;
@@ -32,10 +32,13 @@ const UNAVAILABLE: u8 = 6;
 pub async fn run(globals: &Globals, own: Image) -> Result<ExitCode, Failure> {
     let Image::Tree { image, registry } = own;
     let client = input::registry(&registry)?;
+    let clock = SystemClock::new();
     let tree = Tree {
         registry: &client,
         image: &image,
-        deadline: Instant::now() + Duration::from_secs(globals.timeout),
+        began: clock.monotonic(),
+        clock: &clock,
+        time_max: Duration::from_secs(globals.timeout),
         late: AtomicUsize::new(0),
     };
     let Some(manifest) = tree.in_time(client.manifest("", &image)).await else {
@@ -72,15 +75,19 @@ fn slow(globals: &Globals, what: &str) -> Failure {
 struct Tree<'a> {
     registry: &'a dyn Registry,
     image: &'a Reference,
-    deadline: Instant,
+    clock: &'a dyn Clock,
+    began: Monotonic,
+    /// Of all calls together.
+    time_max: Duration,
     /// Calls whose answer did not come in time.
     late: AtomicUsize,
 }
 
 impl Tree<'_> {
-    /// An answer, or nothing at the deadline.
+    /// An answer, or nothing when the time is over.
     async fn in_time<T>(&self, call: impl Future<Output = T>) -> Option<T> {
-        let answer = timeout_at(self.deadline, call).await.ok();
+        let spent = self.clock.monotonic().since(self.began);
+        let answer = timeout(self.time_max.saturating_sub(spent), call).await.ok();
         if answer.is_none() {
             self.late.fetch_add(1, Ordering::Relaxed);
         }
