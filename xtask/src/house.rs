@@ -18,21 +18,22 @@ const EDGES: &[(&str, &[&str])] = &[
     // Floor 0.
     ("kernel", &[]),
     // Floor 1.
+    ("flow", &["kernel"]),
     ("store", &["kernel"]),
     ("web", &["kernel"]),
     ("registry", &["kernel"]),
     // Floor 2.
-    ("access", &["kernel", "store", "web"]),
+    ("access", &["kernel", "flow", "store", "web"]),
     // Floor 3: siblings, which never know each other.
-    ("signing", &["kernel", "store", "web", "access"]),
+    ("signing", &["kernel", "flow", "store", "web", "access"]),
     ("tlog", &["kernel", "store", "web", "access"]),
     // Floor 4: adapters outward, which implement the ports of floor 3.
-    ("upstream", &["kernel", "signing", "tlog"]),
+    ("upstream", &["kernel", "flow", "signing", "tlog"]),
     // Floor 5: the one place where siblings meet.
     (
         "portcullis",
         &[
-            "kernel", "store", "web", "registry", "access", "signing", "tlog", "upstream",
+            "kernel", "flow", "store", "web", "registry", "access", "signing", "tlog", "upstream",
         ],
     ),
     // Not part of the program.

@@ -6,7 +6,11 @@ use axum::routing::{get, post};
 use axum::{Router, response::IntoResponse};
 use web::{Json, Page, Paging, Problem};
 
-use crate::{Access, AccessError, Action, Context, NewToken, Pattern, Project, ProjectName, Role, Token};
+use flow::Rate;
+
+use crate::{
+    Access, AccessError, Action, Context, NewToken, Pattern, Project, ProjectChange, ProjectName, Role, Token,
+};
 
 /// A project, as the API shows it.
 #[derive(Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
@@ -14,8 +18,42 @@ pub struct ProjectBody {
     pub name: String,
     /// Patterns of repositories that it may sign.
     pub images: Vec<String>,
+    /// Its own quota of new signatures; absent where the server's default counts.
+    #[serde(default, skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<QuotaBody>,
     #[serde(default, skip_deserializing)]
     pub created_at: String,
+}
+
+/// How many new signatures a project may make. Images that are signed already cost nothing.
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuotaBody {
+    /// 0 allows none.
+    pub signatures_per_minute: u32,
+    /// At once after a rest; at least 1.
+    pub burst: u32,
+}
+
+/// What of a project changes; what is left out stays.
+#[derive(Debug, serde::Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectChangeBody {
+    #[serde(default)]
+    pub images: Option<Vec<String>>,
+    /// `null` gives it the server's default again.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<QuotaBody>)]
+    pub quota: Option<Option<QuotaBody>>,
+}
+
+/// `null` is not the same as nothing.
+fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: serde::Deserialize<'de>,
+    D: serde::Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
 }
 
 /// A token, as the API shows it; `token` only in the answer that made it.
@@ -78,7 +116,7 @@ where
 {
     Router::new()
         .route("/projects", get(list_projects).post(create_project))
-        .route("/projects/{name}", get(get_project))
+        .route("/projects/{name}", get(get_project).patch(change_project))
         .route("/tokens", get(list_tokens).post(create_token))
         .route("/tokens/{action}", post(revoke_token))
         .route("/auth/whoami", get(whoami))
@@ -127,15 +165,31 @@ pub(crate) async fn create_project(
     Json(body): Json<ProjectBody>,
 ) -> Result<impl IntoResponse, Problem> {
     context.require(Action::ManageProjects)?;
-    let images = body
-        .images
-        .iter()
-        .map(|text| text.parse())
-        .collect::<Result<Vec<Pattern>, _>>()?;
+    let images = patterns(&body.images)?;
     let project = access
         .create_project(&context, body.name.parse()?, images)
         .await?;
     Ok((StatusCode::CREATED, Json(ProjectBody::from(project))))
+}
+
+#[utoipa::path(patch, path = "/api/v1/projects/{name}", tag = "access", request_body = ProjectChangeBody,
+    responses((status = 200, body = ProjectBody)))]
+pub(crate) async fn change_project(
+    State(access): State<Access>,
+    context: Context,
+    Path(name): Path<String>,
+    Json(body): Json<ProjectChangeBody>,
+) -> Result<Json<ProjectBody>, Problem> {
+    context.require(Action::ManageProjects)?;
+    let quota = body.quota.map(|quota| quota.map(Rate::from));
+    let images = body.images.as_deref().map(patterns).transpose()?;
+    let change = ProjectChange { images, quota };
+    let project = access.change_project(&context, &name.parse()?, change).await?;
+    Ok(Json(project.into()))
+}
+
+fn patterns(images: &[String]) -> Result<Vec<Pattern>, AccessError> {
+    images.iter().map(|text| text.parse()).collect()
 }
 
 #[utoipa::path(get, path = "/api/v1/tokens", tag = "access", params(web::PagingQuery), responses((status = 200, body = Page<TokenBody>)))]
@@ -249,7 +303,26 @@ impl From<Project> for ProjectBody {
         Self {
             name: project.name.to_string(),
             images: project.images.iter().map(ToString::to_string).collect(),
+            quota: project.quota.map(QuotaBody::from),
             created_at: project.created_at.to_string(),
+        }
+    }
+}
+
+impl From<Rate> for QuotaBody {
+    fn from(rate: Rate) -> Self {
+        Self {
+            signatures_per_minute: rate.per_minute,
+            burst: rate.burst,
+        }
+    }
+}
+
+impl From<QuotaBody> for Rate {
+    fn from(body: QuotaBody) -> Self {
+        Self {
+            per_minute: body.signatures_per_minute,
+            burst: body.burst,
         }
     }
 }
@@ -275,6 +348,7 @@ impl From<Token> for TokenBody {
     list_projects,
     get_project,
     create_project,
+    change_project,
     list_tokens,
     create_token,
     revoke_token,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use flow::Rate;
 use jiff::Timestamp;
 use kernel::Repository;
 
@@ -19,7 +20,44 @@ pub struct Project {
     pub name: ProjectName,
     /// Which images it may sign; none means none.
     pub images: Vec<Pattern>,
+    /// New signatures that it may make; the server's default where it has none of its own.
+    pub quota: Option<Rate>,
     pub created_at: Timestamp,
+}
+
+/// What of a project changes; what is `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct ProjectChange {
+    pub images: Option<Vec<Pattern>>,
+    /// `Some(None)`: the server's default again.
+    pub quota: Option<Option<Rate>>,
+}
+
+/// New signatures a minute, or at once, that a quota may allow: what no server reaches.
+pub const QUOTA_MAX: u32 = 1_000_000;
+
+impl ProjectChange {
+    /// # Errors
+    /// [`AccessError::Invalid`] if the quota is out of bounds, or nothing is to change.
+    pub(crate) fn require_valid(&self) -> Result<(), AccessError> {
+        let invalid = |what, text: String, why| AccessError::Invalid { what, text, why };
+        if self.images.is_none() && self.quota.is_none() {
+            let why = "give images or quota";
+            return Err(invalid("change of a project", "nothing".to_owned(), why));
+        }
+        let Some(Some(rate)) = self.quota else {
+            return Ok(());
+        };
+        if rate.per_minute > QUOTA_MAX || !(1..=QUOTA_MAX).contains(&rate.burst) {
+            let why = "signatures_per_minute is at most 1000000, and burst between 1 and that";
+            return Err(invalid(
+                "quota",
+                format!("{} {}", rate.per_minute, rate.burst),
+                why,
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl ProjectName {

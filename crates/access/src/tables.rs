@@ -1,4 +1,4 @@
-//! Projects and tokens in the database.
+//! Tokens in the database, and the tables of this domain.
 
 use std::sync::Arc;
 
@@ -8,10 +8,12 @@ use store::{Db, Migration, Recent, Row, args};
 
 use crate::audit::{self, Record};
 use crate::token::LIFE_DAYS_MAX;
-use crate::{AccessError, Context, NewToken, Pattern, Project, ProjectName, Token, TokenText};
+use crate::{AccessError, Context, NewToken, Project, ProjectName, Token, TokenText};
 
 /// The tables of this domain.
-pub const MIGRATIONS: &[Migration] = &[Migration {
+pub const MIGRATIONS: &[Migration] = &[FIRST, QUOTA];
+
+const FIRST: Migration = Migration {
     domain: "access",
     version: 1,
     sql: "CREATE TABLE project (
@@ -27,7 +29,15 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
             action TEXT NOT NULL, resource TEXT NOT NULL, detail TEXT NOT NULL, request_id TEXT NOT NULL
           );
           CREATE INDEX audit_project ON audit (project, id);",
-}];
+};
+
+/// A project's own quota; NULL is the server's default.
+const QUOTA: Migration = Migration {
+    domain: "access",
+    version: 2,
+    sql: "ALTER TABLE project ADD COLUMN quota_per_minute BIGINT;
+          ALTER TABLE project ADD COLUMN quota_burst BIGINT;",
+};
 
 /// Projects, tokens, and who a request's token is. Cheap to clone.
 #[derive(Clone)]
@@ -37,7 +47,7 @@ pub struct Access {
     pub(crate) random: Arc<dyn Random>,
     /// By SHA-256 of the text.
     tokens: Arc<Recent<Digest, Token>>,
-    projects: Arc<Recent<ProjectName, Project>>,
+    pub(crate) projects: Arc<Recent<ProjectName, Project>>,
 }
 
 impl Access {
@@ -194,83 +204,6 @@ impl Access {
             .await?
             .is_some())
     }
-
-    /// Makes a project.
-    ///
-    /// # Errors
-    /// [`AccessError::Exists`] if there is one of that name.
-    pub async fn create_project(
-        &self,
-        context: &Context,
-        name: ProjectName,
-        images: Vec<Pattern>,
-    ) -> Result<Project, AccessError> {
-        let project = Project {
-            name,
-            images,
-            created_at: self.clock.now(),
-        };
-        let patterns = project
-            .images
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(" ");
-        let mut tx = self.db.begin().await?;
-        let rows = tx
-            .execute(
-                "INSERT INTO project (name, images, created_at) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING",
-                args![project.name.as_str(), &patterns, project.created_at.as_microsecond()],
-            )
-            .await?;
-        if rows == 0 {
-            return Err(AccessError::Exists {
-                what: "project",
-                name: project.name.to_string(),
-            });
-        }
-        let record = Record {
-            action: "project.create",
-            resource: project.name.as_str(),
-            detail: &patterns,
-        };
-        audit::record(&mut tx, context, &*self.clock, &*self.random, record).await?;
-        tx.commit().await?;
-        Ok(project)
-    }
-
-    /// One project.
-    ///
-    /// # Errors
-    /// [`AccessError::NotFound`] if there is none.
-    pub async fn project(&self, name: &ProjectName) -> Result<Project, AccessError> {
-        let read = async {
-            let sql = "SELECT name, images, created_at FROM project WHERE name = $1";
-            let row = self.db.read_one(sql, args![name.as_str()]).await?;
-            row.as_ref().map(project_of).transpose()
-        };
-        let project = self.projects.read(name.clone(), read).await?;
-        project.ok_or_else(|| AccessError::NotFound {
-            what: "project",
-            name: name.to_string(),
-        })
-    }
-
-    /// The projects that the context may know of, after the name `after`.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn projects(
-        &self,
-        context: &Context,
-        after: &str,
-        limit: u32,
-    ) -> Result<Vec<Project>, AccessError> {
-        let sql = "SELECT name, images, created_at FROM project \
-                   WHERE name > $1 AND (name = $2 OR $3 = 1) ORDER BY name LIMIT $4";
-        let args = args![after, context.project.as_str(), context.everywhere, limit];
-        self.db.read(sql, args).await?.iter().map(project_of).collect()
-    }
 }
 
 fn token_of(row: &Row) -> Result<Token, AccessError> {
@@ -285,23 +218,11 @@ fn token_of(row: &Row) -> Result<Token, AccessError> {
     })
 }
 
-fn project_of(row: &Row) -> Result<Project, AccessError> {
-    Ok(Project {
-        name: row.text("name")?.parse()?,
-        images: row
-            .text("images")?
-            .split_whitespace()
-            .map(Pattern::stored)
-            .collect(),
-        created_at: timestamp(row.int("created_at")?)?,
-    })
-}
-
-fn timestamp(us: i64) -> Result<Timestamp, AccessError> {
+pub(crate) fn timestamp(us: i64) -> Result<Timestamp, AccessError> {
     Timestamp::from_microsecond(us).map_err(|_| invalid_row("time"))
 }
 
-fn invalid_row(what: &'static str) -> AccessError {
+pub(crate) fn invalid_row(what: &'static str) -> AccessError {
     AccessError::Invalid {
         what,
         text: Digest::of(what.as_bytes()).hex()[..8].to_owned(),

@@ -80,6 +80,10 @@ pub trait Fault: std::error::Error + Send + Sync + 'static {
     fn hint(&self) -> String {
         self.code().hint.to_owned()
     }
+    /// After how long it makes sense to try again, where that is known.
+    fn retry_after(&self) -> Option<std::time::Duration> {
+        None
+    }
 }
 
 /// An error and its causes in one line: `operation: cause: cause`.

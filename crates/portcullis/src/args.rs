@@ -372,6 +372,29 @@ pub enum Project {
         #[arg(value_parser = name)]
         name: String,
     },
+    /// Change a project; what is not named stays
+    Set(ProjectChange),
+    /// Show how many new signatures the project may make, and what is left of that now
+    Quota,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true, id = "change")]
+pub struct ProjectChange {
+    #[arg(value_parser = name)]
+    pub name: String,
+    /// Repositories that it may sign, instead of those of now; may be given many times
+    #[arg(long = "image", value_name = "PATTERN", group = "change")]
+    pub images: Vec<String>,
+    /// New signatures that it may make; 0 for none
+    #[arg(long, value_name = "COUNT", requires = "burst", group = "change")]
+    pub signatures_per_minute: Option<u32>,
+    /// New signatures that it may make at once after a rest
+    #[arg(long, value_name = "COUNT", requires = "signatures_per_minute")]
+    pub burst: Option<u32>,
+    /// The server's quota again
+    #[arg(long, conflicts_with = "signatures_per_minute", group = "change")]
+    pub default_quota: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -63,6 +63,14 @@ impl Client {
         self.json(Method::PUT, path, Some(body)).await
     }
 
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> Result<T, Failure> {
+        self.json(Method::PATCH, path, Some(body)).await
+    }
+
     /// A call whose answer has no body, or one that does not matter.
     pub async fn send(&self, method: Method, path: &str) -> Result<(), Failure> {
         self.call(method, path, None).await.map(|_| ())

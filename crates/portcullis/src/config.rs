@@ -30,6 +30,7 @@ pub struct Config {
     pub log: LogSection,
     pub keys: KeysSection,
     pub signing: SigningSection,
+    pub quota: QuotaSection,
     /// Trusted roots that image policies name with `trustRootRef`: name and file.
     pub trusted_roots: BTreeMap<String, PathBuf>,
     /// By host and port, as references name them.
@@ -79,6 +80,23 @@ pub struct KeysSection {
 pub struct SigningSection {
     pub formats: Vec<String>,
     pub registry_formats: BTreeMap<String, Vec<String>>,
+}
+
+/// What a project may do that has no quota of its own.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuotaSection {
+    pub signatures_per_minute: u32,
+    pub burst: u32,
+}
+
+impl Default for QuotaSection {
+    fn default() -> Self {
+        Self {
+            signatures_per_minute: 6_000,
+            burst: 3_000,
+        }
+    }
 }
 
 impl Default for DataFolder {
@@ -139,6 +157,8 @@ const KEYS: &[(&str, &str, Shown)] = &[
     ("log", "key_file", Shown::Whole),
     ("keys", "password_file", Shown::Whole),
     ("signing", "formats", Shown::Whole),
+    ("quota", "signatures_per_minute", Shown::Whole),
+    ("quota", "burst", Shown::Whole),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -158,6 +158,7 @@ pub fn all() -> Vec<&'static Code> {
         web::body_codes::ALL,
         web::route::codes::ALL,
         web::listen::codes::ALL,
+        flow::codes::ALL,
         codes::ALL,
     ]
     .concat();

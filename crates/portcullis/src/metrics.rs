@@ -78,7 +78,10 @@ pub async fn layer(State(metrics): State<Metrics>, request: Request, next: Next)
         .to_owned();
     let method = request.method().clone();
     // Methods are an open set; those that no route takes are one.
-    let method = if matches!(method.as_str(), "GET" | "POST" | "PUT" | "DELETE" | "HEAD") {
+    let method = if matches!(
+        method.as_str(),
+        "GET" | "POST" | "PUT" | "PATCH" | "DELETE" | "HEAD"
+    ) {
         method.as_str()
     } else {
         "other"

@@ -128,6 +128,10 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         registry: Arc::new(client),
         log,
         formats: config.formats()?,
+        quota: flow::Rate {
+            per_minute: config.quota.signatures_per_minute,
+            burst: config.quota.burst,
+        },
         clock: clock.clone(),
         random: random.clone(),
     });

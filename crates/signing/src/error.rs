@@ -31,6 +31,8 @@ pub enum SigningError {
     #[error("logging the signature")]
     Log(#[source] LogError),
     #[error(transparent)]
+    Busy(#[from] flow::FlowError),
+    #[error(transparent)]
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Access(#[from] access::AccessError),
@@ -138,6 +140,7 @@ impl Fault for SigningError {
             Self::KeysBusy => Kind::Overloaded,
             Self::Sign { .. } | Self::Row(_) | Self::Lost => Kind::Bug,
             Self::Shared(source) => source.kind(),
+            Self::Busy(source) => source.kind(),
             Self::Log(source) => source.0.kind(),
             Self::Registry(source) => source.kind(),
             Self::Access(source) => source.kind(),
@@ -167,6 +170,7 @@ impl Fault for SigningError {
             Self::NotCovered { .. } => &codes::NOT_COVERED,
             Self::ImagePolicyChanged(_) => &codes::IMAGE_POLICY_CHANGED,
             Self::Shared(source) => source.code(),
+            Self::Busy(source) => source.code(),
             Self::Log(source) => source.0.code(),
             Self::Registry(source) => source.code(),
             Self::Access(source) => source.code(),
@@ -181,6 +185,15 @@ impl Fault for SigningError {
             Self::Access(source) => source.hint(),
             Self::TagMoved { image, .. } => format!("portcullis sign {image}"),
             _ => self.code().hint.to_owned(),
+        }
+    }
+
+    fn retry_after(&self) -> Option<std::time::Duration> {
+        match self {
+            Self::Shared(source) => source.retry_after(),
+            Self::Busy(source) => source.retry_after(),
+            Self::Registry(source) => source.retry_after(),
+            _ => None,
         }
     }
 }

@@ -20,6 +20,7 @@
 //! This crate owns keys, signatures and verdicts. It knows registries and logs only as [`ports`].
 
 pub mod api;
+mod door;
 mod error;
 mod flight;
 pub mod format;
@@ -39,6 +40,7 @@ mod verdicts;
 pub mod verify;
 mod verify_service;
 
+pub use door::DoorStanding;
 pub use error::{SigningError, codes};
 pub use keyring::{DamagedKey, KeyInfo, Keyring};
 pub use publish::Formats;

@@ -1,6 +1,7 @@
 //! Signing without a server: a key file, a registry, nothing else.
 
 use bytes::Bytes;
+use flow::Caller;
 use jiff::Timestamp;
 use kernel::{Digest, Reference};
 
@@ -38,10 +39,10 @@ pub async fn sign(
     require_sane(annotations)?;
     let repository = image.repository();
     let mut signed = Vec::new();
-    for subject in resolve::subjects(registry, "", image, recursive).await? {
+    for subject in resolve::subjects(registry, Caller::LOCAL, image, recursive).await? {
         let own =
             Policy::keys("own key", vec![signer.public_key().clone()]).with_annotations(annotations.clone());
-        let report = survey(registry, "", repository, subject.digest, &own, now).await?;
+        let report = survey(registry, Caller::LOCAL, repository, subject.digest, &own, now).await?;
         let missing = Formats {
             bundle: formats.bundle && !report.accepted_in("bundle"),
             legacy: formats.legacy && !report.accepted_in("legacy"),
@@ -56,13 +57,22 @@ pub async fn sign(
                 &signature,
                 None,
             ));
-            publish::bundle(registry, "", repository, &subject, bytes).await?;
+            publish::bundle(registry, Caller::LOCAL, repository, &subject, bytes).await?;
         }
         if missing.legacy {
             let payload = format::legacy::payload(repository, subject.digest, annotations);
             let signature = sign_bytes(signer, &payload).await?;
             let key = signer.public_key();
-            publish::legacy(registry, "", repository, subject.digest, key, payload, &signature).await?;
+            publish::legacy(
+                registry,
+                Caller::LOCAL,
+                repository,
+                subject.digest,
+                key,
+                payload,
+                &signature,
+            )
+            .await?;
         }
         let deduplicated = !missing.bundle && !missing.legacy;
         signed.push(LocallySigned {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::trust::TrustRoot;
 use async_trait::async_trait;
 use bytes::Bytes;
+use flow::Caller;
 use kernel::{Code, Digest, Fault, Kind, Reference, Repository};
 
 /// A content descriptor (OCI image specification, "Content Descriptors"), as a registry wrote it.
@@ -45,18 +46,18 @@ pub struct NewManifest {
     pub blobs: Vec<Bytes>,
 }
 
-/// An OCI registry. `project` chooses the credentials: those of one project are never used for another;
-/// the empty name is a person at the command line with their own Docker configuration.
+/// An OCI registry. The caller's project chooses the credentials: those of one project are never used for another; the
+/// empty name is a person at the command line with their own Docker configuration. Callers share the registry in turns.
 #[async_trait]
 pub trait Registry: Send + Sync + 'static {
     /// The manifest that `image` names. A digest in the reference wins over a tag; the bytes must hash to it. What
     /// hashes to it and is no manifest that we know is [`RegistryReason::Unreadable`].
-    async fn manifest(&self, project: &str, image: &Reference) -> Result<Manifest, RegistryError>;
+    async fn manifest(&self, caller: Caller<'_>, image: &Reference) -> Result<Manifest, RegistryError>;
 
     /// A blob of at most `bytes_max` bytes; the bytes must hash to `digest`.
     async fn blob(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         digest: Digest,
         bytes_max: usize,
@@ -67,7 +68,7 @@ pub trait Registry: Send + Sync + 'static {
     /// empty list; a failure to ask is an error.
     async fn referrers(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         subject: Digest,
     ) -> Result<Vec<Descriptor>, RegistryError>;
@@ -75,7 +76,7 @@ pub trait Registry: Send + Sync + 'static {
     /// Stores a blob, unless it is there already.
     async fn push_blob(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         bytes: Bytes,
     ) -> Result<(), RegistryError>;
@@ -85,7 +86,7 @@ pub trait Registry: Send + Sync + 'static {
     /// the registry was read back and really lists it. `manifest` is the descriptor to list.
     async fn attach(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         subject: Digest,
         manifest: &Descriptor,
@@ -97,7 +98,7 @@ pub trait Registry: Send + Sync + 'static {
     /// the tag is read again after a while, and a lost update is repaired.
     async fn update_tag(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         tag: &str,
         merge: &Merge<'_>,
@@ -174,6 +175,13 @@ impl Fault for RegistryError {
             | RegistryReason::Throttled { .. }
             | RegistryReason::Contended { .. }
             | RegistryReason::Unavailable(_) => Kind::Unavailable,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self.reason {
+            RegistryReason::Throttled { retry_after } => retry_after,
+            _ => None,
         }
     }
 

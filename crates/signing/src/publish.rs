@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
+use flow::Caller;
 use kernel::{Digest, Repository};
 
 use crate::SigningError;
@@ -77,19 +78,19 @@ impl FromStr for Formats {
 /// Attaches a bundle to an image. Doing it twice changes nothing.
 pub(crate) async fn bundle(
     registry: &dyn Registry,
-    project: &str,
+    caller: Caller<'_>,
     repository: &Repository,
     subject: &Descriptor,
     bytes: Bytes,
 ) -> Result<(), SigningError> {
     let (descriptor, manifest) = referrer::write(subject, &bytes);
     registry
-        .push_blob(project, repository, Bytes::from_static(referrer::EMPTY_JSON))
+        .push_blob(caller, repository, Bytes::from_static(referrer::EMPTY_JSON))
         .await?;
-    registry.push_blob(project, repository, bytes).await?;
+    registry.push_blob(caller, repository, bytes).await?;
     kernel::crash_point("signing.pushed_blobs");
     registry
-        .attach(project, repository, subject.digest, &descriptor, manifest.into())
+        .attach(caller, repository, subject.digest, &descriptor, manifest.into())
         .await?;
     Ok(())
 }
@@ -97,7 +98,7 @@ pub(crate) async fn bundle(
 /// Adds a legacy signature to the image's signature tag. Doing it twice changes nothing.
 pub(crate) async fn legacy(
     registry: &dyn Registry,
-    project: &str,
+    caller: Caller<'_>,
     repository: &Repository,
     image: Digest,
     key: &PublicKey,
@@ -106,7 +107,7 @@ pub(crate) async fn legacy(
 ) -> Result<(), SigningError> {
     let tag = legacy::tag(image);
     registry
-        .push_blob(project, repository, Bytes::from(payload.clone()))
+        .push_blob(caller, repository, Bytes::from(payload.clone()))
         .await?;
     let unreadable = Mutex::new(None);
     let merge = |current: Option<&Manifest>| {
@@ -120,7 +121,7 @@ pub(crate) async fn legacy(
             }
         })
     };
-    let updated = registry.update_tag(project, repository, &tag, &merge).await;
+    let updated = registry.update_tag(caller, repository, &tag, &merge).await;
     // The registry answered; it is the tag's content that stands in the way.
     match unreadable.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => {

@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use access::Context;
+use flow::Class;
 use futures::stream::{self, StreamExt};
 use kernel::limits::RELEASE_SUBJECTS_MAX;
 use kernel::{Digest, Reference};
@@ -60,7 +61,8 @@ impl Signing {
         let draft_of = |image: &Reference| Draft {
             parts: self.parts.clone(),
             context: context.clone(),
-            key: by.clone(),
+            key: by.key.clone(),
+            quota: by.quota,
             formats: Formats::BUNDLE,
             request: SignRequest {
                 image: image.clone(),
@@ -69,10 +71,14 @@ impl Signing {
                 recursive: false,
                 repair: false,
                 formats: Some(Formats::BUNDLE),
+                class: Class::Batch,
             },
         };
         let drafts: Vec<Draft> = images.iter().map(draft_of).collect();
-        let subjects = self.resolve_all(&drafts).await?;
+        // A release is of one registry nearly always; where it is not, the first one's turn stands for all.
+        let _turn = drafts[0].turn(drafts.len()).await?;
+        let subjects = resolve_all(&drafts).await?;
+        let tagged = drafts.clone();
         let wishes: Vec<Wish> = drafts
             .iter()
             .zip(&subjects)
@@ -92,48 +98,39 @@ impl Signing {
                 .map_err(SigningError::Shared)
         };
         let outcomes: ReleaseOutcome = wishes.iter().map(outcome_of).collect();
-        Ok(self.tags_stayed(context, images, outcomes).await)
+        Ok(tags_stayed(tagged, outcomes).await)
     }
+}
 
-    /// Looks again at every image that was named by tag, once all are published: until then each tag had time to
-    /// move. A release that found everything signed took none.
-    async fn tags_stayed(
-        &self,
-        context: &Context,
-        images: Vec<Reference>,
-        outcomes: ReleaseOutcome,
-    ) -> ReleaseOutcome {
-        let signed_some = outcomes.iter().flatten().any(|signed| !signed.deduplicated);
-        let look = |(image, outcome): (Reference, Result<Signed, SigningError>)| {
-            let (signing, project) = (self.clone(), context.project.to_string());
-            async move {
-                let signed = outcome?;
-                if signed_some && image.digest().is_none() {
-                    signing.tag_stayed(&project, &image, signed.digest).await?;
-                }
-                Ok(signed)
-            }
-        };
-        stream::iter(images.into_iter().zip(outcomes))
-            .map(look)
-            .buffered(CONCURRENT_MAX)
-            .collect()
-            .await
-    }
-
-    async fn resolve_all(&self, drafts: &[Draft]) -> Result<Vec<Descriptor>, SigningError> {
-        let resolve_one = async |draft: &Draft| {
-            let project = draft.context.project.as_str();
-            let found =
-                resolve::subjects(&*self.parts.registry, project, &draft.request.image, false).await?;
-            Ok::<_, SigningError>(found[0].clone())
-        };
-        let mut subjects = Vec::with_capacity(drafts.len());
-        for chunk in drafts.chunks(CONCURRENT_MAX) {
-            subjects.extend(futures::future::try_join_all(chunk.iter().map(resolve_one)).await?);
+/// Looks again at every image that was named by tag, once all are published: until then each tag had time to move. A
+/// release that found everything signed took none.
+async fn tags_stayed(drafts: Vec<Draft>, outcomes: ReleaseOutcome) -> ReleaseOutcome {
+    let signed_some = outcomes.iter().flatten().any(|signed| !signed.deduplicated);
+    let look = |(draft, outcome): (Draft, Result<Signed, SigningError>)| async move {
+        let signed = outcome?;
+        if signed_some && draft.request.image.digest().is_none() {
+            draft.tag_stayed(signed.digest).await?;
         }
-        Ok(subjects)
+        Ok(signed)
+    };
+    stream::iter(drafts.into_iter().zip(outcomes))
+        .map(look)
+        .buffered(CONCURRENT_MAX)
+        .collect()
+        .await
+}
+
+async fn resolve_all(drafts: &[Draft]) -> Result<Vec<Descriptor>, SigningError> {
+    let resolve_one = async |draft: &Draft| {
+        let (registry, image) = (&*draft.parts.registry, &draft.request.image);
+        let found = resolve::subjects(registry, draft.caller(), image, false).await?;
+        Ok::<_, SigningError>(found[0].clone())
+    };
+    let mut subjects = Vec::with_capacity(drafts.len());
+    for chunk in drafts.chunks(CONCURRENT_MAX) {
+        subjects.extend(futures::future::try_join_all(chunk.iter().map(resolve_one)).await?);
     }
+    Ok(subjects)
 }
 
 /// The images of a release, each once, sorted.
@@ -149,6 +146,7 @@ async fn sign_all(items: Items) -> Result<Outcomes, SigningError> {
     let mut rows = rows_of(&items).await?;
     let unsigned: Vec<&Wish> = items.keys().filter(|wish| !rows.contains_key(wish)).collect();
     if !unsigned.is_empty() {
+        first.charge(unsigned.len())?;
         let digests: Vec<Digest> = unsigned.iter().map(|wish| wish.digest).collect();
         let signature = first.sign_statement(&digests).await?;
         let images: Vec<_> = unsigned.into_iter().map(|wish| (wish.clone(), None)).collect();

@@ -22,7 +22,8 @@ impl Draft {
         subject: &Descriptor,
         row: &SignatureRow,
     ) -> Result<Signed, SigningError> {
-        let (parts, project) = (&self.parts, self.context.project.as_str());
+        let _turn = self.turn(1).await?;
+        let (parts, caller) = (&self.parts, self.caller());
         // Another's signature by the same key without the log is not what the registry lost. The legacy format
         // carries no proof of this log.
         let own = |formats| Authority {
@@ -44,7 +45,7 @@ impl Draft {
         let now = parts.clock.now();
         let found = survey(
             &*parts.registry,
-            project,
+            caller,
             self.repository(),
             subject.digest,
             &own,

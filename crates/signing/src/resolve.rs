@@ -1,5 +1,6 @@
 //! From a reference to the digests that are to be signed.
 
+use flow::Caller;
 use kernel::limits::INDEX_MANIFESTS_MAX;
 use kernel::{Digest, Reference};
 use serde::Deserialize;
@@ -24,11 +25,11 @@ struct Child {
 /// The image that a reference names, and with `recursive` every manifest under it, each once, the image first.
 pub(crate) async fn subjects(
     registry: &dyn Registry,
-    project: &str,
+    caller: Caller<'_>,
     image: &Reference,
     recursive: bool,
 ) -> Result<Vec<Descriptor>, SigningError> {
-    let top = registry.manifest(project, image).await?;
+    let top = registry.manifest(caller, image).await?;
     let mut found = vec![descriptor(&top)];
     // Depth first, with the path from the top, so that an index under itself is told from one named twice.
     let mut open: Vec<(Manifest, Vec<Digest>)> = if recursive {
@@ -50,7 +51,7 @@ pub(crate) async fn subjects(
                     image: found[0].digest,
                 });
             }
-            let manifest = registry.manifest(project, &image.repository().at(child)).await?;
+            let manifest = registry.manifest(caller, &image.repository().at(child)).await?;
             found.push(descriptor(&manifest));
             open.push((manifest, path.clone()));
         }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use access::audit::{self, Record};
 use access::{Access, Action, Context};
 use bytes::Bytes;
+use flow::{Caller, Class, Pass, Rate};
 use jiff::Timestamp;
 use kernel::{Clock, Digest, Id, Random, Reference, Repository};
 use store::Db;
 
+use crate::door::{Door, DoorStanding};
 use crate::flight::Flights;
 use crate::format::{self, Annotations};
 use crate::key::{PublicKey, Signer};
@@ -35,6 +37,8 @@ pub struct Settings {
     pub registry: Arc<dyn Registry>,
     pub log: Arc<dyn Log>,
     pub formats: FormatsOf,
+    /// New signatures that a project may make where it has no rate of its own.
+    pub quota: Rate,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
 }
@@ -57,6 +61,8 @@ pub(crate) struct Parts {
     pub registry: Arc<dyn Registry>,
     pub log: Arc<dyn Log>,
     pub formats: FormatsOf,
+    pub quota: Rate,
+    pub door: Door,
     pub flights: Flights<Wish, Result<Signed, Arc<SigningError>>>,
     pub verdicts: Verdicts,
 }
@@ -74,6 +80,8 @@ pub struct SignRequest {
     pub repair: bool,
     /// The registry's configured formats if `None`.
     pub formats: Option<Formats>,
+    /// With whom it shares the turns.
+    pub class: Class,
 }
 
 /// A signature that stands: durable here, in the log and in the registry.
@@ -104,10 +112,12 @@ impl Signing {
             registry,
             log,
             formats,
+            quota,
             clock,
             random,
         } = settings;
         let (flights, verdicts) = (Flights::new(), Verdicts::new(clock.clone()));
+        let door = Door::new(clock.clone());
         Self {
             parts: Arc::new(Parts {
                 db,
@@ -118,6 +128,8 @@ impl Signing {
                 registry,
                 log,
                 formats,
+                quota,
+                door,
                 flights,
                 verdicts,
             }),
@@ -135,6 +147,22 @@ impl Signing {
         &self.parts.keyring
     }
 
+    /// The rate of new signatures of the context's project, and how many it could make at once now.
+    ///
+    /// # Errors
+    /// If there is no such project.
+    pub async fn quota(&self, context: &Context) -> Result<(Rate, u32), SigningError> {
+        let project = self.parts.access.project(&context.project).await?;
+        let rate = project.quota.unwrap_or(self.parts.quota);
+        Ok((rate, self.parts.door.left(project.name.as_str(), rate)))
+    }
+
+    /// How the queues stand.
+    #[must_use]
+    pub fn standing(&self) -> DoorStanding {
+        self.parts.door.standing()
+    }
+
     /// Signs an image, or finds that it is signed already; with `recursive` the image comes first in the answer
     /// and the manifests under it follow.
     ///
@@ -142,53 +170,42 @@ impl Signing {
     /// is touched. That it stands is known from the store alone: if the registry has lost it since, a request with
     /// `repair` looks there and puts it back.
     ///
+    /// Who goes away cancels nothing: what is new is signed by a task of its own.
+    ///
     /// # Errors
-    /// Those of the context's rights, the registry, the key and the log. What is signed stays signed.
+    /// Those of the context's rights, the registry, the key and the log; [`SigningError::Busy`], at once, if the
+    /// project's quota is used up or too many wait. What is signed stays signed.
     pub async fn sign(&self, context: &Context, request: &SignRequest) -> Result<Vec<Signed>, SigningError> {
+        let caller = Caller::new(context.project.as_str(), request.class);
+        let turn = self.parts.door.look_up(caller).await?;
+        let draft = self.draft(context, request).await?;
+        let plain = !request.recursive && !request.repair;
+        if let (Some(digest), true) = (request.image.digest(), plain) {
+            if let Some(row) = draft.known(digest).await? {
+                return Ok(vec![draft.signed(&row, true)]);
+            }
+            drop(turn);
+            return Ok(vec![draft.one(digest, None).await?]);
+        }
+        drop(turn);
+        let work = tokio::spawn(async move { draft.resolved().await });
+        work.await.map_err(|_| SigningError::Lost)?
+    }
+
+    async fn draft(&self, context: &Context, request: &SignRequest) -> Result<Draft, SigningError> {
         let images = std::slice::from_ref(&request.image);
-        let key = self
+        let admitted = self
             .admit(context, images, request.key.as_deref(), &request.annotations)
             .await?;
-        let formats = request
-            .formats
-            .unwrap_or_else(|| (self.parts.formats)(request.image.repository().registry()));
-        let draft = Draft {
+        let registry = request.image.repository().registry();
+        Ok(Draft {
             parts: self.parts.clone(),
             context: context.clone(),
-            key,
-            formats,
+            key: admitted.key,
+            quota: admitted.quota,
+            formats: request.formats.unwrap_or_else(|| (self.parts.formats)(registry)),
             request: request.clone(),
-        };
-        let known = request
-            .image
-            .digest()
-            .filter(|_| !request.recursive && !request.repair);
-        if let Some(digest) = known
-            && let Some(row) = draft.known(digest).await?
-        {
-            return Ok(vec![draft.signed(&row, true)]);
-        }
-        let project = context.project.as_str();
-        let subjects =
-            resolve::subjects(&*self.parts.registry, project, &request.image, request.recursive).await?;
-        let mut signed = Vec::with_capacity(subjects.len());
-        for subject in &subjects {
-            // What was looked for a moment ago is looked for again by whoever leads, and by nobody in between.
-            let hit = match known {
-                Some(_) => None,
-                None => draft.known(subject.digest).await?,
-            };
-            signed.push(match hit {
-                Some(row) if request.repair => draft.repair(subject, &row).await?,
-                Some(row) => draft.signed(&row, true),
-                None => draft.one(subject).await?,
-            });
-        }
-        if request.image.digest().is_none() && signed.first().is_some_and(|first| !first.deduplicated) {
-            self.tag_stayed(project, &request.image, subjects[0].digest)
-                .await?;
-        }
-        Ok(signed)
+        })
     }
 
     /// What has to be true before anything is done: the role, the project's patterns, sane annotations, a key.
@@ -200,7 +217,7 @@ impl Signing {
         images: &[Reference],
         key: Option<&str>,
         annotations: &Annotations,
-    ) -> Result<KeyInfo, SigningError> {
+    ) -> Result<Admitted, SigningError> {
         context.require(Action::SignImages)?;
         let project = self.parts.access.project(&context.project).await?;
         for image in images {
@@ -208,27 +225,17 @@ impl Signing {
         }
         require_sane(annotations)?;
         let name = key.unwrap_or(DEFAULT_KEY);
-        self.parts.keyring.current(context.project.as_str(), name).await
+        Ok(Admitted {
+            key: self.parts.keyring.current(context.project.as_str(), name).await?,
+            quota: project.quota.unwrap_or(self.parts.quota),
+        })
     }
+}
 
-    /// A tag is resolved once. If it names another image now, the caller has to know that that one is not signed.
-    pub(crate) async fn tag_stayed(
-        &self,
-        project: &str,
-        image: &Reference,
-        was: Digest,
-    ) -> Result<(), SigningError> {
-        let now = self.parts.registry.manifest(project, image).await?.digest;
-        if now == was {
-            Ok(())
-        } else {
-            Err(SigningError::TagMoved {
-                image: Box::new(image.clone()),
-                was,
-                now,
-            })
-        }
-    }
+/// What a project may do: sign with this key, so often.
+pub(crate) struct Admitted {
+    pub key: KeyInfo,
+    pub quota: Rate,
 }
 
 pub(crate) fn require_sane(annotations: &Annotations) -> Result<(), SigningError> {
@@ -258,6 +265,7 @@ pub(crate) struct Draft {
     pub parts: Arc<Parts>,
     pub context: Context,
     pub key: KeyInfo,
+    pub quota: Rate,
     pub formats: Formats,
     pub request: SignRequest,
 }
@@ -298,23 +306,97 @@ impl Draft {
         }
     }
 
-    /// One image, by whoever comes first; all others get that one's answer.
-    async fn one(&self, subject: &Descriptor) -> Result<Signed, SigningError> {
-        let (draft, subject) = (self.clone(), subject.clone());
-        let wish = self.wish(subject.digest);
-        let lead = move || async move { draft.lead(&subject).await.map_err(Arc::new) };
-        match self.parts.flights.join(wish, lead).await {
+    pub(crate) fn caller(&self) -> Caller<'_> {
+        Caller::new(self.context.project.as_str(), self.request.class)
+    }
+
+    /// A turn to work at this image's registry.
+    pub(crate) async fn turn(&self, cost: usize) -> Result<Pass, SigningError> {
+        let registry = self.repository().registry();
+        Ok(self.parts.door.work(self.caller(), registry, cost).await?)
+    }
+
+    /// The image by its tag, with everything under it, or with a look into the registry: it has to be resolved first.
+    async fn resolved(&self) -> Result<Vec<Signed>, SigningError> {
+        let (image, recursive) = (&self.request.image, self.request.recursive);
+        let subjects = {
+            let _turn = self.turn(1).await?;
+            resolve::subjects(&*self.parts.registry, self.caller(), image, recursive).await?
+        };
+        let mut signed = Vec::with_capacity(subjects.len());
+        for subject in &subjects {
+            signed.push(match self.known(subject.digest).await? {
+                Some(row) if self.request.repair => self.repair(subject, &row).await?,
+                Some(row) => self.signed(&row, true),
+                None => self.one(subject.digest, Some(subject.clone())).await?,
+            });
+        }
+        if image.digest().is_none() && signed.first().is_some_and(|first| !first.deduplicated) {
+            self.tag_stayed(subjects[0].digest).await?;
+        }
+        Ok(signed)
+    }
+
+    /// A tag is resolved once. If it names another image now, the caller has to know that that one is not signed.
+    pub(crate) async fn tag_stayed(&self, was: Digest) -> Result<(), SigningError> {
+        let image = &self.request.image;
+        let now = self.parts.registry.manifest(self.caller(), image).await?.digest;
+        if now == was {
+            return Ok(());
+        }
+        Err(SigningError::TagMoved {
+            image: Box::new(image.clone()),
+            was,
+            now,
+        })
+    }
+
+    /// One image, by whoever comes first; all others get that one's answer. `subject` is its descriptor, if it was
+    /// resolved already.
+    async fn one(&self, digest: Digest, subject: Option<Descriptor>) -> Result<Signed, SigningError> {
+        let draft = self.clone();
+        let lead = move || async move { draft.lead(digest, subject).await.map_err(Arc::new) };
+        match self.parts.flights.join(self.wish(digest), lead).await {
             Some(outcome) => outcome.map_err(SigningError::Shared),
             None => Err(SigningError::Lost),
         }
     }
 
-    /// Stage, log, publish, finish. Each step finds what an earlier run of it left behind.
-    async fn lead(&self, subject: &Descriptor) -> Result<Signed, SigningError> {
-        let wish = self.wish(subject.digest);
-        let row = match tables::find(&self.parts.db, &wish).await? {
+    /// What is new is charged, and waits for its turn; what a process that died has begun was charged then.
+    async fn lead(&self, digest: Digest, subject: Option<Descriptor>) -> Result<Signed, SigningError> {
+        let staged = match tables::find(&self.parts.db, &self.wish(digest)).await? {
             // Somebody finished between the caller's look and this one.
             Some(row) if row.done => return Ok(self.signed(&row, true)),
+            staged => staged,
+        };
+        if staged.is_none() {
+            self.charge(1)?;
+        }
+        let _turn = self.turn(1).await?;
+        let subject = match subject {
+            Some(subject) => subject,
+            None => {
+                let image = self.repository().at(digest);
+                let found = resolve::subjects(&*self.parts.registry, self.caller(), &image, false);
+                found.await?.swap_remove(0)
+            }
+        };
+        self.go_on(staged, &subject).await
+    }
+
+    pub(crate) fn charge(&self, count: usize) -> Result<(), SigningError> {
+        let project = self.context.project.as_str();
+        Ok(self.parts.door.charge(project, self.quota, count)?)
+    }
+
+    /// Stage, log, publish, finish. Each step finds what an earlier run of it left behind.
+    async fn go_on(
+        &self,
+        staged: Option<SignatureRow>,
+        subject: &Descriptor,
+    ) -> Result<Signed, SigningError> {
+        let wish = self.wish(subject.digest);
+        let row = match staged {
             Some(staged) => staged,
             None => match self.stage(subject.digest).await? {
                 // Another server was faster by a whole signature.
@@ -436,12 +518,12 @@ impl Draft {
         row: &SignatureRow,
         entry: &LoggedEntry,
     ) -> Result<(), SigningError> {
-        let (registry, project) = (&*self.parts.registry, self.context.project.as_str());
+        let (registry, caller) = (&*self.parts.registry, self.caller());
         let key = self.public_key();
         let bundle = async {
             if row.formats.bundle {
                 let bytes = format::bundle::write(key, &row.statement, &row.signature, Some(&entry.json));
-                publish::bundle(registry, project, self.repository(), subject, Bytes::from(bytes)).await?;
+                publish::bundle(registry, caller, self.repository(), subject, Bytes::from(bytes)).await?;
             }
             Ok::<_, SigningError>(())
         };
@@ -450,7 +532,7 @@ impl Draft {
                 let payload = self.legacy_payload(subject.digest);
                 publish::legacy(
                     registry,
-                    project,
+                    caller,
                     self.repository(),
                     subject.digest,
                     key,

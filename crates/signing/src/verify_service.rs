@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use access::{Action, Context};
-use kernel::Reference;
+use flow::{Caller, Class, Pass};
+use kernel::{Reference, Repository};
 
 use crate::format::Annotations;
 use crate::image_policy::ImagePolicies;
@@ -65,7 +66,10 @@ impl Verifying {
         request: &VerifyRequest,
     ) -> Result<Vec<Verdict>, SigningError> {
         context.require(Action::VerifyImages)?;
-        let policy = self.policy(context, request).await?;
+        let policy = {
+            let _turn = self.signing.parts.door.look_up(caller(context)).await?;
+            self.policy(context, request).await?
+        };
         let verdicts = self.verdicts(context, request, &policy).await?;
         self.require_keys(context, request, &verdicts).await?;
         Ok(verdicts)
@@ -112,9 +116,18 @@ impl Verifying {
             return Ok(vec![self.one(context, repository, key, policy).await?]);
         }
         let (parts, project) = (&self.signing.parts, context.project.as_str());
+        let subjects = {
+            let _turn = self.turn(context, request.image.repository()).await?;
+            resolve::subjects(
+                &*parts.registry,
+                caller(context),
+                &request.image,
+                request.recursive,
+            )
+            .await?
+        };
         let mut verdicts = Vec::new();
-        for subject in resolve::subjects(&*parts.registry, project, &request.image, request.recursive).await?
-        {
+        for subject in subjects {
             let repository = request.image.repository();
             let key = VerdictKey {
                 project: project.to_owned(),
@@ -130,7 +143,7 @@ impl Verifying {
     async fn one(
         &self,
         context: &Context,
-        repository: &kernel::Repository,
+        repository: &Repository,
         key: VerdictKey,
         policy: &Policy,
     ) -> Result<Verdict, SigningError> {
@@ -138,15 +151,31 @@ impl Verifying {
         if let Some((report, age)) = parts.verdicts.get(&key) {
             return Ok(Verdict { report, age });
         }
-        let (project, now) = (context.project.as_str(), parts.clock.now());
-        let report =
-            verify::verify_digest(&*parts.registry, project, repository, key.digest, policy, now).await?;
+        let report = {
+            let _turn = self.turn(context, repository).await?;
+            let now = parts.clock.now();
+            verify::verify_digest(
+                &*parts.registry,
+                caller(context),
+                repository,
+                key.digest,
+                policy,
+                now,
+            )
+            .await?
+        };
         let report = Arc::new(report);
         parts.verdicts.put(key, report.clone());
         Ok(Verdict {
             report,
             age: Duration::ZERO,
         })
+    }
+
+    /// A turn to read at the image's registry.
+    async fn turn(&self, context: &Context, repository: &Repository) -> Result<Pass, SigningError> {
+        let door = &self.signing.parts.door;
+        Ok(door.work(caller(context), repository.registry(), 1).await?)
     }
 
     async fn policy(&self, context: &Context, request: &VerifyRequest) -> Result<Policy, SigningError> {
@@ -171,4 +200,8 @@ impl Verifying {
         };
         Ok(policy.with_annotations(request.annotations.clone()))
     }
+}
+
+fn caller(context: &Context) -> Caller<'_> {
+    Caller::new(context.project.as_str(), Class::Verify)
 }

@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kernel::{Fault, Kind};
+use std::time::Duration;
 
 /// An error on its way out.
 #[derive(Debug)]
@@ -10,6 +11,7 @@ pub struct Problem {
     kind: Kind,
     /// Boxed, so that results stay small where nothing goes wrong.
     document: Box<ProblemDocument>,
+    retry_after: Option<Duration>,
 }
 
 /// The body of an error, `application/problem+json`.
@@ -34,6 +36,10 @@ pub struct ProblemDocument {
     pub errors: Vec<Pointer>,
 }
 
+/// After how long it makes sense to try again; the layer of every request makes the header of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RetryAfter(pub Duration);
+
 /// One place of an invalid body.
 #[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct Pointer {
@@ -53,6 +59,7 @@ impl Problem {
         let (kind, code) = (fault.kind(), fault.code());
         Self {
             kind,
+            retry_after: fault.retry_after(),
             document: Box::new(ProblemDocument {
                 kind: format!("urn:portcullis:{}", code.id),
                 title: code.title.to_owned(),
@@ -127,6 +134,9 @@ impl IntoResponse for Problem {
             response
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(wait) = self.retry_after {
+            response.extensions_mut().insert(RetryAfter(wait));
         }
         response.extensions_mut().insert(*self.document);
         response

@@ -12,10 +12,13 @@ use axum::response::Response;
 use kernel::{Clock, Id, Random};
 
 use crate::ProblemDocument;
+use crate::problem::RetryAfter;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// The shortest wait that a refused caller is told, in seconds; the jitter doubles it at most.
-const RETRY_AFTER_SECONDS: u8 = 2;
+/// The wait that a refused caller is told where nothing better is known, in seconds; the jitter doubles it at most.
+const RETRY_AFTER_SECONDS: u64 = 2;
+/// The longest wait that anybody is told, in seconds, before jitter.
+const RETRY_AFTER_SECONDS_MAX: u64 = 3_600;
 
 /// The id of a request; also in the answer's `X-Request-Id`, in logs and in audit records.
 #[derive(Debug, Clone)]
@@ -58,12 +61,10 @@ pub async fn layer(
     }
     let later = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
     if later.contains(&response.status()) && !response.headers().contains_key(header::RETRY_AFTER) {
-        let mut chance = [0];
-        sources.random.fill(&mut chance);
-        let seconds = RETRY_AFTER_SECONDS + chance[0] % (RETRY_AFTER_SECONDS + 1);
+        let seconds = retry_after_seconds(response.extensions().get(), &*sources.random);
         response
             .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from(u16::from(seconds)));
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     let took = sources.clock.monotonic().since(began);
     log(&id, method.as_str(), &path, response.status(), took);
@@ -71,6 +72,16 @@ pub async fn layer(
         response.headers_mut().insert(HEADER, value);
     }
     response
+}
+
+/// Once to twice the wait: callers that were refused together must not come again together.
+fn retry_after_seconds(known: Option<&RetryAfter>, random: &dyn Random) -> u64 {
+    let up = |wait: Duration| wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let least = known.map_or(RETRY_AFTER_SECONDS, |RetryAfter(wait)| up(*wait));
+    let least = least.clamp(1, RETRY_AFTER_SECONDS_MAX);
+    let mut chance = [0; 2];
+    random.fill(&mut chance);
+    least + u64::from(u16::from_be_bytes(chance)) % (least + 1)
 }
 
 /// A caller's own id is kept if it is harmless, so that its logs and ours can be joined.

@@ -165,6 +165,21 @@ pub async fn project(globals: &Globals, own: Project) -> Result<ExitCode, Failur
             &client.get(&path(&["api", "v1", "projects", &name])).await?,
             "name",
         ),
+        Project::Set(own) => {
+            let mut body = json!({});
+            if !own.images.is_empty() {
+                body["images"] = json!(own.images);
+            }
+            if let Some((rate, burst)) = own.signatures_per_minute.zip(own.burst) {
+                body["quota"] = json!({ "signatures_per_minute": rate, "burst": burst });
+            }
+            if own.default_quota {
+                body["quota"] = Value::Null;
+            }
+            let path = path(&["api", "v1", "projects", &own.name]);
+            one(globals, &client.patch(&path, &body).await?, "name");
+        }
+        Project::Quota => one(globals, &client.get("api/v1/quota").await?, "project"),
     }
     DONE
 }

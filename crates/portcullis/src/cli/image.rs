@@ -1,5 +1,6 @@
 //! `portcullis image tree`.
 
+use flow::Caller;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -41,7 +42,7 @@ pub async fn run(globals: &Globals, own: Image) -> Result<ExitCode, Failure> {
         time_max: Duration::from_secs(globals.timeout),
         late: AtomicUsize::new(0),
     };
-    let Some(manifest) = tree.in_time(client.manifest("", &image)).await else {
+    let Some(manifest) = tree.in_time(client.manifest(Caller::LOCAL, &image)).await else {
         return Err(slow(globals, "its own manifest was not read"));
     };
     let manifest = manifest?;
@@ -100,7 +101,9 @@ impl Tree<'_> {
             if depth == DEPTH_MAX {
                 return Ok(json!({ "digest": digest, "kind": kind, "attached": [] }));
             }
-            let listed = self.registry.referrers("", self.image.repository(), digest);
+            let listed = self
+                .registry
+                .referrers(Caller::LOCAL, self.image.repository(), digest);
             let Some(listed) = self.in_time(listed).await else {
                 let kind = format!("{kind}  (what is attached to it: {LATE})");
                 return Ok(json!({ "digest": digest, "kind": kind, "attached": [] }));
@@ -123,7 +126,7 @@ impl Tree<'_> {
     async fn referrer(&self, referrer: Descriptor, depth: usize) -> Result<Value, Failure> {
         let digest = referrer.digest;
         let image = self.image.repository().at(digest);
-        let Some(read) = self.in_time(self.registry.manifest("", &image)).await else {
+        let Some(read) = self.in_time(self.registry.manifest(Caller::LOCAL, &image)).await else {
             return Ok(json!({ "digest": digest, "kind": LATE, "attached": [] }));
         };
         self.node(digest, kind(read)?, depth).await
@@ -133,7 +136,7 @@ impl Tree<'_> {
     async fn tag(&self, digest: Digest, suffix: &str) -> Result<Option<Value>, Failure> {
         let tag = legacy::tag(digest).replace(".sig", &format!(".{suffix}"));
         let image = self.image.repository().tagged(&tag);
-        let Some(read) = self.in_time(self.registry.manifest("", &image)).await else {
+        let Some(read) = self.in_time(self.registry.manifest(Caller::LOCAL, &image)).await else {
             let kind = format!("tag {tag}  {LATE}");
             return Ok(Some(json!({ "digest": null, "kind": kind, "attached": [] })));
         };

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flow::Caller;
 use futures::StreamExt as _;
 use kernel::{Clock as _, Reference, SystemClock};
 use serde_json::{Value, json};
@@ -95,7 +96,8 @@ impl Local {
         };
         let policy = policy.with_annotations(self.annotations.clone());
         let now = SystemClock::new().now();
-        let reports = verify::verify(&self.registry, "", image, &policy, self.recursive, now).await?;
+        let reports =
+            verify::verify(&self.registry, Caller::LOCAL, image, &policy, self.recursive, now).await?;
         let fresh = |report| Verdict {
             report: Arc::new(report),
             age: Duration::ZERO,

@@ -2,6 +2,7 @@
 
 mod image_policies;
 mod keys;
+mod quota;
 mod signatures;
 mod verifications;
 
@@ -12,6 +13,7 @@ use axum::routing::{get, post};
 
 pub use image_policies::ImagePolicyBody;
 pub use keys::{CosignPub, KeyBody, NewKeyBody};
+pub use quota::QuotaStanding;
 pub use signatures::{BatchBody, BatchLine, SignBody, SignatureBody};
 pub use verifications::{CandidateBody, ReportBody, VerifyBody};
 
@@ -40,6 +42,7 @@ where
                 .put(image_policies::put)
                 .delete(image_policies::delete),
         )
+        .route("/quota", get(quota::get))
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{name}", get(keys::one).post(keys::rotate))
         .route("/keys/{name}/cosign.pub", get(keys::public))
@@ -57,6 +60,7 @@ where
     image_policies::one,
     image_policies::put,
     image_policies::delete,
+    quota::get,
     keys::list,
     keys::create,
     keys::one,

@@ -5,6 +5,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use flow::Class;
 use futures::stream::{self, StreamExt};
 use kernel::Reference;
 use kernel::limits::BATCH_ITEMS_MAX;
@@ -96,7 +97,7 @@ pub(crate) async fn create(
     context: Context,
     Json(body): Json<SignBody>,
 ) -> Result<impl IntoResponse, Problem> {
-    let body = sign(&signing, &context, body).await?;
+    let body = sign(&signing, &context, body, Class::Sign).await?;
     let fresh = !body.deduplicated || body.manifests.iter().any(|own| !own.deduplicated);
     Ok((
         if fresh {
@@ -108,8 +109,13 @@ pub(crate) async fn create(
     ))
 }
 
-async fn sign(signing: &Signing, context: &Context, body: SignBody) -> Result<SignatureBody, Problem> {
-    let request = request_of(body)?;
+async fn sign(
+    signing: &Signing,
+    context: &Context,
+    body: SignBody,
+    class: Class,
+) -> Result<SignatureBody, Problem> {
+    let request = request_of(body, class)?;
     let mut signed = signing
         .sign(context, &request)
         .await?
@@ -150,8 +156,13 @@ pub(crate) async fn batch(
     let lines = stream::iter(body.items.into_iter().enumerate()).map(move |(item, body)| {
         let (signing, context) = (signing.clone(), context.clone());
         // A task of its own: what was accepted is finished, whether or not somebody reads the answer.
-        let task =
-            tokio::spawn(async move { line(item, body.image.clone(), sign(&signing, &context, body).await) });
+        let task = tokio::spawn(async move {
+            line(
+                item,
+                body.image.clone(),
+                sign(&signing, &context, body, Class::Batch).await,
+            )
+        });
         async move {
             task.await
                 .unwrap_or_else(|_| line(item, String::new(), Err(SigningError::Lost.into())))
@@ -279,7 +290,7 @@ pub(crate) async fn one(
     }))
 }
 
-fn request_of(body: SignBody) -> Result<SignRequest, Problem> {
+fn request_of(body: SignBody, class: Class) -> Result<SignRequest, Problem> {
     let formats = body
         .formats
         .map(|words| words.join(",").parse::<Formats>())
@@ -299,6 +310,7 @@ fn request_of(body: SignBody) -> Result<SignRequest, Problem> {
         recursive,
         repair,
         formats,
+        class,
     })
 }
 

@@ -4,6 +4,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::Bytes;
+use flow::Caller;
 use futures::future::{Either, select};
 use jiff::Timestamp;
 use kernel::limits::SIGNATURE_BLOB_BYTES_MAX;
@@ -25,7 +26,7 @@ pub(super) const LOOK_TIME_MAX: Duration = Duration::from_secs(50);
 /// One look at one image.
 pub(super) struct Look<'a> {
     pub registry: &'a dyn Registry,
-    pub project: &'a str,
+    pub caller: Caller<'a>,
     pub repository: &'a Repository,
     pub digest: Digest,
     pub policy: &'a Policy,
@@ -85,8 +86,8 @@ impl Look<'_> {
     pub async fn report(&self) -> Result<Report, SigningError> {
         let mut deadline = pin!(sleep(self.time_max));
         let mut report = Report::new(self.repository.at(self.digest), self.policy);
-        let (project, repository) = (self.project, self.repository);
-        let referrers = self.registry.referrers(project, repository, self.digest).await?;
+        let (caller, repository) = (self.caller, self.repository);
+        let referrers = self.registry.referrers(caller, repository, self.digest).await?;
         let places = referrers.into_iter().map(Place::Referrer).collect();
         self.candidates(places, &mut report, deadline.as_mut()).await?;
         if !self.ends(&report) {
@@ -105,7 +106,7 @@ impl Look<'_> {
         if report.candidates.is_empty() {
             // Of an image that is not there, or that may not be seen, nothing is known: an error, not "unsigned".
             let image = repository.at(self.digest);
-            self.registry.manifest(project, &image).await?;
+            self.registry.manifest(caller, &image).await?;
         }
         report.conclude();
         Ok(report)
@@ -171,7 +172,7 @@ impl Look<'_> {
 
     async fn manifest(&self, reference: &Reference) -> Result<Result<Manifest, Rejected>, SigningError> {
         read(
-            self.registry.manifest(self.project, reference).await,
+            self.registry.manifest(self.caller, reference).await,
             "its manifest",
         )
     }
@@ -179,7 +180,7 @@ impl Look<'_> {
     async fn blob(&self, digest: Digest) -> Result<Result<Bytes, Rejected>, SigningError> {
         let blob = self
             .registry
-            .blob(self.project, self.repository, digest, SIGNATURE_BLOB_BYTES_MAX)
+            .blob(self.caller, self.repository, digest, SIGNATURE_BLOB_BYTES_MAX)
             .await;
         read(blob, "its content")
     }
@@ -250,7 +251,7 @@ mod tests {
 
     #[async_trait]
     impl Registry for Slow {
-        async fn manifest(&self, _: &str, image: &Reference) -> Result<Manifest, RegistryError> {
+        async fn manifest(&self, _: Caller<'_>, image: &Reference) -> Result<Manifest, RegistryError> {
             let Some(digest) = image.digest() else {
                 return Err(RegistryError {
                     operation: "reading".to_owned(),
@@ -270,26 +271,32 @@ mod tests {
             })
         }
 
-        async fn blob(&self, _: &str, _: &Repository, _: Digest, _: usize) -> Result<Bytes, RegistryError> {
+        async fn blob(
+            &self,
+            _: Caller<'_>,
+            _: &Repository,
+            _: Digest,
+            _: usize,
+        ) -> Result<Bytes, RegistryError> {
             Ok(self.blob.clone())
         }
 
         async fn referrers(
             &self,
-            _: &str,
+            _: Caller<'_>,
             _: &Repository,
             _: Digest,
         ) -> Result<Vec<Descriptor>, RegistryError> {
             Ok(self.listed.clone())
         }
 
-        async fn push_blob(&self, _: &str, _: &Repository, _: Bytes) -> Result<(), RegistryError> {
+        async fn push_blob(&self, _: Caller<'_>, _: &Repository, _: Bytes) -> Result<(), RegistryError> {
             Ok(())
         }
 
         async fn attach(
             &self,
-            _: &str,
+            _: Caller<'_>,
             _: &Repository,
             _: Digest,
             _: &Descriptor,
@@ -300,7 +307,7 @@ mod tests {
 
         async fn update_tag(
             &self,
-            _: &str,
+            _: Caller<'_>,
             _: &Repository,
             _: &str,
             _: &Merge<'_>,
@@ -341,7 +348,7 @@ mod tests {
         let key = if own { signer } else { &stranger }.public_key().clone();
         let look = Look {
             registry: &registry,
-            project: "",
+            caller: Caller::LOCAL,
             repository: &"r.example/app".parse().unwrap(),
             digest,
             policy: &Policy::keys("test", vec![key]),

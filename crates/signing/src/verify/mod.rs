@@ -19,6 +19,7 @@ mod look;
 mod policy;
 mod report;
 
+use flow::Caller;
 use jiff::Timestamp;
 use kernel::{Digest, Reference, Repository};
 
@@ -37,16 +38,15 @@ use look::{LOOK_TIME_MAX, Look};
 /// If anything could not be asked: that is never "unsigned".
 pub async fn verify(
     registry: &dyn Registry,
-    project: &str,
+    caller: Caller<'_>,
     image: &Reference,
     policy: &Policy,
     recursive: bool,
     now: Timestamp,
 ) -> Result<Vec<Report>, SigningError> {
     let mut reports = Vec::new();
-    for subject in resolve::subjects(registry, project, image, recursive).await? {
-        reports
-            .push(verify_digest(registry, project, image.repository(), subject.digest, policy, now).await?);
+    for subject in resolve::subjects(registry, caller, image, recursive).await? {
+        reports.push(verify_digest(registry, caller, image.repository(), subject.digest, policy, now).await?);
     }
     Ok(reports)
 }
@@ -58,13 +58,13 @@ pub async fn verify(
 /// If anything could not be asked.
 pub async fn verify_digest(
     registry: &dyn Registry,
-    project: &str,
+    caller: Caller<'_>,
     repository: &Repository,
     digest: Digest,
     policy: &Policy,
     now: Timestamp,
 ) -> Result<Report, SigningError> {
-    look(registry, project, repository, digest, policy, now)
+    look(registry, caller, repository, digest, policy, now)
         .report()
         .await
 }
@@ -75,20 +75,20 @@ pub async fn verify_digest(
 /// If anything could not be asked.
 pub(crate) async fn survey(
     registry: &dyn Registry,
-    project: &str,
+    caller: Caller<'_>,
     repository: &Repository,
     digest: Digest,
     policy: &Policy,
     now: Timestamp,
 ) -> Result<Report, SigningError> {
-    let mut look = look(registry, project, repository, digest, policy, now);
+    let mut look = look(registry, caller, repository, digest, policy, now);
     look.to_the_end = true;
     look.report().await
 }
 
 fn look<'a>(
     registry: &'a dyn Registry,
-    project: &'a str,
+    caller: Caller<'a>,
     repository: &'a Repository,
     digest: Digest,
     policy: &'a Policy,
@@ -96,7 +96,7 @@ fn look<'a>(
 ) -> Look<'a> {
     Look {
         registry,
-        project,
+        caller,
         repository,
         digest,
         policy,

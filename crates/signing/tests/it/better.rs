@@ -1,5 +1,6 @@
 //! Where cosign is known to say or do the wrong thing, each behaviour with a test.
 
+use flow::Caller;
 use std::sync::Arc;
 
 use kernel::{Clock as _, Digest, Fault as _, Kind};
@@ -22,7 +23,8 @@ async fn better_a_listing_error_is_an_error_and_never_unsigned() {
     for status in [429, 500, 502, 503, 403] {
         world.fake.fault(|plan| plan.listing_status = Some(status));
         let (repository, image) = (&world.repository, world.image);
-        let outcome = signing::verify::verify_digest(&client, "", repository, image, &policy, now).await;
+        let outcome =
+            signing::verify::verify_digest(&client, Caller::LOCAL, repository, image, &policy, now).await;
         let error = outcome.unwrap_err();
         assert!(
             matches!(error.kind(), Kind::Unavailable | Kind::Denied),
@@ -98,12 +100,12 @@ async fn better_signing_four_times_leaves_one_signature() {
     }
     let listed = world
         .client
-        .referrers("", &world.repository, world.image)
+        .referrers(Caller::LOCAL, &world.repository, world.image)
         .await
         .unwrap();
     assert_eq!(listed.len(), 2);
     let tag = world.repository.tagged(&legacy::tag(world.image));
-    let tag = world.client.manifest("", &tag).await.unwrap();
+    let tag = world.client.manifest(Caller::LOCAL, &tag).await.unwrap();
     assert_eq!(legacy::layers(&tag).unwrap().len(), 2);
 }
 
@@ -127,7 +129,7 @@ async fn better_sixteen_signers_at_once_without_a_referrers_api_all_stay() {
     sixteen(&world, Formats::BUNDLE).await;
     let listed = world
         .client
-        .referrers("", &world.repository, world.image)
+        .referrers(Caller::LOCAL, &world.repository, world.image)
         .await
         .unwrap();
     assert_eq!(listed.len(), 16);
@@ -150,7 +152,7 @@ async fn better_sixteen_legacy_signatures_at_once_all_stay() {
     sixteen(&world, legacy_only).await;
     let tag = world
         .client
-        .manifest("", &world.repository.tagged(&legacy::tag(world.image)))
+        .manifest(Caller::LOCAL, &world.repository.tagged(&legacy::tag(world.image)))
         .await
         .unwrap();
     assert_eq!(legacy::layers(&tag).unwrap().len(), 16);
@@ -272,7 +274,7 @@ async fn a_referrer_of_any_artifact_type_is_looked_at() {
     let tag = format!("sha256-{}", world.image.hex());
     let index = world
         .client
-        .manifest("", &world.repository.tagged(&tag))
+        .manifest(Caller::LOCAL, &world.repository.tagged(&tag))
         .await
         .unwrap();
     let text = String::from_utf8(index.bytes.to_vec()).unwrap();

@@ -1,5 +1,6 @@
 //! A registry that fails, lies or changes its mind: what could not be asked is an error, and never "unsigned".
 
+use flow::Caller;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -69,45 +70,45 @@ impl Flaky {
 
 #[async_trait]
 impl Registry for Flaky {
-    async fn manifest(&self, project: &str, image: &Reference) -> Result<Manifest, RegistryError> {
+    async fn manifest(&self, caller: Caller<'_>, image: &Reference) -> Result<Manifest, RegistryError> {
         self.call()?;
-        self.inner.manifest(project, image).await
+        self.inner.manifest(caller, image).await
     }
 
     async fn blob(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         digest: Digest,
         bytes_max: usize,
     ) -> Result<Bytes, RegistryError> {
         self.call()?;
-        self.inner.blob(project, repository, digest, bytes_max).await
+        self.inner.blob(caller, repository, digest, bytes_max).await
     }
 
     async fn referrers(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         subject: Digest,
     ) -> Result<Vec<Descriptor>, RegistryError> {
         self.call()?;
-        self.inner.referrers(project, repository, subject).await
+        self.inner.referrers(caller, repository, subject).await
     }
 
     async fn push_blob(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         bytes: Bytes,
     ) -> Result<(), RegistryError> {
         self.call()?;
-        self.inner.push_blob(project, repository, bytes).await
+        self.inner.push_blob(caller, repository, bytes).await
     }
 
     async fn attach(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         subject: Digest,
         manifest: &Descriptor,
@@ -115,19 +116,19 @@ impl Registry for Flaky {
     ) -> Result<(), RegistryError> {
         self.call()?;
         self.inner
-            .attach(project, repository, subject, manifest, bytes)
+            .attach(caller, repository, subject, manifest, bytes)
             .await
     }
 
     async fn update_tag(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         tag: &str,
         merge: &Merge<'_>,
     ) -> Result<(), RegistryError> {
         self.call()?;
-        self.inner.update_tag(project, repository, tag, merge).await
+        self.inner.update_tag(caller, repository, tag, merge).await
     }
 }
 
@@ -159,7 +160,7 @@ async fn t31_any_error_of_any_call_is_never_verified_and_never_unsigned() {
     let image = world.repository.tagged("v1");
     let verify = async |fails_at, reason| {
         let registry = Flaky::new(world.client.clone(), fails_at, reason);
-        let outcome = signing::verify::verify(&registry, "", &image, &policy, false, now).await;
+        let outcome = signing::verify::verify(&registry, Caller::LOCAL, &image, &policy, false, now).await;
         (outcome, registry.calls.load(Ordering::SeqCst))
     };
     let (whole, calls) = verify(u32::MAX, REASONS[0]).await;
@@ -281,8 +282,15 @@ async fn t10_a_registry_that_changes_its_answer_verifies_nothing_else() {
     let other = world.fake.put_image(REPOSITORY, "v2", "other").await.unwrap();
     world.fake.fault(|plan| plan.flip_flop = true);
     for _ in 0..6 {
-        let outcome =
-            signing::verify::verify(&*world.client, "", &world.reference(), &policy, false, now).await;
+        let outcome = signing::verify::verify(
+            &*world.client,
+            Caller::LOCAL,
+            &world.reference(),
+            &policy,
+            false,
+            now,
+        )
+        .await;
         // Either the bytes are those of the digest asked for, or there is no answer.
         match outcome {
             Ok(reports) => assert_eq!(reports[0].digest, world.image),
@@ -292,12 +300,12 @@ async fn t10_a_registry_that_changes_its_answer_verifies_nothing_else() {
     world.fake.fault(|plan| plan.flip_flop = false);
     // A tag that moves between two looks: each verdict is about the digest that it names.
     let tag = world.repository.tagged("v1");
-    let first = signing::verify::verify(&*world.client, "", &tag, &policy, false, now)
+    let first = signing::verify::verify(&*world.client, Caller::LOCAL, &tag, &policy, false, now)
         .await
         .unwrap();
     assert!(first[0].verified && first[0].digest == world.image);
     world.fake.put_image(REPOSITORY, "v1", "other").await.unwrap();
-    let second = signing::verify::verify(&*world.client, "", &tag, &policy, false, now)
+    let second = signing::verify::verify(&*world.client, Caller::LOCAL, &tag, &policy, false, now)
         .await
         .unwrap();
     assert!(!second[0].verified && second[0].digest == other);
@@ -384,7 +392,7 @@ async fn a_candidate_whose_content_is_gone_is_no_failure() {
         .unwrap();
     let listed = world
         .client
-        .referrers("", &world.repository, world.image)
+        .referrers(Caller::LOCAL, &world.repository, world.image)
         .await
         .unwrap();
     assert_eq!(listed[0].digest, descriptor.digest);

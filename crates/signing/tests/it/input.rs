@@ -1,5 +1,6 @@
 //! Bad input: each has its own code, and nothing is half done.
 
+use flow::Caller;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -148,7 +149,7 @@ async fn a_reference_to_nothing_is_told() {
     let policy = world.policy().await;
     let now = now();
     let image = world.repository.tagged("no");
-    let outcome = signing::verify::verify(&*world.client, "", &image, &policy, false, now).await;
+    let outcome = signing::verify::verify(&*world.client, Caller::LOCAL, &image, &policy, false, now).await;
     assert_eq!(outcome.unwrap_err().kind(), Kind::NotFound);
 }
 
@@ -158,7 +159,7 @@ struct Circle(std::collections::BTreeMap<Digest, Vec<Digest>>);
 
 #[async_trait]
 impl Registry for Circle {
-    async fn manifest(&self, _: &str, image: &Reference) -> Result<Manifest, RegistryError> {
+    async fn manifest(&self, _: Caller<'_>, image: &Reference) -> Result<Manifest, RegistryError> {
         let digest = image.digest().unwrap();
         let kind = |digest| match self.0.contains_key(digest) {
             true => referrer::IMAGE_INDEX,
@@ -175,18 +176,23 @@ impl Registry for Circle {
             bytes: json!({ "manifests": manifests }).to_string().into(),
         })
     }
-    async fn blob(&self, _: &str, _: &Repository, _: Digest, _: usize) -> Result<Bytes, RegistryError> {
+    async fn blob(&self, _: Caller<'_>, _: &Repository, _: Digest, _: usize) -> Result<Bytes, RegistryError> {
         panic!("nothing else is asked")
     }
-    async fn referrers(&self, _: &str, _: &Repository, _: Digest) -> Result<Vec<Descriptor>, RegistryError> {
+    async fn referrers(
+        &self,
+        _: Caller<'_>,
+        _: &Repository,
+        _: Digest,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
         panic!("nothing else is asked")
     }
-    async fn push_blob(&self, _: &str, _: &Repository, _: Bytes) -> Result<(), RegistryError> {
+    async fn push_blob(&self, _: Caller<'_>, _: &Repository, _: Bytes) -> Result<(), RegistryError> {
         panic!("nothing is written")
     }
     async fn attach(
         &self,
-        _: &str,
+        _: Caller<'_>,
         _: &Repository,
         _: Digest,
         _: &Descriptor,
@@ -194,7 +200,13 @@ impl Registry for Circle {
     ) -> Result<(), RegistryError> {
         panic!("nothing is written")
     }
-    async fn update_tag(&self, _: &str, _: &Repository, _: &str, _: &Merge<'_>) -> Result<(), RegistryError> {
+    async fn update_tag(
+        &self,
+        _: Caller<'_>,
+        _: &Repository,
+        _: &str,
+        _: &Merge<'_>,
+    ) -> Result<(), RegistryError> {
         panic!("nothing is written")
     }
 }

@@ -1,5 +1,6 @@
 //! Tags that move and keys that are rotated while somebody signs.
 
+use flow::Caller;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,16 +20,27 @@ use crate::world::{REPOSITORY, World};
 struct Moving(Arc<dyn Registry>, registry::Registry);
 #[async_trait]
 impl Registry for Moving {
-    async fn manifest(&self, project: &str, image: &Reference) -> Result<Manifest, RegistryError> {
-        self.0.manifest(project, image).await
+    async fn manifest(&self, caller: Caller<'_>, image: &Reference) -> Result<Manifest, RegistryError> {
+        self.0.manifest(caller, image).await
     }
-    async fn blob(&self, p: &str, r: &Repository, d: Digest, max: usize) -> Result<Bytes, RegistryError> {
+    async fn blob(
+        &self,
+        p: Caller<'_>,
+        r: &Repository,
+        d: Digest,
+        max: usize,
+    ) -> Result<Bytes, RegistryError> {
         self.0.blob(p, r, d, max).await
     }
-    async fn referrers(&self, p: &str, r: &Repository, d: Digest) -> Result<Vec<Descriptor>, RegistryError> {
+    async fn referrers(
+        &self,
+        p: Caller<'_>,
+        r: &Repository,
+        d: Digest,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
         self.0.referrers(p, r, d).await
     }
-    async fn push_blob(&self, p: &str, r: &Repository, bytes: Bytes) -> Result<(), RegistryError> {
+    async fn push_blob(&self, p: Caller<'_>, r: &Repository, bytes: Bytes) -> Result<(), RegistryError> {
         self.1
             .put_image(REPOSITORY, "v1", "somebody else's")
             .await
@@ -37,7 +49,7 @@ impl Registry for Moving {
     }
     async fn attach(
         &self,
-        p: &str,
+        p: Caller<'_>,
         r: &Repository,
         d: Digest,
         m: &Descriptor,
@@ -45,7 +57,13 @@ impl Registry for Moving {
     ) -> Result<(), RegistryError> {
         self.0.attach(p, r, d, m, b).await
     }
-    async fn update_tag(&self, p: &str, r: &Repository, t: &str, m: &Merge<'_>) -> Result<(), RegistryError> {
+    async fn update_tag(
+        &self,
+        p: Caller<'_>,
+        r: &Repository,
+        t: &str,
+        m: &Merge<'_>,
+    ) -> Result<(), RegistryError> {
         self.0.update_tag(p, r, t, m).await
     }
 }
@@ -131,6 +149,10 @@ async fn a_release_is_by_one_key_also_when_it_is_rotated_meanwhile() {
     let until = world.clock.now();
     keyring.rotate(&context, "release", until).await.unwrap();
     let signing = Signing::new(signing::Settings {
+        quota: flow::Rate {
+            per_minute: 60_000,
+            burst: 60_000,
+        },
         db: world.db.clone(),
         access: world.access.clone(),
         keyring,

@@ -1,5 +1,6 @@
 //! One wish, one signature: whoever asks, how often, and whatever died in between.
 
+use flow::{Caller, Class};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -88,7 +89,11 @@ async fn servers_that_sign_the_same_at_once_agree_on_one_signature() {
     use signing::ports::Registry as _;
     assert_eq!(
         referrers
-            .referrers("default", &world.repository, world.image)
+            .referrers(
+                Caller::new("default", Class::Sign),
+                &world.repository,
+                world.image
+            )
             .await
             .unwrap()
             .len(),

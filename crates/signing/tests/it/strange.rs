@@ -1,5 +1,6 @@
 //! What other tools leave beside an image, or a stranger puts there: none of it stands in the way of a signature.
 
+use flow::{Caller, Class};
 use kernel::{Digest, Fault as _};
 use serde_json::{Value, json};
 use signing::format::{legacy, referrer};
@@ -57,8 +58,12 @@ async fn a_strange_referrer_is_a_rejected_candidate_wherever_it_stands() {
         let world = World::new().await;
         world.sign_as(&world.request_in(Formats::BUNDLE)).await;
         let policy = world.logged_policy().await;
-        let referrers =
-            signing::ports::Registry::referrers(&*world.client, "default", &world.repository, world.image);
+        let referrers = signing::ports::Registry::referrers(
+            &*world.client,
+            Caller::new("default", Class::Verify),
+            &world.repository,
+            world.image,
+        );
         let ours = referrers.await.unwrap()[0].digest;
         let stranger = world
             .fake

@@ -1,5 +1,6 @@
 //! A server's parts, put together around a registry and a log that can be broken.
 
+use flow::{Caller, Class};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -245,6 +246,7 @@ impl World {
             recursive: false,
             repair: false,
             formats: None,
+            class: Class::Sign,
         }
     }
 
@@ -287,7 +289,15 @@ impl World {
 
     pub async fn try_verify_digest(&self, digest: Digest, policy: &Policy) -> Result<Report, SigningError> {
         let now = self.clock.now();
-        signing::verify::verify_digest(&*self.client, "default", &self.repository, digest, policy, now).await
+        signing::verify::verify_digest(
+            &*self.client,
+            Caller::new("default", Class::Verify),
+            &self.repository,
+            digest,
+            policy,
+            now,
+        )
+        .await
     }
 
     /// Attaches bytes as a bundle to `image`, whatever they are.
@@ -300,15 +310,15 @@ impl World {
             annotations: Annotations::new(),
         };
         let (descriptor, manifest) = referrer::write(&subject, bundle);
-        let (project, repository) = ("default", &self.repository);
+        let (caller, repository) = (Caller::new("default", Class::Sign), &self.repository);
         for blob in [
             Bytes::from_static(referrer::EMPTY_JSON),
             Bytes::copy_from_slice(bundle),
         ] {
-            self.client.push_blob(project, repository, blob).await.unwrap();
+            self.client.push_blob(caller, repository, blob).await.unwrap();
         }
         self.client
-            .attach(project, repository, image, &descriptor, manifest.into())
+            .attach(caller, repository, image, &descriptor, manifest.into())
             .await
             .unwrap();
         descriptor
@@ -345,19 +355,27 @@ impl World {
     pub async fn only_bundle(&self) -> Vec<u8> {
         let referrers = self
             .client
-            .referrers("default", &self.repository, self.image)
+            .referrers(Caller::new("default", Class::Sign), &self.repository, self.image)
             .await
             .unwrap();
         assert_eq!(referrers.len(), 1);
         let manifest = self
             .client
-            .manifest("default", &self.repository.at(referrers[0].digest))
+            .manifest(
+                Caller::new("default", Class::Sign),
+                &self.repository.at(referrers[0].digest),
+            )
             .await
             .unwrap();
         let manifest: Value = serde_json::from_slice(&manifest.bytes).unwrap();
         let layer = manifest["layers"][0]["digest"].as_str().unwrap().parse().unwrap();
         self.client
-            .blob("default", &self.repository, layer, 1 << 20)
+            .blob(
+                Caller::new("default", Class::Sign),
+                &self.repository,
+                layer,
+                1 << 20,
+            )
             .await
             .unwrap()
             .to_vec()
@@ -404,6 +422,10 @@ pub fn server(
         registry,
         log,
         formats: Box::new(|_| Formats::BOTH),
+        quota: flow::Rate {
+            per_minute: 60_000,
+            burst: 60_000,
+        },
         clock: clock.clone(),
         random,
     })

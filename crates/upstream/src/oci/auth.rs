@@ -311,7 +311,13 @@ mod tests {
     fn t24_credentials_go_to_a_realm_on_tls_or_on_the_same_host_only() {
         let host = |name: &str| {
             let tls = tls(name, &rustls::RootCertStore::empty(), None).unwrap();
-            Host::new(name, RegistryConfig::default(), tls).unwrap()
+            Host::new(
+                name,
+                RegistryConfig::default(),
+                tls,
+                Arc::new(kernel::SystemClock::new()),
+            )
+            .unwrap()
         };
         let public = host("r.example");
         let allowed = [

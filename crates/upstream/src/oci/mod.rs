@@ -22,11 +22,11 @@ mod wait;
 mod write;
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use flow::Caller;
 use kernel::{Clock, Digest, Random, Reference, Repository};
 use rustls::{ClientConfig, RootCertStore};
 use signing::ports::{Descriptor, Manifest, Merge, Registry, RegistryError, RegistryReason};
@@ -38,7 +38,7 @@ pub use config::{
 pub use docker::user_docker_config;
 
 use auth::{Authenticator, Scope};
-use session::Session;
+use session::{Session, within};
 use transport::{Host, tls};
 use write::Turns;
 
@@ -97,7 +97,7 @@ impl Client {
             Some(pem) => tls(name, &self.roots, Some(pem))
                 .map_err(|error| RegistryReason::Unavailable(kernel::chain(&error)))?,
         };
-        let host = Arc::new(Host::new(name, config, tls)?);
+        let host = Arc::new(Host::new(name, config, tls, Arc::clone(&self.clock))?);
         if hosts.len() >= HOSTS_MAX {
             hosts.clear();
         }
@@ -107,14 +107,14 @@ impl Client {
 
     fn session<'a>(
         &'a self,
-        project: &'a str,
+        caller: Caller<'a>,
         host: &'a Host,
         repository: &'a Repository,
         push: bool,
     ) -> Session<'a> {
         let (clock, random) = (self.clock.as_ref(), self.random.as_ref());
         let scope = Scope {
-            project,
+            project: caller.project,
             host,
             repository: repository.path(),
             push,
@@ -124,23 +124,9 @@ impl Client {
         Session {
             scope,
             auth: &self.auth,
+            caller,
         }
     }
-}
-
-/// One call of the port: everything under one deadline, and an error with the operation's name.
-async fn within<T>(
-    host: &Host,
-    work: impl Future<Output = Result<T, RegistryReason>>,
-) -> Result<T, RegistryReason> {
-    tokio::time::timeout(host.call_ms_max, work)
-        .await
-        .unwrap_or_else(|_| {
-            let seconds = host.call_ms_max.as_secs();
-            Err(RegistryReason::Unavailable(format!(
-                "no end within {seconds} s (call_seconds_max)"
-            )))
-        })
 }
 
 fn failed(operation: impl Into<String>, repository: &Repository, reason: RegistryReason) -> RegistryError {
@@ -153,16 +139,12 @@ fn failed(operation: impl Into<String>, repository: &Repository, reason: Registr
 
 #[async_trait]
 impl Registry for Client {
-    async fn manifest(&self, project: &str, image: &Reference) -> Result<Manifest, RegistryError> {
+    async fn manifest(&self, caller: Caller<'_>, image: &Reference) -> Result<Manifest, RegistryError> {
         let repository = image.repository();
         let work = async {
             let host = self.host(repository.registry())?;
-            let session = self.session(project, &host, repository, false);
-            within(&host, async {
-                let _call = session.call().await?;
-                session.manifest(image).await
-            })
-            .await
+            let session = self.session(caller, &host, repository, false);
+            session.counted("manifest", session.manifest(image)).await
         };
         work.await
             .map_err(|reason| failed(format!("reading the manifest of {image}"), repository, reason))
@@ -170,19 +152,15 @@ impl Registry for Client {
 
     async fn blob(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         digest: Digest,
         bytes_max: usize,
     ) -> Result<Bytes, RegistryError> {
         let work = async {
             let host = self.host(repository.registry())?;
-            let session = self.session(project, &host, repository, false);
-            within(&host, async {
-                let _call = session.call().await?;
-                session.blob(digest, bytes_max).await
-            })
-            .await
+            let session = self.session(caller, &host, repository, false);
+            session.counted("blob", session.blob(digest, bytes_max)).await
         };
         work.await.map_err(|reason| {
             failed(
@@ -195,18 +173,14 @@ impl Registry for Client {
 
     async fn referrers(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         subject: Digest,
     ) -> Result<Vec<Descriptor>, RegistryError> {
         let work = async {
             let host = self.host(repository.registry())?;
-            let session = self.session(project, &host, repository, false);
-            within(&host, async {
-                let _call = session.call().await?;
-                session.referrers(subject).await
-            })
-            .await
+            let session = self.session(caller, &host, repository, false);
+            session.counted("referrers", session.referrers(subject)).await
         };
         work.await.map_err(|reason| {
             failed(
@@ -219,18 +193,14 @@ impl Registry for Client {
 
     async fn push_blob(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         bytes: Bytes,
     ) -> Result<(), RegistryError> {
         let work = async {
             let host = self.host(repository.registry())?;
-            let session = self.session(project, &host, repository, true);
-            within(&host, async {
-                let _call = session.call().await?;
-                session.push_blob(bytes).await
-            })
-            .await
+            let session = self.session(caller, &host, repository, true);
+            session.counted("push_blob", session.push_blob(bytes)).await
         };
         work.await
             .map_err(|reason| failed(format!("storing a blob in {repository}"), repository, reason))
@@ -238,7 +208,7 @@ impl Registry for Client {
 
     async fn attach(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         subject: Digest,
         manifest: &Descriptor,
@@ -246,7 +216,7 @@ impl Registry for Client {
     ) -> Result<(), RegistryError> {
         let work = async {
             let host = self.host(repository.registry())?;
-            let session = self.session(project, &host, repository, true);
+            let session = self.session(caller, &host, repository, true);
             within(
                 &host,
                 session.attach(&self.turns, repository, subject, manifest, bytes),
@@ -259,14 +229,14 @@ impl Registry for Client {
 
     async fn update_tag(
         &self,
-        project: &str,
+        caller: Caller<'_>,
         repository: &Repository,
         tag: &str,
         merge: &Merge<'_>,
     ) -> Result<(), RegistryError> {
         let work = async {
             let host = self.host(repository.registry())?;
-            let session = self.session(project, &host, repository, true);
+            let session = self.session(caller, &host, repository, true);
             within(&host, session.update_tag(&self.turns, tag, merge)).await
         };
         work.await

@@ -1,17 +1,17 @@
 //! Requests of one project to one repository: authorisation, redirects, and what a status means.
 
+use flow::{Caller, Outcome, Pass};
 use kernel::Digest;
 use kernel::limits::MANIFEST_BYTES_MAX;
 use reqwest::header::{HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode, Url};
 use signing::ports::RegistryReason;
-
-use tokio::sync::SemaphorePermit;
+use tokio::time::timeout;
 
 use super::auth::{Authenticator, Scope};
 use super::document::{ACCEPT, error_words};
 use super::header::address;
-use super::transport::{Answer, Ask, Cap, Retry, Route};
+use super::transport::{Answer, Ask, Cap, Host, Retry, Route};
 
 /// Redirects that are followed: storage behind a registry needs one, a mirror before it another.
 const REDIRECTS_MAX: usize = 5;
@@ -26,6 +26,7 @@ pub const MANIFEST_CAP: Cap = Cap {
 pub struct Session<'a> {
     pub scope: Scope<'a>,
     pub auth: &'a Authenticator,
+    pub caller: Caller<'a>,
 }
 
 impl<'a> Session<'a> {
@@ -58,13 +59,41 @@ impl<'a> Session<'a> {
         )
     }
 
-    /// Waits for one of the calls that may be under way at this registry.
+    /// Waits for a turn at this registry.
     ///
     /// # Errors
-    /// Never: the semaphore is not closed.
-    pub async fn call(&self) -> Result<SemaphorePermit<'a>, RegistryReason> {
-        let permit = self.scope.host.calls.acquire().await;
-        permit.map_err(|_| RegistryReason::Unavailable("the client is closed".to_owned()))
+    /// `Unavailable` if too many wait already, or if the turn does not come in the time that a call may take: then the
+    /// registry answers nobody.
+    pub async fn turn(&self) -> Result<Pass, RegistryReason> {
+        let host = self.scope.host;
+        match timeout(host.call_ms_max, host.calls.enter(self.caller, 1)).await {
+            Ok(entered) => entered.map_err(|error| RegistryReason::Unavailable(kernel::chain(&error))),
+            Err(_) => {
+                let (seconds, limit) = (host.call_ms_max.as_secs(), host.calls.standing().limit);
+                Err(RegistryReason::Unavailable(format!(
+                    "no turn within {seconds} s: the {limit} calls under way do not end"
+                )))
+            }
+        }
+    }
+
+    /// One call in its turn and under its deadline, from which the registry's limit learns.
+    ///
+    /// # Errors
+    /// Those of [`Self::turn`] and of the work, and `Unavailable` at the deadline.
+    pub async fn counted<T>(
+        &self,
+        call: &'static str,
+        work: impl Future<Output = Result<T, RegistryReason>>,
+    ) -> Result<T, RegistryReason> {
+        let turn = self.turn().await?;
+        let outcome = within(self.scope.host, work).await;
+        turn.end(|took| match &outcome {
+            Err(RegistryReason::Throttled { .. } | RegistryReason::Unavailable(_)) => Outcome::Overloaded,
+            Err(RegistryReason::Address(_) | RegistryReason::PlainHttp) => Outcome::Unknown,
+            _ => Outcome::Answered(call, took),
+        });
+        outcome
     }
 
     /// Sends a request: answers a challenge once, follows redirects of reads.
@@ -131,6 +160,22 @@ impl<'a> Session<'a> {
         }
         Ok(answer)
     }
+}
+
+/// Work under the deadline of one call.
+///
+/// # Errors
+/// Those of the work, and `Unavailable` at the deadline.
+pub async fn within<T>(
+    host: &Host,
+    work: impl Future<Output = Result<T, RegistryReason>>,
+) -> Result<T, RegistryReason> {
+    timeout(host.call_ms_max, work).await.unwrap_or_else(|_| {
+        let seconds = host.call_ms_max.as_secs();
+        Err(RegistryReason::Unavailable(format!(
+            "no end within {seconds} s (call_seconds_max)"
+        )))
+    })
 }
 
 /// The address in `Location`.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use flow::{Bounds, Gate, Limit};
 use kernel::{Clock, Random};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, StatusCode, Url};
@@ -13,7 +14,6 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use signing::ports::RegistryReason;
-use tokio::sync::Semaphore;
 
 use super::config::{ConfigError, RegistryConfig};
 use super::egress::{self, Home, HomeResolver, Refused, TargetResolver};
@@ -79,6 +79,13 @@ impl Answer {
     }
 }
 
+/// Calls to a registry that are always allowed: with one, a single call that hangs would stop everything.
+const CALLS_MIN: usize = 2;
+/// Calls under way at a registry that nothing is known of yet. One sign request makes about six.
+const CALLS_START: usize = 16;
+/// Calls that may wait for a registry: far over what the work in progress asks for, which has a bound of its own.
+const CALLS_WAITING_MAX: usize = 16_384;
+
 /// A registry.
 #[derive(Debug)]
 pub struct Host {
@@ -87,8 +94,8 @@ pub struct Host {
     /// Scheme, host and port that are really called.
     pub origin: Url,
     pub call_ms_max: Duration,
-    /// Calls under way.
-    pub calls: Semaphore,
+    /// The calls under way, and those that wait for their turn.
+    pub calls: Gate,
     pub config: RegistryConfig,
     /// The slowest recent read-modify-write of a tag, in microseconds; it fades.
     slowest_us: AtomicU64,
@@ -135,7 +142,12 @@ impl Host {
     ///
     /// # Errors
     /// `Malformed` when the name is no host, `Address` when it is an address that is never called.
-    pub fn new(name: &str, config: RegistryConfig, tls: ClientConfig) -> Result<Self, RegistryReason> {
+    pub fn new(
+        name: &str,
+        config: RegistryConfig,
+        tls: ClientConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, RegistryReason> {
         // Docker Hub's registry is not where its name points (docker/cli, "registry-1.docker.io").
         let host = if name == "index.docker.io" {
             "registry-1.docker.io"
@@ -172,7 +184,15 @@ impl Host {
         Ok(Self {
             name: name.to_owned(),
             call_ms_max: Duration::from_secs(config.call_seconds_max),
-            calls: Semaphore::new(config.concurrent_calls_max),
+            calls: Gate::new(
+                format!("a call to {name}"),
+                Limit::new(CALLS_MIN, CALLS_START, config.concurrent_calls_max),
+                Bounds {
+                    project_max: CALLS_WAITING_MAX,
+                    waiting_max: CALLS_WAITING_MAX,
+                },
+                clock,
+            ),
             slowest_us: AtomicU64::new(0),
             opens_uploads_first: AtomicBool::new(false),
             client: made(
@@ -363,7 +383,12 @@ mod tests {
     use super::*;
 
     fn host(name: &str, config: RegistryConfig) -> Result<Host, RegistryReason> {
-        Host::new(name, config, tls(name, &RootCertStore::empty(), None).unwrap())
+        Host::new(
+            name,
+            config,
+            tls(name, &RootCertStore::empty(), None).unwrap(),
+            Arc::new(kernel::SystemClock::new()),
+        )
     }
 
     #[test]

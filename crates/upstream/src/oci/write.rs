@@ -209,7 +209,7 @@ impl Session<'_> {
     ) -> Result<(), RegistryReason> {
         hash_to(&bytes, manifest.digest)?;
         {
-            let _call = self.call().await?;
+            let _in_turn = self.turn().await?;
             let answer = self.put_manifest(manifest, bytes).await?;
             if answer != Subject::Unconfirmed && self.comes_up(subject, manifest.digest, answer).await? {
                 return Ok(());
@@ -299,7 +299,7 @@ impl Session<'_> {
     ) -> Result<Round, Failed> {
         let _turn = turn.lock().await;
         // Waiting for a free call comes before the read, so that it does not widen the race.
-        let _call = self.call().await.map_err(Failed::Other)?;
+        let _in_turn = self.turn().await.map_err(Failed::Other)?;
         let mut start = self.scope.clock.monotonic();
         let current = self.tagged(tag).await.map_err(Failed::Other)?;
         let merged = merge(current.as_ref()).map_err(|error| Failed::Other(error.reason))?;

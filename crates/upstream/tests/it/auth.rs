@@ -1,5 +1,6 @@
 //! Whose credentials go where.
 
+use flow::{Caller, Class};
 use registry::{Auth, Options};
 use signing::ports::{Registry as _, RegistryReason};
 use upstream::oci::{Config, RegistryConfig};
@@ -10,13 +11,19 @@ use super::{World, basic, bearer, client, reason};
 async fn basic_credentials_are_sent_after_the_challenge_and_remembered() {
     let world = World::new(basic()).await;
     let client = client(world.config("team", "robot", "hunter2"));
-    client.manifest("team", &world.tag("v1")).await.unwrap();
+    client
+        .manifest(Caller::new("team", Class::Sign), &world.tag("v1"))
+        .await
+        .unwrap();
     assert_eq!(
         world.fake.calls().manifest_reads,
         2,
         "asked, challenged, asked again"
     );
-    client.manifest("team", &world.tag("v1")).await.unwrap();
+    client
+        .manifest(Caller::new("team", Class::Sign), &world.tag("v1"))
+        .await
+        .unwrap();
     assert_eq!(world.fake.calls().manifest_reads, 3, "the second read knows");
 }
 
@@ -25,7 +32,7 @@ async fn a_bearer_token_is_fetched_once_for_each_scope() {
     let world = World::new(bearer()).await;
     let client = client(world.config("", "robot", "hunter2"));
     for _ in 0..5 {
-        client.manifest("", &world.tag("v1")).await.unwrap();
+        client.manifest(Caller::LOCAL, &world.tag("v1")).await.unwrap();
     }
     assert_eq!(world.fake.calls().tokens, 1);
     world.attach(&client, "a").await.unwrap();
@@ -40,7 +47,7 @@ async fn callers_at_the_same_time_share_one_token() {
     let calls: Vec<_> = (0..20)
         .map(|_| {
             let (client, tag) = (client.clone(), world.tag("v1"));
-            tokio::spawn(async move { client.manifest("", &tag).await })
+            tokio::spawn(async move { client.manifest(Caller::LOCAL, &tag).await })
         })
         .collect();
     for call in calls {
@@ -54,9 +61,9 @@ async fn callers_at_the_same_time_share_one_token() {
 async fn a_revoked_token_is_fetched_again() {
     let world = World::new(bearer()).await;
     let client = client(world.config("", "robot", "hunter2"));
-    client.manifest("", &world.tag("v1")).await.unwrap();
+    client.manifest(Caller::LOCAL, &world.tag("v1")).await.unwrap();
     world.fake.revoke_tokens();
-    client.manifest("", &world.tag("v1")).await.unwrap();
+    client.manifest(Caller::LOCAL, &world.tag("v1")).await.unwrap();
     assert_eq!(world.fake.calls().tokens, 2);
 }
 
@@ -76,12 +83,12 @@ async fn a_token_that_ran_out_is_fetched_before_it_is_refused() {
     let random = std::sync::Arc::new(kernel::SystemRandom);
     let client =
         upstream::oci::Client::new(world.config("", "robot", "hunter2"), clock.clone(), random).unwrap();
-    client.manifest("", &world.tag("v1")).await.unwrap();
+    client.manifest(Caller::LOCAL, &world.tag("v1")).await.unwrap();
     clock.advance(std::time::Duration::from_secs(89));
-    client.manifest("", &world.tag("v1")).await.unwrap();
+    client.manifest(Caller::LOCAL, &world.tag("v1")).await.unwrap();
     assert_eq!(world.fake.calls().tokens, 1);
     clock.advance(std::time::Duration::from_secs(2));
-    client.manifest("", &world.tag("v1")).await.unwrap();
+    client.manifest(Caller::LOCAL, &world.tag("v1")).await.unwrap();
     assert_eq!(world.fake.calls().tokens, 2);
 }
 
@@ -90,9 +97,16 @@ async fn credentials_of_one_project_are_never_used_for_another() {
     for options in [basic(), bearer()] {
         let world = World::new(options).await;
         let client = client(world.config("a", "robot", "hunter2"));
-        client.manifest("a", &world.tag("v1")).await.unwrap();
+        client
+            .manifest(Caller::new("a", Class::Sign), &world.tag("v1"))
+            .await
+            .unwrap();
         for other in ["b", ""] {
-            let refused = reason(client.manifest(other, &world.tag("v1")).await);
+            let refused = reason(
+                client
+                    .manifest(Caller::new(other, Class::Sign), &world.tag("v1"))
+                    .await,
+            );
             assert!(
                 matches!(refused, RegistryReason::Unauthenticated(_)),
                 "{other:?}: {refused:?}"
@@ -106,7 +120,10 @@ async fn a_wrong_password_is_said_and_not_shown() {
     for options in [basic(), bearer()] {
         let world = World::new(options).await;
         let client = client(world.config("", "robot", "wrong-password"));
-        let error = client.manifest("", &world.tag("v1")).await.unwrap_err();
+        let error = client
+            .manifest(Caller::LOCAL, &world.tag("v1"))
+            .await
+            .unwrap_err();
         assert!(
             matches!(error.reason, RegistryReason::Unauthenticated(_)),
             "{error:?}"
@@ -130,7 +147,10 @@ async fn t24_a_redirect_gets_no_credentials() {
             .fake
             .fault(|plan| plan.redirect_blobs = Some(format!("http://{}", other.running.host())));
         let client = client(world.config("", "robot", "hunter2"));
-        let read = client.blob("", &world.repository, digest, 100).await.unwrap();
+        let read = client
+            .blob(Caller::LOCAL, &world.repository, digest, 100)
+            .await
+            .unwrap();
         assert_eq!(read.as_ref(), b"content");
         assert!(world.fake.calls().authorized > 0);
     }
@@ -149,7 +169,9 @@ async fn t24_an_upload_location_on_another_host_gets_no_credentials() {
             plan.upload_origin = Some(format!("http://{}", other.running.host()));
         });
         let client = client(world.config("", "robot", "hunter2"));
-        let answer = client.push_blob("", &world.repository, "content".into()).await;
+        let answer = client
+            .push_blob(Caller::LOCAL, &world.repository, "content".into())
+            .await;
         assert!(
             answer.is_err(),
             "{status}: the other host does not know the upload"
@@ -169,7 +191,7 @@ async fn t24_a_token_realm_without_tls_elsewhere_gets_no_credentials() {
         .fake
         .fault(|plan| plan.realm = Some(format!("http://127.0.0.2:{port}/token")));
     let client = client(world.config("", "robot", "hunter2"));
-    let refused = reason(client.manifest("", &world.tag("v1")).await);
+    let refused = reason(client.manifest(Caller::LOCAL, &world.tag("v1")).await);
     assert!(matches!(refused, RegistryReason::Redirect(_)), "{refused:?}");
     assert_eq!(other.fake.calls().total(), 0);
 }
@@ -191,7 +213,7 @@ async fn t25_redirects_and_realms_never_lead_to_private_or_metadata_addresses() 
             plan.redirect_blobs = Some(origin.to_owned());
         });
         let fresh = client(world.config("", "robot", "hunter2"));
-        let refused = reason(fresh.blob("", &world.repository, digest, 100).await);
+        let refused = reason(fresh.blob(Caller::LOCAL, &world.repository, digest, 100).await);
         assert!(
             matches!(refused, RegistryReason::Redirect(_)),
             "{origin}: {refused:?}"
@@ -200,7 +222,7 @@ async fn t25_redirects_and_realms_never_lead_to_private_or_metadata_addresses() 
             .fake
             .fault(|plan| plan.realm = Some(format!("{origin}/token")));
         let fresh = client(world.config("", "robot", "hunter2"));
-        let refused = reason(fresh.manifest("", &world.tag("v1")).await);
+        let refused = reason(fresh.manifest(Caller::LOCAL, &world.tag("v1")).await);
         assert!(
             matches!(refused, RegistryReason::Redirect(_)),
             "realm {origin}: {refused:?}"
@@ -211,7 +233,7 @@ async fn t25_redirects_and_realms_never_lead_to_private_or_metadata_addresses() 
 #[tokio::test]
 async fn t25_metadata_addresses_are_no_registries() {
     let image = "169.254.169.254/latest/meta-data:v1".parse().unwrap();
-    let refused = reason(client(Config::default()).manifest("", &image).await);
+    let refused = reason(client(Config::default()).manifest(Caller::LOCAL, &image).await);
     assert!(matches!(refused, RegistryReason::Address(_)), "{refused:?}");
 }
 
@@ -222,7 +244,11 @@ async fn a_registry_without_tls_is_named_as_such() {
         plain_http: Some(false),
         ..RegistryConfig::default()
     };
-    let refused = reason(client(world.with(tls)).manifest("", &world.tag("v1")).await);
+    let refused = reason(
+        client(world.with(tls))
+            .manifest(Caller::LOCAL, &world.tag("v1"))
+            .await,
+    );
     assert!(matches!(refused, RegistryReason::PlainHttp), "{refused:?}");
     assert_eq!(world.fake.calls().total(), 0);
 }

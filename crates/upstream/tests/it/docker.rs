@@ -1,5 +1,6 @@
 //! A person's own Docker configuration.
 
+use flow::{Caller, Class};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -37,8 +38,12 @@ async fn auths_of_the_file_are_used_for_the_person_and_for_no_project() {
             folder.path(),
             &format!(r#"{{"auths":{{"http://{host}/v2/":{{"auth":"{AUTH}"}}}}}}"#),
         ));
-        client.manifest("", &world.tag("v1")).await.unwrap();
-        let refused = reason(client.manifest("team", &world.tag("v1")).await);
+        client.manifest(Caller::LOCAL, &world.tag("v1")).await.unwrap();
+        let refused = reason(
+            client
+                .manifest(Caller::new("team", Class::Sign), &world.tag("v1"))
+                .await,
+        );
         assert!(
             matches!(refused, RegistryReason::Unauthenticated(_)),
             "{refused:?}"
@@ -62,8 +67,8 @@ async fn a_credential_helper_is_asked_for_its_registry() {
         folder.path(),
         &format!(r#"{{"credHelpers":{{"{host}":"test"}}}}"#),
     ));
-    client.manifest("", &world.tag("v1")).await.unwrap();
-    client.manifest("", &world.tag("v1")).await.unwrap();
+    client.manifest(Caller::LOCAL, &world.tag("v1")).await.unwrap();
+    client.manifest(Caller::LOCAL, &world.tag("v1")).await.unwrap();
     assert_eq!(
         std::fs::read_to_string(asked).unwrap(),
         format!("get {host}\n"),
@@ -83,7 +88,7 @@ async fn a_store_without_credentials_falls_back_to_the_file() {
     let host = world.running.host();
     let json = format!(r#"{{"credsStore":"store","auths":{{"{host}":{{"auth":"{AUTH}"}}}}}}"#);
     client(config(folder.path(), &json))
-        .manifest("", &world.tag("v1"))
+        .manifest(Caller::LOCAL, &world.tag("v1"))
         .await
         .unwrap();
 }
@@ -96,7 +101,7 @@ async fn a_broken_helper_is_an_error_that_names_it() {
     for name in ["broken", "absent"] {
         let json = format!(r#"{{"credsStore":"{name}"}}"#);
         let error = client(config(folder.path(), &json))
-            .manifest("", &world.tag("v1"))
+            .manifest(Caller::LOCAL, &world.tag("v1"))
             .await
             .unwrap_err();
         let text = kernel::chain(&error);

@@ -1,5 +1,6 @@
 //! A registry that is slow, overloaded or broken: the truth, within a bound.
 
+use flow::Caller;
 use kernel::{Digest, Fault as _, Kind};
 use registry::Options;
 use signing::ports::{Registry as _, RegistryReason};
@@ -16,7 +17,7 @@ async fn a_throttled_read_waits_as_asked_and_succeeds() {
     let clock = kernel::SystemClock::new();
     let start = kernel::Clock::monotonic(&clock);
     client(Default::default())
-        .manifest("", &world.tag("v1"))
+        .manifest(Caller::LOCAL, &world.tag("v1"))
         .await
         .unwrap();
     let took = kernel::Clock::monotonic(&clock).since(start);
@@ -31,7 +32,7 @@ async fn a_wait_that_is_too_long_is_an_error_at_once() {
         .fake
         .fault(|plan| (plan.throttle_calls, plan.retry_after_seconds) = (100, Some(3_600)));
     let error = client(Default::default())
-        .manifest("", &world.tag("v1"))
+        .manifest(Caller::LOCAL, &world.tag("v1"))
         .await
         .unwrap_err();
     assert!(
@@ -47,10 +48,10 @@ async fn server_errors_are_tried_again_a_few_times() {
     let world = World::new(Options::default()).await;
     let client = client(Default::default());
     world.fake.fault(|plan| plan.fail_reads = 3);
-    client.manifest("", &world.tag("v1")).await.unwrap();
+    client.manifest(Caller::LOCAL, &world.tag("v1")).await.unwrap();
     let before = world.fake.calls().manifest_reads;
     world.fake.fault(|plan| plan.fail_reads = 100);
-    let failed = reason(client.manifest("", &world.tag("v1")).await);
+    let failed = reason(client.manifest(Caller::LOCAL, &world.tag("v1")).await);
     assert!(matches!(failed, RegistryReason::Unavailable(_)), "{failed:?}");
     assert_eq!(world.fake.calls().manifest_reads - before, 4, "ATTEMPTS_MAX");
 }
@@ -64,8 +65,12 @@ async fn a_registry_that_never_answers_ends_at_the_deadline() {
         ..RegistryConfig::default()
     }));
     for failed in [
-        reason(client.manifest("", &world.tag("v1")).await),
-        reason(client.referrers("", &world.repository, world.image).await),
+        reason(client.manifest(Caller::LOCAL, &world.tag("v1")).await),
+        reason(
+            client
+                .referrers(Caller::LOCAL, &world.repository, world.image)
+                .await,
+        ),
     ] {
         assert!(matches!(failed, RegistryReason::Unavailable(_)), "{failed:?}");
     }
@@ -78,7 +83,7 @@ async fn nobody_listening_is_unavailable_and_not_missing() {
     drop(world.running);
     // The task that listened ends a moment after it was told to.
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    let failed = reason(client(Default::default()).manifest("", &image).await);
+    let failed = reason(client(Default::default()).manifest(Caller::LOCAL, &image).await);
     assert!(matches!(failed, RegistryReason::Unavailable(_)), "{failed:?}");
 }
 
@@ -94,7 +99,7 @@ async fn writes_that_fail_are_tried_again() {
         let attached = world.attach(&client, "a").await.unwrap();
         assert_eq!(
             client
-                .referrers("", &world.repository, world.image)
+                .referrers(Caller::LOCAL, &world.repository, world.image)
                 .await
                 .unwrap(),
             [attached]
@@ -109,10 +114,10 @@ async fn a_registry_that_takes_no_writes_is_an_error_and_reading_goes_on() {
     world.fake.fault(|plan| plan.fail_writes = 1_000);
     let failed = reason(world.attach(&client, "a").await);
     assert!(matches!(failed, RegistryReason::Unavailable(_)), "{failed:?}");
-    client.manifest("", &world.tag("v1")).await.unwrap();
+    client.manifest(Caller::LOCAL, &world.tag("v1")).await.unwrap();
     assert!(
         client
-            .referrers("", &world.repository, world.image)
+            .referrers(Caller::LOCAL, &world.repository, world.image)
             .await
             .unwrap()
             .is_empty()
@@ -133,7 +138,7 @@ async fn a_put_that_was_accepted_before_the_connection_dropped_ends_in_the_truth
             world.fake.fault(|plan| plan.cut_after_puts = cuts);
             let attached = world.attach(&client, "a").await.unwrap();
             let listed = client
-                .referrers("", &world.repository, world.image)
+                .referrers(Caller::LOCAL, &world.repository, world.image)
                 .await
                 .unwrap();
             assert_eq!(listed, [attached], "referrers API {referrers}, {cuts} cuts");
@@ -156,11 +161,11 @@ async fn a_registry_that_drops_every_put_still_ends_in_the_truth() {
         world.fake.fault(|plan| plan.cut_after_puts = 1_000);
         let (descriptor, bytes) = referrer(world.image, "a");
         client
-            .attach("", &world.repository, world.image, &descriptor, bytes)
+            .attach(Caller::LOCAL, &world.repository, world.image, &descriptor, bytes)
             .await
             .unwrap();
         let listed = client
-            .referrers("", &world.repository, world.image)
+            .referrers(Caller::LOCAL, &world.repository, world.image)
             .await
             .unwrap();
         assert_eq!(listed, [descriptor], "referrers API {referrers}");
@@ -172,7 +177,7 @@ async fn a_manifest_without_its_blobs_is_refused_with_the_registrys_words() {
     let world = World::new(Options::default()).await;
     let (descriptor, bytes) = referrer(world.image, "never pushed");
     let answer = client(Default::default())
-        .attach("", &world.repository, world.image, &descriptor, bytes)
+        .attach(Caller::LOCAL, &world.repository, world.image, &descriptor, bytes)
         .await;
     assert!(matches!(reason(answer), RegistryReason::NotFound));
     let wrong = descriptor_of_other_bytes(&world);
@@ -186,6 +191,6 @@ async fn descriptor_of_other_bytes(world: &World) -> Result<(), signing::ports::
     let (mut descriptor, bytes) = referrer(world.image, "a");
     descriptor.digest = Digest::of(b"other bytes");
     client(Default::default())
-        .attach("", &world.repository, world.image, &descriptor, bytes)
+        .attach(Caller::LOCAL, &world.repository, world.image, &descriptor, bytes)
         .await
 }

@@ -1,5 +1,6 @@
 //! A registry that lies, floods or leads astray.
 
+use flow::Caller;
 use kernel::limits::REFERRERS_MAX;
 use kernel::{Digest, Fault as _, Kind};
 use registry::Options;
@@ -13,8 +14,12 @@ async fn t10_a_registry_that_answers_differently_the_second_time_is_caught() {
     let world = World::new(Options::default()).await;
     let client = client(Default::default());
     world.fake.fault(|plan| plan.flip_flop = true);
-    let first = client.manifest("", &world.tag("v1")).await.unwrap();
-    let second = reason(client.manifest("", &world.repository.at(first.digest)).await);
+    let first = client.manifest(Caller::LOCAL, &world.tag("v1")).await.unwrap();
+    let second = reason(
+        client
+            .manifest(Caller::LOCAL, &world.repository.at(first.digest))
+            .await,
+    );
     assert!(
         matches!(second, RegistryReason::DigestMismatch { .. }),
         "{second:?}"
@@ -27,7 +32,7 @@ async fn t11_the_digest_is_computed_and_a_header_that_says_otherwise_is_an_error
     let client = client(Default::default());
     world.fake.fault(|plan| plan.wrong_digest_header = true);
     for image in [world.tag("v1"), world.repository.at(world.image)] {
-        let answer = client.manifest("", &image).await.unwrap_err();
+        let answer = client.manifest(Caller::LOCAL, &image).await.unwrap_err();
         assert!(
             matches!(answer.reason, RegistryReason::DigestMismatch { .. }),
             "{answer:?}"
@@ -46,7 +51,7 @@ async fn t11_a_blob_with_other_bytes_is_refused() {
         .fault(|plan| plan.redirect_blobs = Some(format!("http://{liar}")));
     let answer = reason(
         client(Default::default())
-            .blob("", &world.repository, digest, 100)
+            .blob(Caller::LOCAL, &world.repository, digest, 100)
             .await,
     );
     let RegistryReason::DigestMismatch { expected, found } = answer else {
@@ -86,7 +91,7 @@ async fn t13_more_referrers_than_the_cap_are_an_error_that_names_it() {
             .unwrap();
     }
     let answer = client(Default::default())
-        .referrers("", &api.repository, api.image)
+        .referrers(Caller::LOCAL, &api.repository, api.image)
         .await
         .unwrap_err();
     assert!(
@@ -108,7 +113,7 @@ async fn t13_more_referrers_than_the_cap_are_an_error_that_names_it() {
         .unwrap();
     let answer = reason(
         client(Default::default())
-            .referrers("", &fallback.repository, fallback.image)
+            .referrers(Caller::LOCAL, &fallback.repository, fallback.image)
             .await,
     );
     assert!(matches!(answer, RegistryReason::TooManyReferrers), "{answer:?}");
@@ -154,7 +159,7 @@ async fn t13_a_list_over_its_bytes_is_an_error_and_no_answer() {
                 .unwrap();
         }
         let listed = client(Default::default())
-            .referrers("", &world.repository, world.image)
+            .referrers(Caller::LOCAL, &world.repository, world.image)
             .await;
         let answer = listed.unwrap_err();
         assert_eq!(
@@ -176,7 +181,7 @@ async fn t13_pages_without_end_are_an_error() {
     world.fake.fault(|plan| plan.endless_listing = true);
     let answer = reason(
         client(Default::default())
-            .referrers("", &world.repository, world.image)
+            .referrers(Caller::LOCAL, &world.repository, world.image)
             .await,
     );
     assert!(matches!(answer, RegistryReason::Malformed(_)), "{answer:?}");
@@ -190,7 +195,7 @@ async fn t14_a_manifest_without_end_is_cut_at_the_cap() {
     let client = client(Default::default());
     let before = resident_bytes();
     for _ in 0..5 {
-        let answer = reason(client.manifest("", &world.tag("v1")).await);
+        let answer = reason(client.manifest(Caller::LOCAL, &world.tag("v1")).await);
         assert!(
             matches!(
                 answer,
@@ -231,7 +236,7 @@ async fn t14_a_manifest_over_the_cap_is_refused() {
         .await
         .unwrap();
     let answer = client(Default::default())
-        .manifest("", &world.tag("big"))
+        .manifest(Caller::LOCAL, &world.tag("big"))
         .await
         .unwrap_err();
     assert_eq!((answer.kind(), answer.code().id), (Kind::TooLarge, "PC1503"));
@@ -247,7 +252,11 @@ async fn t28_deep_json_is_refused_before_it_is_parsed() {
         .put_manifest("team/app", Some("deep"), MANIFEST, deep.as_bytes())
         .await
         .unwrap();
-    let answer = reason(client(Default::default()).manifest("", &world.tag("deep")).await);
+    let answer = reason(
+        client(Default::default())
+            .manifest(Caller::LOCAL, &world.tag("deep"))
+            .await,
+    );
     assert!(matches!(answer, RegistryReason::Unreadable { .. }), "{answer:?}");
 }
 
@@ -262,7 +271,7 @@ async fn t29_a_document_with_layers_and_manifests_is_refused() {
             .await
             .unwrap();
         let answer = client(Default::default())
-            .manifest("", &world.tag(tag))
+            .manifest(Caller::LOCAL, &world.tag(tag))
             .await
             .unwrap_err();
         assert!(
@@ -289,7 +298,7 @@ async fn content_that_does_not_read_is_told_from_a_login_page() {
             .await
             .unwrap();
         for image in [world.tag("strange"), world.repository.at(digest)] {
-            let answer = reason(client.manifest("", &image).await);
+            let answer = reason(client.manifest(Caller::LOCAL, &image).await);
             assert!(
                 matches!(&answer, RegistryReason::Unreadable { digest: found, .. } if *found == digest),
                 "{image}: {answer:?}"
@@ -298,9 +307,9 @@ async fn content_that_does_not_read_is_told_from_a_login_page() {
     }
     let proxy = liar(b"<html>Please log in</html>").await;
     let repository: kernel::Repository = format!("{proxy}/team/app").parse().unwrap();
-    let answer = reason(client.manifest("", &repository.tagged("v1")).await);
+    let answer = reason(client.manifest(Caller::LOCAL, &repository.tagged("v1")).await);
     assert!(matches!(answer, RegistryReason::Malformed(_)), "{answer:?}");
-    let answer = reason(client.manifest("", &repository.at(world.image)).await);
+    let answer = reason(client.manifest(Caller::LOCAL, &repository.at(world.image)).await);
     assert!(
         matches!(answer, RegistryReason::DigestMismatch { .. }),
         "{answer:?}"
@@ -316,7 +325,7 @@ async fn t35_a_listing_that_redirects_is_followed_and_entries_need_no_artifact_t
         .fake
         .fault(|plan| plan.redirect_listings = Some(format!("http://{}", other.running.host())));
     let listed = client(Default::default())
-        .referrers("", &world.repository, world.image)
+        .referrers(Caller::LOCAL, &world.repository, world.image)
         .await
         .unwrap();
     assert_eq!(listed, [attached], "both registries hold the same image");
@@ -338,7 +347,7 @@ async fn t35_a_listing_that_redirects_is_followed_and_entries_need_no_artifact_t
         .await
         .unwrap();
     let listed = client(Default::default())
-        .referrers("", &fallback.repository, fallback.image)
+        .referrers(Caller::LOCAL, &fallback.repository, fallback.image)
         .await
         .unwrap();
     let kinds: Vec<_> = listed
@@ -356,7 +365,7 @@ async fn t35_only_answers_that_mean_no_such_api_lead_to_the_fallback_tag() {
     for status in [400, 404, 405, 406, 501] {
         world.fake.fault(|plan| plan.listing_status = Some(status));
         let listed = client
-            .referrers("", &world.repository, world.image)
+            .referrers(Caller::LOCAL, &world.repository, world.image)
             .await
             .unwrap();
         assert_eq!(listed, std::slice::from_ref(&attached), "{status}");
@@ -375,7 +384,9 @@ async fn t44_a_listing_error_is_an_error_and_never_none() {
             };
             let client = client(world.with(short));
             world.fake.fault(|plan| plan.listing_status = Some(status));
-            let answer = client.referrers("", &world.repository, world.image).await;
+            let answer = client
+                .referrers(Caller::LOCAL, &world.repository, world.image)
+                .await;
             assert!(answer.is_err(), "{status}: {answer:?}");
             assert!(!matches!(reason(answer), RegistryReason::NotFound), "{status}");
         })
@@ -390,7 +401,7 @@ async fn t44_a_listing_error_is_an_error_and_never_none() {
             .fault(|plan| plan.listing_content_type = Some(kind.to_owned()));
         let answer = reason(
             client(Default::default())
-                .referrers("", &world.repository, world.image)
+                .referrers(Caller::LOCAL, &world.repository, world.image)
                 .await,
         );
         assert!(
@@ -409,7 +420,11 @@ async fn a_fallback_tag_that_holds_an_image_is_an_error() {
         .await
         .unwrap();
     let client = client(Default::default());
-    let listed = reason(client.referrers("", &world.repository, world.image).await);
+    let listed = reason(
+        client
+            .referrers(Caller::LOCAL, &world.repository, world.image)
+            .await,
+    );
     assert!(matches!(listed, RegistryReason::Malformed(_)), "{listed:?}");
     let attached = reason(world.attach(&client, "a").await);
     assert!(matches!(attached, RegistryReason::Malformed(_)), "{attached:?}");
@@ -423,7 +438,7 @@ async fn redirects_in_a_circle_end() {
         .fake
         .fault(|plan| plan.redirect_blobs = Some(format!("http://{}", world.running.host())));
     let answer = client(Default::default())
-        .blob("", &world.repository, digest, 100)
+        .blob(Caller::LOCAL, &world.repository, digest, 100)
         .await
         .unwrap_err();
     assert!(matches!(answer.reason, RegistryReason::Redirect(_)), "{answer:?}");

@@ -10,6 +10,7 @@ mod race;
 mod round_trip;
 mod tls;
 
+use flow::Caller;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -85,14 +86,14 @@ impl World {
     /// Attaches a small artifact that is told apart by `name`.
     pub async fn attach(&self, client: &Client, name: &str) -> Result<Descriptor, RegistryError> {
         client
-            .push_blob("", &self.repository, Bytes::from_static(b"{}"))
+            .push_blob(Caller::LOCAL, &self.repository, Bytes::from_static(b"{}"))
             .await?;
         client
-            .push_blob("", &self.repository, Bytes::from(name.to_owned()))
+            .push_blob(Caller::LOCAL, &self.repository, Bytes::from(name.to_owned()))
             .await?;
         let (descriptor, bytes) = referrer(self.image, name);
         client
-            .attach("", &self.repository, self.image, &descriptor, bytes)
+            .attach(Caller::LOCAL, &self.repository, self.image, &descriptor, bytes)
             .await?;
         Ok(descriptor)
     }

@@ -1,5 +1,6 @@
 //! Many writers of one tag.
 
+use flow::Caller;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ async fn sixteen_clients_attach_to_one_digest_without_the_referrers_api_and_all_
         }
         let reader = client(Default::default());
         let listed = reader
-            .referrers("", &world.repository, world.image)
+            .referrers(Caller::LOCAL, &world.repository, world.image)
             .await
             .unwrap();
         let listed: BTreeSet<_> = listed.into_iter().map(|entry| entry.digest).collect();
@@ -53,7 +54,7 @@ async fn sixteen_callers_of_one_client_take_turns() {
     }
     assert_eq!(
         client
-            .referrers("", &world.repository, world.image)
+            .referrers(Caller::LOCAL, &world.repository, world.image)
             .await
             .unwrap()
             .len(),

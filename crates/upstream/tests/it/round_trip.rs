@@ -1,6 +1,7 @@
 //! What works when nothing is wrong.
 
 use bytes::Bytes;
+use flow::Caller;
 use kernel::{Digest, Fault as _, Kind};
 use registry::{Calls, Options, Registry as Fake};
 use signing::ports::{NewManifest, Registry as _, RegistryReason};
@@ -11,17 +12,20 @@ use super::{INDEX, MANIFEST, World, client, reason};
 async fn a_manifest_is_read_by_tag_and_by_digest() {
     let world = World::new(Options::default()).await;
     let client = client(Default::default());
-    let by_tag = client.manifest("", &world.tag("v1")).await.unwrap();
+    let by_tag = client.manifest(Caller::LOCAL, &world.tag("v1")).await.unwrap();
     assert_eq!(
         (by_tag.digest, by_tag.media_type.as_str()),
         (world.image, MANIFEST)
     );
     let by_digest = client
-        .manifest("", &world.repository.at(world.image))
+        .manifest(Caller::LOCAL, &world.repository.at(world.image))
         .await
         .unwrap();
     assert_eq!(by_tag, by_digest);
-    let missing = client.manifest("", &world.tag("v2")).await.unwrap_err();
+    let missing = client
+        .manifest(Caller::LOCAL, &world.tag("v2"))
+        .await
+        .unwrap_err();
     assert_eq!((missing.kind(), missing.code().id), (Kind::NotFound, "PC1501"));
     assert!(missing.to_string().contains(":v2 at 127.0.0.1"), "{missing}");
 }
@@ -35,12 +39,12 @@ async fn an_index_and_its_images_are_read() {
         .await
         .unwrap();
     let client = client(Default::default());
-    let read = client.manifest("", &world.tag("multi")).await.unwrap();
+    let read = client.manifest(Caller::LOCAL, &world.tag("multi")).await.unwrap();
     assert_eq!((read.digest, read.media_type.as_str()), (index, INDEX));
     for image in images {
         assert_eq!(
             client
-                .manifest("", &world.repository.at(image))
+                .manifest(Caller::LOCAL, &world.repository.at(image))
                 .await
                 .unwrap()
                 .digest,
@@ -56,22 +60,26 @@ async fn a_blob_is_pushed_once_and_read_back() {
     // Large enough that the client asks first.
     let bytes = Bytes::from(vec![7; 16 << 10]);
     client
-        .push_blob("", &world.repository, bytes.clone())
+        .push_blob(Caller::LOCAL, &world.repository, bytes.clone())
         .await
         .unwrap();
     let writes = world.fake.calls().blob_writes;
     assert_eq!(writes, 2, "one POST and one PUT");
     client
-        .push_blob("", &world.repository, bytes.clone())
+        .push_blob(Caller::LOCAL, &world.repository, bytes.clone())
         .await
         .unwrap();
     assert_eq!(world.fake.calls().blob_writes, writes, "it was there already");
     let read = client
-        .blob("", &world.repository, Digest::of(&bytes), bytes.len())
+        .blob(Caller::LOCAL, &world.repository, Digest::of(&bytes), bytes.len())
         .await
         .unwrap();
     assert_eq!(read, bytes);
-    let small = reason(client.blob("", &world.repository, Digest::of(&bytes), 5).await);
+    let small = reason(
+        client
+            .blob(Caller::LOCAL, &world.repository, Digest::of(&bytes), 5)
+            .await,
+    );
     assert!(
         matches!(small, RegistryReason::TooLarge { bytes_max: 5, .. }),
         "{small:?}"
@@ -97,7 +105,7 @@ async fn a_small_blob_is_one_call_where_the_registry_takes_that() {
             let before = world.fake.calls();
             let bytes = Bytes::from_static(bytes);
             client
-                .push_blob("", &world.repository, bytes.clone())
+                .push_blob(Caller::LOCAL, &world.repository, bytes.clone())
                 .await
                 .unwrap();
             let after = world.fake.calls();
@@ -107,7 +115,9 @@ async fn a_small_blob_is_one_call_where_the_registry_takes_that() {
                 "{status:?}: it does not ask first"
             );
             let digest = Digest::of(&bytes);
-            let read = client.blob("", &world.repository, digest, bytes.len()).await;
+            let read = client
+                .blob(Caller::LOCAL, &world.repository, digest, bytes.len())
+                .await;
             assert_eq!(read.unwrap(), bytes, "{status:?}");
         }
     }
@@ -119,7 +129,7 @@ async fn a_refusal_of_the_caller_is_not_taken_for_one_of_the_short_way() {
         let world = World::new(Options::default()).await;
         world.fake.fault(|plan| plan.blob_post_status = Some(status));
         let pushed = client(Default::default())
-            .push_blob("", &world.repository, Bytes::from_static(b"one"))
+            .push_blob(Caller::LOCAL, &world.repository, Bytes::from_static(b"one"))
             .await;
         match pushed {
             Err(error) => assert_eq!(error.code().id, code, "{status}"),
@@ -142,7 +152,7 @@ async fn an_attached_manifest_is_listed_by_the_referrers_api() {
         attached.push(world.attach(&client, name).await.unwrap().digest);
     }
     let mut listed: Vec<_> = client
-        .referrers("", &world.repository, world.image)
+        .referrers(Caller::LOCAL, &world.repository, world.image)
         .await
         .unwrap()
         .iter()
@@ -168,7 +178,7 @@ async fn an_attached_manifest_is_listed_by_the_fallback_tag() {
     let client = client(Default::default());
     assert!(
         client
-            .referrers("", &world.repository, world.image)
+            .referrers(Caller::LOCAL, &world.repository, world.image)
             .await
             .unwrap()
             .is_empty()
@@ -176,7 +186,7 @@ async fn an_attached_manifest_is_listed_by_the_fallback_tag() {
     let first = world.attach(&client, "a").await.unwrap();
     let second = world.attach(&client, "b").await.unwrap();
     let listed = client
-        .referrers("", &world.repository, world.image)
+        .referrers(Caller::LOCAL, &world.repository, world.image)
         .await
         .unwrap();
     assert_eq!(listed, [first.clone(), second]);
@@ -185,7 +195,7 @@ async fn an_attached_manifest_is_listed_by_the_fallback_tag() {
     let after = world.fake.calls();
     assert_eq!(
         client
-            .referrers("", &world.repository, world.image)
+            .referrers(Caller::LOCAL, &world.repository, world.image)
             .await
             .unwrap()
             .len(),
@@ -248,7 +258,7 @@ async fn a_tag_is_updated_with_the_blobs_that_it_needs() {
             .then(|| wanted.clone()))
     };
     client
-        .update_tag("", &world.repository, "sig", &merge)
+        .update_tag(Caller::LOCAL, &world.repository, "sig", &merge)
         .await
         .unwrap();
     assert_eq!(
@@ -257,7 +267,7 @@ async fn a_tag_is_updated_with_the_blobs_that_it_needs() {
     );
     let writes = world.fake.calls().manifest_writes;
     client
-        .update_tag("", &world.repository, "sig", &merge)
+        .update_tag(Caller::LOCAL, &world.repository, "sig", &merge)
         .await
         .unwrap();
     assert_eq!(
@@ -278,7 +288,7 @@ async fn no_more_calls_are_under_way_than_configured() {
     let calls: Vec<_> = (0..40)
         .map(|_| {
             let (client, tag) = (client.clone(), world.tag("v1"));
-            tokio::spawn(async move { client.manifest("", &tag).await })
+            tokio::spawn(async move { client.manifest(Caller::LOCAL, &tag).await })
         })
         .collect();
     for call in calls {
@@ -307,7 +317,7 @@ async fn a_registry_in_a_folder_keeps_its_content() {
     let image = format!("{}/team/app:v1", running.host()).parse().unwrap();
     assert_eq!(
         client(Default::default())
-            .manifest("", &image)
+            .manifest(Caller::LOCAL, &image)
             .await
             .unwrap()
             .digest,

@@ -1,5 +1,6 @@
 //! A registry behind TLS with a certificate of its own authority.
 
+use flow::Caller;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -81,12 +82,12 @@ async fn an_authority_of_ones_own_is_trusted_for_its_registry_only() {
         ..Config::default()
     });
     client
-        .manifest("", &format!("{host}/team/app:v1").parse().unwrap())
+        .manifest(Caller::LOCAL, &format!("{host}/team/app:v1").parse().unwrap())
         .await
         .unwrap();
     let refused = reason(
         client
-            .manifest("", &format!("{other}/team/app:v1").parse().unwrap())
+            .manifest(Caller::LOCAL, &format!("{other}/team/app:v1").parse().unwrap())
             .await,
     );
     let RegistryReason::Unavailable(text) = refused else {
