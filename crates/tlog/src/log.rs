@@ -43,6 +43,9 @@ pub struct Info {
     pub leading: bool,
 }
 
+/// Where an entry's place is told.
+type Answered = oneshot::Receiver<Result<Placed, TlogError>>;
+
 /// The log. Cheap to clone.
 #[derive(Clone)]
 pub struct Tlog {
@@ -111,8 +114,36 @@ impl Tlog {
         Ok(self.place(entry).await?.index)
     }
 
+    /// Has entries included in their order, and gives the index of each; one that the log has keeps its own. More than
+    /// [`QUEUE_ENTRIES_MAX`] at once are refused.
+    ///
+    /// # Errors
+    /// If a queue is full, another server leads, or the store fails. Some may be included all the same; asking again
+    /// finds those.
+    pub async fn include_all(&self, entries: Vec<Accepted>) -> Result<Vec<u64>, TlogError> {
+        let waiting: Vec<_> = entries
+            .into_iter()
+            .map(|entry| self.enqueue(entry))
+            .collect::<Result<_, _>>()?;
+        let mut indexes = Vec::with_capacity(waiting.len());
+        for answered in waiting {
+            indexes.push(answered.await.map_err(|_| TlogError::Closed)??.index);
+        }
+        Ok(indexes)
+    }
+
+    /// Whether this server appends.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.core.fence.load(Ordering::Acquire) != 0
+    }
+
     /// Has the sequencer include an entry.
     pub(crate) async fn place(&self, entry: Accepted) -> Result<Placed, TlogError> {
+        self.enqueue(entry)?.await.map_err(|_| TlogError::Closed)?
+    }
+
+    fn enqueue(&self, entry: Accepted) -> Result<Answered, TlogError> {
         let tiled = self.core.shelf.tiled.load(Ordering::Acquire);
         let behind = self.core.size.load(Ordering::Acquire).saturating_sub(tiled);
         if behind >= TAIL_ENTRIES_MAX {
@@ -131,7 +162,7 @@ impl Tlog {
                 },
                 mpsc::error::TrySendError::Closed(_) => TlogError::Closed,
             })?;
-        answered.await.map_err(|_| TlogError::Closed)?
+        Ok(answered)
     }
 
     /// The JSON of an entry with its proof.
@@ -164,7 +195,7 @@ impl Tlog {
             verifier: self.verifier().clone(),
             checkpoint: self.checkpoint().await?,
             tiled: self.core.tables.tiled().await?,
-            leading: self.core.fence.load(Ordering::Acquire) != 0,
+            leading: self.leads(),
         })
     }
 

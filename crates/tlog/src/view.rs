@@ -17,8 +17,8 @@ use crate::error::TlogError;
 use crate::merkle::{Hash, leaf_hash};
 use crate::proof::{Consistency, Inclusion, body, connect, inclusion, prove};
 use crate::shelf::CACHED_TILES_MAX;
-use crate::source::{Source, hashes_of};
-use crate::tile::{Tile, TilePath, parse_bundle};
+use crate::source::{Known, Source, hashes_of};
+use crate::tile::{TILE_WIDTH, Tile, TilePath, parse_bundle};
 
 /// The two texts of an exported log, beside its tiles.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
@@ -113,6 +113,20 @@ impl<F: Files> View<F> {
     /// If a file cannot be read; damage is in the report.
     pub async fn fsck(&self, progress: &mut (dyn FnMut(u64) + Send)) -> Result<Audit, TlogError> {
         Ok(audit(self, &self.checkpoint, 0, true, progress).await?.1)
+    }
+
+    /// The same, and shows `visit` each entry as it was checked, by its index. An entry of a damaged bundle may be
+    /// shown twice, or not at all.
+    ///
+    /// # Errors
+    /// As for [`View::fsck`].
+    pub async fn replay(
+        &self,
+        visit: &(dyn Fn(u64, &[u8]) + Sync),
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<Audit, TlogError> {
+        let seen = Seen { view: self, visit };
+        Ok(audit(&seen, &self.checkpoint, 0, true, progress).await?.1)
     }
 
     /// The inclusion proof of an entry, verified, as `Tlog::proof` gives it.
@@ -234,7 +248,39 @@ impl<F: Files> Source for View<F> {
         true
     }
 
-    async fn known(&self, _: &[Hash]) -> Result<Option<Vec<Option<u64>>>, TlogError> {
+    async fn known(&self, _: &[Hash]) -> Result<Option<Known>, TlogError> {
         Ok(None)
+    }
+}
+
+/// A log whose entries somebody looks at while they are read.
+struct Seen<'a, F> {
+    view: &'a View<F>,
+    visit: &'a (dyn Fn(u64, &[u8]) + Sync),
+}
+
+impl<F: Files> Source for Seen<'_, F> {
+    async fn tile(&self, level: u8, index: u64, size: u64) -> Result<Arc<Tile>, TlogError> {
+        self.view.tile(level, index, size).await
+    }
+
+    async fn bundle(&self, index: u64, size: u64) -> Result<Vec<Vec<u8>>, TlogError> {
+        let entries = self.view.bundle(index, size).await?;
+        for (at, entry) in (index * TILE_WIDTH..).zip(&entries) {
+            (self.visit)(at, entry);
+        }
+        Ok(entries)
+    }
+
+    async fn stored(&self, path: TilePath) -> Result<Option<Bytes>, TlogError> {
+        self.view.stored(path).await
+    }
+
+    fn expects(&self, path: TilePath) -> bool {
+        self.view.expects(path)
+    }
+
+    async fn known(&self, leaves: &[Hash]) -> Result<Option<Known>, TlogError> {
+        self.view.known(leaves).await
     }
 }
