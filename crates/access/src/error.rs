@@ -42,6 +42,30 @@ pub enum AccessError {
     },
     #[error(transparent)]
     Store(#[from] store::StoreError),
+    #[error("sealing the audit trail")]
+    Seal(#[source] SealError),
+}
+
+/// A failure of the log that seals the trail, carried whole so that its code and hint reach the caller.
+#[derive(Debug)]
+pub struct SealError(pub Box<dyn Fault>);
+
+impl std::fmt::Display for SealError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for SealError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+impl From<Box<dyn Fault>> for AccessError {
+    fn from(fault: Box<dyn Fault>) -> Self {
+        Self::Seal(SealError(fault))
+    }
 }
 
 impl Fault for AccessError {
@@ -53,6 +77,7 @@ impl Fault for AccessError {
             Self::Exists { .. } => Kind::Conflict,
             Self::Word { .. } | Self::Invalid { .. } => Kind::Invalid,
             Self::Store(source) => source.kind(),
+            Self::Seal(source) => source.0.kind(),
         }
     }
 
@@ -65,6 +90,7 @@ impl Fault for AccessError {
             Self::Exists { .. } => &codes::EXISTS,
             Self::Word { .. } | Self::Invalid { .. } => &codes::INVALID,
             Self::Store(source) => source.code(),
+            Self::Seal(source) => source.0.code(),
         }
     }
 
