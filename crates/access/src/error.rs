@@ -159,5 +159,14 @@ and what it has to look like; nothing was changed.",
         hint: "the cause says what the value has to look like; `--help` of the command and /api/v1/openapi.json \
 describe each one",
     };
-    pub const ALL: &[&Code] = &[&TOKEN, &DENIED, &IMAGE, &NOT_FOUND, &EXISTS, &INVALID];
+    pub const TAMPERED: Code = Code {
+        id: "PC1620",
+        title: "the audit trail was tampered with, or is damaged",
+        explanation: "Every audit record becomes a leaf of a log that can only grow, signed by a key that lies outside \
+the database. A record that was removed, altered, added or moved after that does not fit its leaf, and is named with its \
+id and its place. A part of the log itself that is missing or changed is named too.",
+        hint: "keep a copy of the data folder and the database as evidence; the sealed content of a record that is gone \
+is still in the log: portcullis audit verify -o json",
+    };
+    pub const ALL: &[&Code] = &[&TAMPERED, &TOKEN, &DENIED, &IMAGE, &NOT_FOUND, &EXISTS, &INVALID];
 }

@@ -1,5 +1,7 @@
 //! The command line; exit codes are in the README.
 
+mod audit;
+
 use std::path::PathBuf;
 
 use access::Role;
@@ -7,6 +9,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use kernel::Reference;
 use signing::Formats;
+
+pub use self::audit::{Audit, AuditFilter, ExportFormat};
 
 /// Signs and verifies container images, with a transparency log of its own.
 ///
@@ -102,6 +106,9 @@ pub enum Command {
     Key(Key),
     /// The transparency log
     Log(LogArgs),
+    /// The audit trail: every change and every refusal, under a seal
+    #[command(subcommand)]
+    Audit(Audit),
     /// Projects, the unit of separation
     #[command(subcommand)]
     Project(Project),

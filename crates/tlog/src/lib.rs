@@ -71,7 +71,7 @@ pub use der::{KeyKind, certificate_spki, key_kind};
 pub use entry::{Accepted, EntryError, HashedRekord, Verifier};
 pub use error::{TlogError, codes};
 pub use faults::CRASH_STEPS;
-pub use log::{Entry, Info, Tlog};
+pub use log::{Entry, Info, Tlog, exists};
 pub use name::Name;
 pub use proof::{Consistency, Inclusion};
 pub use request::{RequestError, parse_request};

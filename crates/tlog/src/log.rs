@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::value::RawValue;
+use store::Db;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -18,9 +19,11 @@ use crate::export;
 use crate::faults::Faults;
 use crate::mark;
 use crate::merkle::leaf_hash;
+use crate::name::Name;
 use crate::proof::{Consistency, Inclusion, body, connect, inclusion, prove};
 use crate::sequencer::{Placed, QUEUE_ENTRIES_MAX, Sequencer, Waiting};
 use crate::source::Source;
+use crate::tables::Tables;
 use crate::tile::{TilePath, encode_bundle};
 use crate::tiler::{self, TAIL_ENTRIES_MAX};
 
@@ -52,6 +55,19 @@ pub struct Tlog {
     pub(crate) core: Arc<Core>,
     waiting: mpsc::Sender<Waiting>,
     pub(crate) tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+/// Whether the database has this log; the tables of [`crate::MIGRATIONS`] must be there.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn exists(db: &Db, name: Name) -> Result<bool, TlogError> {
+    let tables = Tables {
+        name,
+        db: db.clone(),
+        faults: Faults::default(),
+    };
+    Ok(tables.checkpoint().await?.is_some() || tables.has_rows().await?)
 }
 
 impl Tlog {

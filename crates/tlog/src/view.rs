@@ -14,8 +14,8 @@ use store::{Blobs, StoreError};
 use crate::audit::{Audit, audit};
 use crate::checkpoint::{Checkpoint, CheckpointError, LogVerifier, NOTE_BYTES_MAX};
 use crate::error::TlogError;
-use crate::merkle::{Hash, leaf_hash};
-use crate::proof::{Consistency, Inclusion, body, connect, inclusion, prove};
+use crate::merkle::{Hash, inclusion_ranges, leaf_hash};
+use crate::proof::{Consistency, Inclusion, body, connect, hashes, inclusion, prove};
 use crate::shelf::CACHED_TILES_MAX;
 use crate::source::{Known, Source, hashes_of};
 use crate::tile::{TILE_WIDTH, Tile, TilePath, parse_bundle};
@@ -135,6 +135,22 @@ impl<F: Files> View<F> {
     /// If there is no such entry or size, or the files do not lead to the checkpoint.
     pub async fn proof(&self, index: u64, size: Option<u64>) -> Result<Inclusion, TlogError> {
         prove(self, index, size, &self.checkpoint).await
+    }
+
+    /// The hashes of the inclusion proof of entry `index`, from its hash tiles alone. Nothing is verified: that is for
+    /// whoever has the entry ([`crate::merkle::verify_inclusion`]).
+    ///
+    /// # Errors
+    /// If there is no such entry, or a file cannot be read.
+    pub async fn path(&self, index: u64) -> Result<Vec<Hash>, TlogError> {
+        let size = self.checkpoint.size;
+        if index >= size {
+            return Err(TlogError::NotFound {
+                size,
+                what: format!("entry {index}"),
+            });
+        }
+        hashes(self, &inclusion_ranges(index, size), size).await
     }
 
     /// The consistency proof between two sizes, verified.

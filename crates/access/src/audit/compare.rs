@@ -55,6 +55,7 @@ struct Leaf {
 }
 
 /// The leaves of the seal, and which of them have been found among the rows.
+#[derive(Default)]
 pub struct Leaves {
     leaves: Vec<Leaf>,
     /// The first leaf of each record.
@@ -64,23 +65,22 @@ pub struct Leaves {
 }
 
 impl Leaves {
-    /// The leaves in their order.
-    #[must_use]
-    pub fn new<'a>(bodies: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut own = Self {
-            leaves: Vec::new(),
-            places: HashMap::new(),
-            findings: Vec::new(),
-            unsealed: 0,
-        };
-        for body in bodies {
-            own.push(body);
-        }
-        own
-    }
-
-    fn push(&mut self, body: &[u8]) {
+    /// Takes the leaf at `index` in. They come in their order; one that comes again changes nothing, and one that is
+    /// left out, because its bundle cannot be read, has a finding of its own elsewhere.
+    pub fn leaf(&mut self, index: u64, body: &[u8]) {
         let at = self.leaves.len();
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        if index < at {
+            return;
+        }
+        if index > at {
+            self.leaves.resize_with(index, || Leaf {
+                id: String::new(),
+                digest: Digest::from_bytes([0; 32]),
+                seen: true,
+            });
+        }
+        let at = index;
         // A leaf that is no record was made by another program with our key; its row, if any, will not fit.
         let id = AuditRecord::parse(body).map_or(String::new(), |record| record.id);
         let first = *self.places.entry(id.clone()).or_insert(at);
@@ -198,8 +198,8 @@ mod tests {
     }
 
     fn check(rows: &[(AuditRecord, Option<u64>)], sealed: u64) -> Vec<(Wrong, String)> {
-        let bodies: Vec<Vec<u8>> = (0..sealed).map(|number| record(number).leaf()).collect();
-        let mut leaves = Leaves::new(bodies.iter().map(Vec::as_slice));
+        let mut leaves = Leaves::default();
+        (0..sealed).for_each(|number| leaves.leaf(number, &record(number).leaf()));
         rows.iter()
             .for_each(|(record, sequence)| leaves.row(record, *sequence));
         leaves
@@ -267,7 +267,10 @@ mod tests {
         let mut second = record(1);
         second.detail = "other".to_owned();
         let bodies = [record(0).leaf(), record(1).leaf(), second.leaf()];
-        let mut leaves = Leaves::new(bodies.iter().map(Vec::as_slice));
+        let mut leaves = Leaves::default();
+        (0..)
+            .zip(&bodies)
+            .for_each(|(index, body)| leaves.leaf(index, body));
         leaves.row(&record(0), Some(0));
         leaves.row(&second, Some(2));
         let findings = leaves.findings(3);

@@ -17,10 +17,11 @@
 //! What it does not: a record that somebody with the database in hand removes, changes or adds within the second before
 //! it is sealed. Nor does it make true what was written.
 //!
-//! `record`, `filter`, `operation`, `compare` and `ocsf` are pure; `trail` and `refusals` write; `api` is the edge.
+//! `record`, `export`, `filter`, `operation`, `compare` and `ocsf` are pure; `trail` and `refusals` write; `api` is the edge.
 
 mod api;
 mod compare;
+mod export;
 mod filter;
 mod ocsf;
 mod operation;
@@ -36,6 +37,7 @@ use crate::Context;
 
 pub use api::{Docs, router};
 pub use compare::{Finding, Leaves, Wrong};
+pub use export::ExportLine;
 pub use filter::Filter;
 pub use ocsf::ocsf;
 pub use operation::operation;

@@ -57,6 +57,8 @@ pub enum RecordError {
     TooLarge { found: usize },
     #[error("it does not read as an audit record")]
     Json(#[from] serde_json::Error),
+    #[error("its {0} is not that of an audit record")]
+    Member(&'static str),
 }
 
 impl Outcome {

@@ -52,7 +52,7 @@ pub trait SealLog: Send + Sync {
 /// How the trail is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
-    /// Records under the seal.
+    /// Records under the seal; 0 if it cannot be asked.
     pub sealed: u64,
     /// Records that wait for it.
     pub unsealed: u64,
@@ -191,14 +191,14 @@ impl Trail {
     /// How the trail is.
     ///
     /// # Errors
-    /// If the log or the database does not answer.
+    /// If the database does not answer.
     pub async fn status(&self) -> Result<Status, AccessError> {
         let (unsealed, oldest) = tables::waiting(&self.db).await?;
         let (refusals, refusals_lost) = self.refusals.counts();
         let now = self.clock.now_us();
         let age = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
         Ok(Status {
-            sealed: self.log.size().await?,
+            sealed: self.log.size().await.unwrap_or(0),
             unsealed: u64::try_from(unsealed).unwrap_or(0),
             unsealed_age_us: u64::try_from(age).unwrap_or(0),
             refusals,
