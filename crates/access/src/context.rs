@@ -160,8 +160,10 @@ where
             id: token.id.clone(),
             name: token.name.clone(),
         };
-        let own = token.project.as_ref().map_or("", ProjectName::as_str);
-        asker.is(&actor.to_string(), own);
+        asker.is(&actor);
+        if let Some(own) = &token.project {
+            asker.within(own);
+        }
         access.require_valid(&token)?;
         let wanted = wanted_project(&parts.headers)?;
         let RequestId(request_id) = RequestId::from_request_parts(parts, state)
@@ -183,6 +185,7 @@ where
             (None, Some(wanted)) => access.project(&wanted).await?.name,
             (None, None) => ProjectName::default_project(),
         };
+        asker.within(&project);
         Ok(Self {
             actor,
             role: token.role,

@@ -30,6 +30,9 @@ pub struct Finding {
     /// Its place under the seal, or the one that it claims.
     pub sequence: u64,
     pub detail: String,
+    /// What was sealed, if it was looked up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<AuditRecord>,
 }
 
 impl fmt::Display for Finding {
@@ -44,7 +47,19 @@ impl fmt::Display for Finding {
             f,
             "{wrong}: record {} (sequence {}): {}",
             self.id, self.sequence, self.detail
-        )
+        )?;
+        match &self.sealed {
+            Some(sealed) => write!(
+                f,
+                "; sealed was: {} {} by {} at {}, {}",
+                sealed.action,
+                sealed.resource,
+                sealed.actor,
+                sealed.at(),
+                sealed.outcome.as_str()
+            ),
+            None => Ok(()),
+        }
     }
 }
 
@@ -101,6 +116,7 @@ impl Leaves {
             id: id.to_owned(),
             sequence,
             detail,
+            sealed: None,
         });
     }
 
@@ -149,6 +165,7 @@ impl Leaves {
             id: leaf.id.clone(),
             sequence: place as u64,
             detail: "it was sealed and there is no row of it".to_owned(),
+            sealed: None,
         });
         self.findings.extend(gone.collect::<Vec<_>>());
         self.findings

@@ -20,6 +20,7 @@ use web::{ProblemDocument, RequestId};
 
 use super::operation::refused;
 use super::{AuditRecord, Outcome, operation};
+use crate::{Actor, ProjectName};
 
 /// For how long refusals that are the same are gathered into one record, in seconds.
 pub const WINDOW_SECONDS: u64 = 60;
@@ -44,8 +45,9 @@ struct Kind {
     code: String,
 }
 
-/// Refusals of a kind after the first one.
+/// Refusals of a kind, as the last of them was.
 struct Repeats {
+    id: String,
     times: i64,
     last_us: i64,
     request_id: String,
@@ -84,6 +86,7 @@ impl Window {
                 *own += 1;
                 let kind = new.key().clone();
                 new.insert(Repeats {
+                    id: String::new(),
                     times: 0,
                     last_us: once.last_us,
                     request_id: String::new(),
@@ -140,6 +143,7 @@ impl Refusals {
 
     fn note(&self, kind: Kind, request_id: String, detail: &str) {
         let once = Repeats {
+            id: self.id(),
             times: 1,
             last_us: self.0.clock.now_us(),
             request_id,
@@ -174,7 +178,7 @@ impl Refusals {
         };
         let mut records: Vec<AuditRecord> = waiting
             .into_iter()
-            .map(|(kind, repeats)| self.record(kind, repeats))
+            .map(|(kind, repeats)| Self::record(kind, repeats))
             .collect();
         if lost > 0 {
             records.push(self.loss(lost));
@@ -206,6 +210,7 @@ impl Refusals {
                 code: record.code,
             };
             let repeats = Repeats {
+                id: record.id,
                 times: record.times,
                 last_us: record.at_us,
                 request_id: record.request_id,
@@ -215,20 +220,24 @@ impl Refusals {
         }
     }
 
-    fn record(&self, kind: Kind, repeats: Repeats) -> AuditRecord {
+    fn record(kind: Kind, repeats: Repeats) -> AuditRecord {
         AuditRecord {
             action: kind.action,
             actor: kind.actor,
             at_us: repeats.last_us,
             code: kind.code,
             detail: repeats.detail,
-            id: Id::new("aud", &*self.0.clock, &*self.0.random).to_string(),
+            id: repeats.id,
             outcome: kind.outcome,
             project: kind.project,
             request_id: repeats.request_id,
             resource: kind.resource,
             times: repeats.times,
         }
+    }
+
+    fn id(&self) -> String {
+        Id::new("aud", &*self.0.clock, &*self.0.random).to_string()
     }
 
     fn loss(&self, lost: i64) -> AuditRecord {
@@ -245,12 +254,13 @@ impl Refusals {
              {ACTOR_REFUSALS_MAX} different ones of an actor (ACTOR_REFUSALS_MAX) and {REFUSALS_MAX} in all (REFUSALS_MAX)"
         );
         let repeats = Repeats {
+            id: self.id(),
             times: lost,
             last_us: self.0.clock.now_us(),
             request_id: String::new(),
             detail,
         };
-        self.record(kind, repeats)
+        Self::record(kind, repeats)
     }
 }
 
@@ -268,7 +278,8 @@ pub struct Asker(Option<Arc<Asked>>);
 struct Asked {
     refusals: Refusals,
     request_id: String,
-    who: OnceLock<(String, String)>,
+    actor: OnceLock<String>,
+    project: OnceLock<String>,
     about: OnceLock<String>,
     crossed: OnceLock<()>,
 }
@@ -278,16 +289,24 @@ impl Asker {
         Self(Some(Arc::new(Asked {
             refusals,
             request_id,
-            who: OnceLock::new(),
+            actor: OnceLock::new(),
+            project: OnceLock::new(),
             about: OnceLock::new(),
             crossed: OnceLock::new(),
         })))
     }
 
     /// Whose token it is, good or ended.
-    pub(crate) fn is(&self, actor: &str, project: &str) {
+    pub(crate) fn is(&self, actor: &Actor) {
         if let Some(asked) = &self.0 {
-            let _ = asked.who.set((actor.to_owned(), project.to_owned()));
+            let _ = asked.actor.set(actor.to_string());
+        }
+    }
+
+    /// The project that the request is about, or to which the token is bound.
+    pub(crate) fn within(&self, project: &ProjectName) {
+        if let Some(asked) = &self.0 {
+            let _ = asked.project.set(project.to_string());
         }
     }
 
@@ -317,11 +336,8 @@ impl Asker {
 
 impl Asked {
     fn note(&self, action: &str, resource: &str, outcome: Outcome, problem: &ProblemDocument) {
-        let (actor, project) = self
-            .who
-            .get()
-            .cloned()
-            .unwrap_or((UNKNOWN.to_owned(), String::new()));
+        let actor = self.actor.get().map_or(UNKNOWN, String::as_str);
+        let project = self.project.get().cloned().unwrap_or_default();
         let kind = Kind {
             // What nobody in particular asks for is his to choose: it is no reason for a record of its own.
             resource: if actor == UNKNOWN {
@@ -329,7 +345,7 @@ impl Asked {
             } else {
                 short(resource)
             },
-            actor: short(&actor),
+            actor: short(actor),
             project,
             action: short(action),
             outcome,

@@ -119,6 +119,7 @@ impl<'a> Check<'a> {
             id,
             sequence,
             detail,
+            sealed: None,
         });
     }
 

@@ -19,6 +19,8 @@ use crate::output::Progress;
 
 /// Where the parts of the seal are.
 const LOG: &str = "api/v1/audit/log";
+/// Findings whose sealed content is shown too.
+const LOOKED_UP_MAX: usize = 100;
 /// What a file that is not there, or cannot be read, is answered with: not found, and the codes of damage.
 const NO_FILE: [&str; 3] = ["PC1414", "PC1401", "PC1404"];
 
@@ -168,6 +170,16 @@ pub async fn verify(globals: &Globals, key: Option<&Path>, kept: Option<&Path>) 
     }
     let unsealed = leaves.unsealed();
     findings.extend(leaves.findings(size));
+    for finding in findings.iter_mut().take(LOOKED_UP_MAX) {
+        // Not for one that stands in a damaged part: that has a finding of its own.
+        if finding.sequence < size
+            && let Ok(body) = view.entry(finding.sequence).await
+        {
+            finding.sealed = AuditRecord::parse(&body)
+                .ok()
+                .filter(|sealed| sealed.id == finding.id);
+        }
+    }
     Ok(Verified {
         origin: view.checkpoint().origin.clone(),
         size,
@@ -194,6 +206,7 @@ async fn grown(old: &Checkpoint, view: &View<Tiles>) -> Result<Option<Finding>, 
         id: String::new(),
         sequence: now.size,
         detail,
+        sealed: None,
     };
     if old.size > now.size {
         let detail = format!("the seal had {} records and has {}", old.size, now.size);
@@ -221,6 +234,7 @@ async fn newly_sealed(
         id: record.id.clone(),
         sequence,
         detail: detail.to_owned(),
+        sealed: None,
     };
     if sequence >= view.checkpoint().size {
         return Ok(Some(finding(
