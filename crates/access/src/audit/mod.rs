@@ -17,9 +17,11 @@
 //! What it does not: a record that somebody with the database in hand removes, changes or adds within the second before
 //! it is sealed. Nor does it make true what was written.
 //!
-//! `record`, `export`, `filter`, `operation`, `compare` and `ocsf` are pure; `trail` and `refusals` write; `api` is the edge.
+//! `record`, `export`, `filter`, `operation`, `compare` and `ocsf` are pure; `trail` and `refusals` write; `asker` and `api` are the
+//! edges.
 
 mod api;
+mod asker;
 mod compare;
 mod export;
 mod filter;
@@ -36,13 +38,14 @@ use store::{StoreError, Tx};
 use crate::Context;
 
 pub use api::{Docs, router};
+pub use asker::{Asker, layer};
 pub use compare::{Finding, Leaves, Wrong};
 pub use export::ExportLine;
 pub use filter::Filter;
 pub use ocsf::ocsf;
 pub use operation::operation;
 pub use record::{AuditRecord, Outcome, RecordError};
-pub use refusals::{ACTOR_REFUSALS_MAX, Asker, REFUSALS_MAX, Refusals, WINDOW_SECONDS, layer};
+pub use refusals::{ACTOR_REFUSALS_MAX, REFUSALS_MAX, Refusals, WINDOW_SECONDS};
 pub use trail::{CRASH_POINTS, SEAL_MS, SealLog, Status, Trail};
 
 pub(crate) use tables::MIGRATION;
