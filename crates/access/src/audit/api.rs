@@ -119,7 +119,7 @@ pub(crate) async fn list(
         .rows(order, &filter, paging.after_key(), paging.limit + 1)
         .await?;
     let key = |row: &Stored| match (order, row.sequence) {
-        (Order::Sequence, Some(sequence)) => sequence.to_string(),
+        (Order::Sequence, Some(sequence)) => format!("{sequence} {}", row.record.id),
         _ => row.record.id.clone(),
     };
     let Page { items, next } = paging.page(rows, key);

@@ -19,8 +19,8 @@ pub struct Filter {
     pub outcome: Option<Outcome>,
     /// From this moment on, in microseconds since 1970.
     pub since_us: i64,
-    /// Before this moment.
-    pub until_us: i64,
+    /// Until this moment, which is the last one.
+    pub last_us: i64,
 }
 
 impl Default for Filter {
@@ -32,7 +32,7 @@ impl Default for Filter {
             resource: String::new(),
             outcome: None,
             since_us: i64::MIN,
-            until_us: i64::MAX,
+            last_us: i64::MAX,
         }
     }
 }
@@ -64,7 +64,8 @@ impl Filter {
             resource: text("resource"),
             outcome: outcome.transpose()?,
             since_us: time("since", "since", i64::MIN)?,
-            until_us: time("until", "until", i64::MAX)?,
+            // Whoever says until when means the moments before that.
+            last_us: time("until", "until", i64::MAX)?.saturating_sub(i64::from(value("until").is_some())),
         })
     }
 
@@ -81,7 +82,7 @@ impl Filter {
             like(&self.resource),
             self.outcome.map_or("", Outcome::as_str),
             self.since_us,
-            self.until_us
+            self.last_us
         ]
     }
 }

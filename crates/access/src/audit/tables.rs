@@ -58,7 +58,7 @@ macro_rules! list {
             "SELECT id, at, actor, project, action, resource, detail, request_id, outcome, code, times, sequence \
              FROM audit WHERE ($1 = '' OR project = $1) AND ($2 = '' OR actor LIKE $2 ESCAPE '\\') \
              AND ($3 = '' OR action LIKE $3 ESCAPE '\\') AND ($4 = '' OR resource LIKE $4 ESCAPE '\\') \
-             AND ($5 = '' OR outcome = $5) AND at >= $6 AND at < $7 ",
+             AND ($5 = '' OR outcome = $5) AND at >= $6 AND at <= $7 ",
             $which
         )
     };
@@ -72,11 +72,17 @@ pub async fn newest(db: &Db, filter: &Filter, before: &str, limit: u32) -> Resul
     rows(db.read(sql, args).await?)
 }
 
-/// Sealed records in the order of the seal, after the place `after`.
-pub async fn sealed(db: &Db, filter: &Filter, after: i64, limit: u32) -> Result<Vec<Stored>, AccessError> {
+/// Numbered records in the order of their numbers, after the one with this number and id. Two may have the same number
+/// if somebody forged one; both are shown.
+pub async fn sealed(
+    db: &Db,
+    filter: &Filter,
+    (after, id): (i64, &str),
+    limit: u32,
+) -> Result<Vec<Stored>, AccessError> {
     let mut args = filter.args();
-    args.extend(args![after, limit]);
-    let sql = list!("AND sequence > $8 ORDER BY sequence, id LIMIT $9");
+    args.extend(args![after, id, limit]);
+    let sql = list!("AND (sequence > $8 OR (sequence = $8 AND id > $9)) ORDER BY sequence, id LIMIT $10");
     rows(db.read(sql, args).await?)
 }
 

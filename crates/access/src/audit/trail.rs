@@ -218,16 +218,19 @@ impl Trail {
             Order::Newest => tables::newest(&self.db, filter, after, limit).await,
             Order::Unsealed => tables::unsealed(&self.db, filter, after, limit).await,
             Order::Sequence => {
-                let after = if after.is_empty() {
-                    -1
-                } else {
-                    after.parse().map_err(|_| AccessError::Invalid {
+                let read = |after: &str| {
+                    let (sequence, id) = after.split_once(' ')?;
+                    Some((sequence.parse().ok()?, id.to_owned()))
+                };
+                let (after, id) = match after {
+                    "" => (i64::MIN, String::new()),
+                    after => read(after).ok_or_else(|| AccessError::Invalid {
                         what: "cursor",
                         text: after.chars().take(60).collect(),
                         why: "it is of a list in another order",
-                    })?
+                    })?,
                 };
-                tables::sealed(&self.db, filter, after, limit).await
+                tables::sealed(&self.db, filter, (after, &id), limit).await
             }
         }
     }

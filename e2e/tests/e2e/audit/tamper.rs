@@ -107,6 +107,20 @@ async fn rows_are_held_against_the_seal(server: &Server, db: &Db) {
         assert!(execute(db, undoes, args![third, fourth]).await > 0, "{what}");
         assert_whole(server);
     }
+    // Forged, in a place that is taken: also where a page of the list ends, and where no list begins.
+    for place in [3, 199, -5] {
+        let forge = "INSERT INTO audit (id, at, actor, project, action, resource, detail, request_id, outcome, code, \
+             times, sequence) SELECT 'aud_forged', at, actor, project, action, resource, detail, request_id, outcome, \
+             code, times, $2 FROM audit WHERE id = $1";
+        assert_eq!(execute(db, forge, args![third, place as i64]).await, 1);
+        assert_found(
+            "forged",
+            &server.run(&["audit", "verify"]).unwrap(),
+            &["added: record aud_forged"],
+        );
+        execute(db, "DELETE FROM audit WHERE id = $1", args!["aud_forged"]).await;
+        assert_whole(server);
+    }
     // Removed: first one, then the newest, then all of one actor's.
     let newest = id(all.len() - 1);
     execute(db, "DELETE FROM audit WHERE id = $1", args![third]).await;

@@ -79,7 +79,7 @@ pub async fn run(
         let client = Client::new(globals)?;
         each(&client, "sequence", filter, async |shown| {
             count += 1;
-            let sequence = shown.sequence;
+            let sequence = shown.place();
             sink.line(&ocsf(&shown.record(), sequence).to_string())
         })
         .await?;
@@ -117,7 +117,7 @@ pub async fn run(
 
 async fn proven(view: &View<Tiles>, shown: Shown) -> Result<Option<ExportLine>, Failure> {
     let Some(sequence) = shown
-        .sequence
+        .place()
         .filter(|sequence| *sequence < view.checkpoint().size)
     else {
         return Ok(None);

@@ -54,10 +54,16 @@ pub struct Shown {
     detail: String,
     request_id: String,
     times: i64,
-    pub sequence: Option<u64>,
+    sequence: Option<i64>,
 }
 
 impl Shown {
+    /// Its place under the seal, if it claims one; one that no seal reaches for a number that is none.
+    pub fn place(&self) -> Option<u64> {
+        self.sequence
+            .map(|sequence| u64::try_from(sequence).unwrap_or(u64::MAX))
+    }
+
     pub fn record(self) -> AuditRecord {
         AuditRecord {
             action: self.action,
@@ -155,7 +161,7 @@ pub async fn verify(globals: &Globals, key: Option<&Path>, kept: Option<&Path>) 
     for order in ["unsealed", "sequence"] {
         each(client, order, "", async |shown| {
             checked += 1;
-            match shown.sequence {
+            match shown.place() {
                 Some(sequence) if sequence >= size => newer.push((sequence, shown.record())),
                 sequence => leaves.row(&shown.record(), sequence),
             }
