@@ -126,6 +126,7 @@ pub(crate) async fn create_project(
     context: Context,
     Json(body): Json<ProjectBody>,
 ) -> Result<impl IntoResponse, Problem> {
+    context.about(&body.name);
     context.require(Action::ManageProjects)?;
     let images = body
         .images
@@ -161,6 +162,7 @@ pub(crate) async fn create_token(
     context: Context,
     Json(body): Json<NewTokenBody>,
 ) -> Result<impl IntoResponse, Problem> {
+    context.about(&body.name);
     context.require(Action::ManageTokens)?;
     let named: Option<ProjectName> = body.project.as_deref().map(str::parse).transpose()?;
     if body.everywhere {

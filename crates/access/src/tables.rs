@@ -11,10 +11,11 @@ use crate::token::LIFE_DAYS_MAX;
 use crate::{AccessError, Context, NewToken, Pattern, Project, ProjectName, Token, TokenText};
 
 /// The tables of this domain.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    domain: "access",
-    version: 1,
-    sql: "CREATE TABLE project (
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        domain: "access",
+        version: 1,
+        sql: "CREATE TABLE project (
             name TEXT PRIMARY KEY, images TEXT NOT NULL, created_at BIGINT NOT NULL
           );
           CREATE TABLE token (
@@ -27,7 +28,9 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
             action TEXT NOT NULL, resource TEXT NOT NULL, detail TEXT NOT NULL, request_id TEXT NOT NULL
           );
           CREATE INDEX audit_project ON audit (project, id);",
-}];
+    },
+    audit::MIGRATION,
+];
 
 /// Projects, tokens, and who a request's token is. Cheap to clone.
 #[derive(Clone)]
@@ -58,11 +61,20 @@ impl Access {
     /// # Errors
     /// [`AccessError::BadToken`] if nobody's, expired or revoked.
     pub async fn authenticate(&self, text: &TokenText) -> Result<Token, AccessError> {
+        let token = self.find_token(text).await?;
+        self.require_valid(&token)?;
+        Ok(token)
+    }
+
+    /// Whose token this is, though it may have ended.
+    pub(crate) async fn find_token(&self, text: &TokenText) -> Result<Token, AccessError> {
         let sha256 = text.sha256();
         let token = self.tokens.read(sha256, self.token(sha256)).await?;
-        let token = token.ok_or(AccessError::BadToken("this server did not make it"))?;
-        token.require_valid(self.clock.now())?;
-        Ok(token)
+        token.ok_or(AccessError::BadToken("this server did not make it"))
+    }
+
+    pub(crate) fn require_valid(&self, token: &Token) -> Result<(), AccessError> {
+        token.require_valid(self.clock.now())
     }
 
     async fn token(&self, sha256: Digest) -> Result<Option<Token>, AccessError> {
