@@ -185,6 +185,7 @@ async fn open(data: &Path) -> Result<(Tlog, Db)> {
     let text = |field: &str| secret[field].as_str().context("a field of log.json");
     let db = Db::open(&format!("sqlite:{}", data.join("portcullis.db").display())).await?;
     let settings = Settings {
+        name: tlog::Name::Signatures,
         db: db.clone(),
         blobs: Blobs::folder(&data.join("blobs"))?,
         key: LogKey::new(text("origin")?, &BASE64.decode(text("private_key")?)?)?,

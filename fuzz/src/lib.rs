@@ -8,6 +8,8 @@
 //!   cargo +nightly fuzz run TARGET ──▶ fuzz_targets/TARGET.rs ──▶ TARGETS ◀── crates/signing/tests/it/fuzz.rs
 //! ```
 
+mod audit;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -26,11 +28,15 @@ use upstream::oci::challenge::Challenge;
 use upstream::oci::login::{DockerConfig, Login, helper_answer};
 use upstream::oci::{document, header};
 
+pub use self::audit::{audit_export_line, audit_record};
+
 /// A parser and the rules about it.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is that of its file in `fuzz_targets/`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("audit_export_line", audit_export_line),
+    ("audit_record", audit_record),
     ("bundle", bundle),
     ("certificate", certificate),
     ("challenge", challenge),

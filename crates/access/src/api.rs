@@ -164,6 +164,7 @@ pub(crate) async fn create_project(
     context: Context,
     Json(body): Json<ProjectBody>,
 ) -> Result<impl IntoResponse, Problem> {
+    context.about(&body.name);
     context.require(Action::ManageProjects)?;
     let images = patterns(&body.images)?;
     let project = access
@@ -215,6 +216,7 @@ pub(crate) async fn create_token(
     context: Context,
     Json(body): Json<NewTokenBody>,
 ) -> Result<impl IntoResponse, Problem> {
+    context.about(&body.name);
     context.require(Action::ManageTokens)?;
     let named: Option<ProjectName> = body.project.as_deref().map(str::parse).transpose()?;
     if body.everywhere {

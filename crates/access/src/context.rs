@@ -6,8 +6,9 @@ use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use kernel::Id;
-use web::{Problem, RequestId};
+use web::{Problem, ProblemDocument, RequestId};
 
+use crate::audit::Asker;
 use crate::{Access, AccessError, Action, ProjectName, Role, TokenText};
 
 /// Names the project of a request whose token is good for all of them.
@@ -35,6 +36,7 @@ pub struct Context {
     /// Whether the actor is bound to that project, or may name any.
     pub everywhere: bool,
     pub request_id: String,
+    asker: Asker,
 }
 
 impl Context {
@@ -47,6 +49,7 @@ impl Context {
             project,
             everywhere: true,
             request_id: String::new(),
+            asker: Asker::default(),
         }
     }
 
@@ -57,6 +60,16 @@ impl Context {
             actor: Actor::Local,
             ..Self::server(project)
         }
+    }
+
+    /// Says what the request is about, where its path does not: for the record, should it be refused.
+    pub fn about(&self, resource: &str) {
+        self.asker.about(resource);
+    }
+
+    /// Has the refusal of one item recorded, in a request that as a whole is answered with success.
+    pub fn item_refused(&self, action: &str, resource: &str, problem: &ProblemDocument) {
+        self.asker.item_refused(action, resource, problem);
     }
 
     /// # Errors
@@ -129,6 +142,7 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let access = Access::from_ref(state);
+        let asker = Asker::from_request_parts(parts, state).await.unwrap_or_default();
         let value = parts
             .headers
             .get(header::AUTHORIZATION)
@@ -141,7 +155,16 @@ where
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, text)| text.trim())
             .ok_or(AccessError::BadToken("the scheme is not Bearer"))?;
-        let token = access.authenticate(&TokenText::parse(text)?).await?;
+        let token = access.find_token(&TokenText::parse(text)?).await?;
+        let actor = Actor::Token {
+            id: token.id.clone(),
+            name: token.name.clone(),
+        };
+        asker.is(&actor);
+        if let Some(own) = &token.project {
+            asker.within(own);
+        }
+        access.require_valid(&token)?;
         let wanted = wanted_project(&parts.headers)?;
         let RequestId(request_id) = RequestId::from_request_parts(parts, state)
             .await
@@ -150,6 +173,7 @@ where
         let project = match (token.project, wanted) {
             (Some(own), Some(wanted)) if own != wanted => {
                 // Whether that project exists is not this token's to know.
+                asker.crosses();
                 return Err(AccessError::NotFound {
                     what: "project",
                     name: wanted.to_string(),
@@ -161,16 +185,14 @@ where
             (None, Some(wanted)) => access.project(&wanted).await?.name,
             (None, None) => ProjectName::default_project(),
         };
-        let actor = Actor::Token {
-            id: token.id,
-            name: token.name,
-        };
+        asker.within(&project);
         Ok(Self {
             actor,
             role: token.role,
             project,
             everywhere,
             request_id,
+            asker,
         })
     }
 }

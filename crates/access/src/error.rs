@@ -42,6 +42,30 @@ pub enum AccessError {
     },
     #[error(transparent)]
     Store(#[from] store::StoreError),
+    #[error("sealing the audit trail")]
+    Seal(#[source] SealError),
+}
+
+/// A failure of the log that seals the trail, carried whole so that its code and hint reach the caller.
+#[derive(Debug)]
+pub struct SealError(pub Box<dyn Fault>);
+
+impl std::fmt::Display for SealError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for SealError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+impl From<Box<dyn Fault>> for AccessError {
+    fn from(fault: Box<dyn Fault>) -> Self {
+        Self::Seal(SealError(fault))
+    }
 }
 
 impl Fault for AccessError {
@@ -53,6 +77,7 @@ impl Fault for AccessError {
             Self::Exists { .. } => Kind::Conflict,
             Self::Word { .. } | Self::Invalid { .. } => Kind::Invalid,
             Self::Store(source) => source.kind(),
+            Self::Seal(source) => source.0.kind(),
         }
     }
 
@@ -65,6 +90,7 @@ impl Fault for AccessError {
             Self::Exists { .. } => &codes::EXISTS,
             Self::Word { .. } | Self::Invalid { .. } => &codes::INVALID,
             Self::Store(source) => source.code(),
+            Self::Seal(source) => source.0.code(),
         }
     }
 
@@ -133,5 +159,14 @@ and what it has to look like; nothing was changed.",
         hint: "the cause says what the value has to look like; `--help` of the command and /api/v1/openapi.json \
 describe each one",
     };
-    pub const ALL: &[&Code] = &[&TOKEN, &DENIED, &IMAGE, &NOT_FOUND, &EXISTS, &INVALID];
+    pub const TAMPERED: Code = Code {
+        id: "PC1620",
+        title: "the audit trail was tampered with, or is damaged",
+        explanation: "Every audit record becomes a leaf of a log that can only grow, signed by a key that lies outside \
+the database. A record that was removed, altered, added or moved after that does not fit its leaf, and is named with its \
+id and its place. A part of the log itself that is missing or changed is named too.",
+        hint: "keep a copy of the data folder and the database as evidence; the sealed content of a record that is gone \
+is still in the log: portcullis audit verify -o json",
+    };
+    pub const ALL: &[&Code] = &[&TAMPERED, &TOKEN, &DENIED, &IMAGE, &NOT_FOUND, &EXISTS, &INVALID];
 }

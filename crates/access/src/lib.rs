@@ -4,7 +4,8 @@
 //! images it may sign. A token belongs to one project (or to all of them, for the administrator) and has a
 //! [`Role`]; a role is a set of [`Action`]s. Every handler takes a [`Context`], which says who asks and with
 //! what request, and calls [`Context::require`] before it does anything. A change and its audit record are
-//! one transaction: [`audit::record`] takes the transaction, not the database.
+//! one transaction: [`audit::record`] takes the transaction, not the database. Refusals are recorded too, and all of it
+//! is sealed so that nothing can be taken out of it unnoticed ([`audit`]).
 //!
 //! ```text
 //!   Authorization: Bearer pcl_… ─▶ SHA-256 ─▶ token row ─▶ Context{actor, role, project, request}

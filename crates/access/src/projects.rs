@@ -90,7 +90,7 @@ impl Access {
         let project = project_of(&row)?;
         let detail = detail.join("; ");
         let record = Record {
-            action: "project.change",
+            action: "project.update",
             resource: name.as_str(),
             detail: &detail,
         };

@@ -11,7 +11,7 @@ use crate::token::LIFE_DAYS_MAX;
 use crate::{AccessError, Context, NewToken, Project, ProjectName, Token, TokenText};
 
 /// The tables of this domain.
-pub const MIGRATIONS: &[Migration] = &[FIRST, QUOTA];
+pub const MIGRATIONS: &[Migration] = &[FIRST, audit::MIGRATION, QUOTA];
 
 const FIRST: Migration = Migration {
     domain: "access",
@@ -68,11 +68,20 @@ impl Access {
     /// # Errors
     /// [`AccessError::BadToken`] if nobody's, expired or revoked.
     pub async fn authenticate(&self, text: &TokenText) -> Result<Token, AccessError> {
+        let token = self.find_token(text).await?;
+        self.require_valid(&token)?;
+        Ok(token)
+    }
+
+    /// Whose token this is, though it may have ended.
+    pub(crate) async fn find_token(&self, text: &TokenText) -> Result<Token, AccessError> {
         let sha256 = text.sha256();
         let token = self.tokens.read(sha256, self.token(sha256)).await?;
-        let token = token.ok_or(AccessError::BadToken("this server did not make it"))?;
-        token.require_valid(self.clock.now())?;
-        Ok(token)
+        token.ok_or(AccessError::BadToken("this server did not make it"))
+    }
+
+    pub(crate) fn require_valid(&self, token: &Token) -> Result<(), AccessError> {
+        token.require_valid(self.clock.now())
     }
 
     async fn token(&self, sha256: Digest) -> Result<Option<Token>, AccessError> {

@@ -1,5 +1,8 @@
 //! The command line; exit codes are in the README.
 
+mod audit;
+mod log;
+
 use std::path::PathBuf;
 
 use access::Role;
@@ -7,6 +10,9 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use kernel::Reference;
 use signing::Formats;
+
+pub use self::audit::{Audit, AuditFilter, ExportFormat};
+pub use self::log::{Log, LogArgs};
 
 /// Signs and verifies container images, with a transparency log of its own.
 ///
@@ -102,6 +108,9 @@ pub enum Command {
     Key(Key),
     /// The transparency log
     Log(LogArgs),
+    /// The audit trail: every change and every refusal, under a seal
+    #[command(subcommand)]
+    Audit(Audit),
     /// Projects, the unit of separation
     #[command(subcommand)]
     Project(Project),
@@ -309,49 +318,6 @@ pub enum Key {
         /// RFC 3339; a year from now if left out
         #[arg(long, value_name = "TIME")]
         verify_until: Option<Timestamp>,
-    },
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct LogArgs {
-    /// The log's public key, as `log.pub` of an exported copy; without it the server's or the copy's own word is taken
-    #[arg(long, value_name = "FILE", global = true)]
-    pub log_key: Option<PathBuf>,
-    #[command(subcommand)]
-    pub command: Log,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Log {
-    /// What the log is and how far it is
-    Info,
-    /// Print an entry
-    Entry { index: u64 },
-    /// Print an inclusion proof, verified here
-    Proof {
-        index: u64,
-        /// For the log when it had so many entries
-        #[arg(long)]
-        size: Option<u64>,
-        /// An exported folder instead of the server
-        #[arg(long, value_name = "DIR")]
-        folder: Option<PathBuf>,
-    },
-    /// Hash everything again and compare with the checkpoint
-    Fsck {
-        /// An exported folder, or a stopped server's data folder (read with its configuration), instead of the server
-        #[arg(value_name = "DIR")]
-        folder: Option<PathBuf>,
-        #[command(flatten)]
-        file: ConfigFile,
-    },
-    /// Copy the whole log into a folder that any tlog-tiles tool reads
-    ///
-    /// A copy that is in the folder already is checked and only grows: another log, a smaller one or a fork is refused
-    /// with exit code 7.
-    Export {
-        #[arg(value_name = "DIR")]
-        folder: PathBuf,
     },
 }
 

@@ -28,6 +28,7 @@ pub struct Config {
     pub database: DatabaseSection,
     pub blobs: BlobsSection,
     pub log: LogSection,
+    pub audit: AuditSection,
     pub keys: KeysSection,
     pub signing: SigningSection,
     pub quota: QuotaSection,
@@ -66,6 +67,12 @@ pub struct BlobsSection {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSection {
+    pub key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditSection {
     pub key_file: Option<PathBuf>,
 }
 
@@ -155,6 +162,7 @@ const KEYS: &[(&str, &str, Shown)] = &[
     ("database", "url", Shown::WithoutPassword),
     ("blobs", "url", Shown::Whole),
     ("log", "key_file", Shown::Whole),
+    ("audit", "key_file", Shown::Whole),
     ("keys", "password_file", Shown::Whole),
     ("signing", "formats", Shown::Whole),
     ("quota", "signatures_per_minute", Shown::Whole),
@@ -411,6 +419,7 @@ impl Config {
             ("database", "url") => format!("\"sqlite:{}\"", self.data.folder.join("portcullis.db").display()),
             ("blobs", "url") => format!("\"{}\"", self.data.folder.join("blobs").display()),
             ("log", "key_file") => format!("\"{}\"", self.secret_file(None, "log.json").display()),
+            ("audit", "key_file") => format!("\"{}\"", self.secret_file(None, "audit.json").display()),
             ("keys", "password_file") => format!("\"{}\"", self.secret_file(None, "keys.password").display()),
             _ => format!("{:?}", self.signing.formats),
         }

@@ -157,7 +157,10 @@ mod tests {
                 }
             }
         }
-        assert_eq!(lists, 5, "projects, tokens, keys, signatures, image policies");
+        assert_eq!(
+            lists, 6,
+            "projects, tokens, keys, signatures, image policies, audit records"
+        );
         for path in [
             "/livez",
             "/readyz",

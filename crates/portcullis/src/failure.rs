@@ -116,6 +116,11 @@ impl Failure {
         failure
     }
 
+    /// The code that `portcullis explain` knows.
+    pub fn code(&self) -> &str {
+        &self.0.code
+    }
+
     /// The exit code.
     pub fn exit(&self) -> u8 {
         self.0.exit

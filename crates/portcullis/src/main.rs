@@ -15,6 +15,7 @@ mod failure;
 mod lifecycle;
 mod metrics;
 mod output;
+mod seal;
 mod secrets;
 mod telemetry;
 mod wiring;

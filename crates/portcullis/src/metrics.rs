@@ -1,12 +1,15 @@
 //! Metrics in Prometheus' text format. Labels are bounded: never an image, a digest or a user.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use access::audit::Status;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use kernel::Clock;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
 
 /// Seconds: from a look-up in the store to a call that a slow registry holds.
 const BUCKETS_SECONDS: &[f64] = &[
@@ -23,6 +26,49 @@ struct Inner {
     requests: IntCounterVec,
     seconds: HistogramVec,
     log_entries: IntGauge,
+    audit: Audit,
+}
+
+/// What is counted of the audit trail.
+struct Audit {
+    /// Held while the counters are brought up to what the trail counted.
+    counting: Mutex<()>,
+    records: IntGauge,
+    unsealed: IntGauge,
+    unsealed_seconds: Gauge,
+    refusals: IntCounter,
+    refusals_lost: IntCounter,
+}
+
+impl Audit {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let own = Self {
+            counting: Mutex::new(()),
+            records: IntGauge::new("portcullis_audit_records", "Audit records under the seal")?,
+            unsealed: IntGauge::new(
+                "portcullis_audit_unsealed",
+                "Audit records that wait for the seal",
+            )?,
+            unsealed_seconds: Gauge::new(
+                "portcullis_audit_unsealed_age_seconds",
+                "How long the oldest audit record has been waiting for the seal, in seconds",
+            )?,
+            refusals: IntCounter::new(
+                "portcullis_audit_refusals_total",
+                "Requests that were refused to whoever asked",
+            )?,
+            refusals_lost: IntCounter::new(
+                "portcullis_audit_refusals_lost_total",
+                "Refusals that have no audit record of their own, only a count",
+            )?,
+        };
+        registry.register(Box::new(own.records.clone()))?;
+        registry.register(Box::new(own.unsealed.clone()))?;
+        registry.register(Box::new(own.unsealed_seconds.clone()))?;
+        registry.register(Box::new(own.refusals.clone()))?;
+        registry.register(Box::new(own.refusals_lost.clone()))?;
+        Ok(own)
+    }
 }
 
 impl Metrics {
@@ -49,17 +95,33 @@ impl Metrics {
         for status in ["500", "503", "507"] {
             requests.with_label_values(&["POST", "/api/v1/signatures", status]);
         }
+        let audit = Audit::new(&registry)?;
         Ok(Self(Arc::new(Inner {
             clock,
             registry,
             requests,
             seconds,
             log_entries,
+            audit,
         })))
     }
 
     pub fn log_entries(&self, entries: u64) {
         self.0.log_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+
+    /// How the audit trail is; its counts only grow.
+    pub fn audit(&self, status: &Status) {
+        let own = &self.0.audit;
+        own.records.set(i64::try_from(status.sealed).unwrap_or(i64::MAX));
+        own.unsealed
+            .set(i64::try_from(status.unsealed).unwrap_or(i64::MAX));
+        own.unsealed_seconds.set(status.unsealed_age_us as f64 / 1e6);
+        let _counting = own.counting.lock().unwrap_or_else(PoisonError::into_inner);
+        own.refusals
+            .inc_by(status.refusals.saturating_sub(own.refusals.get()));
+        own.refusals_lost
+            .inc_by(status.refusals_lost.saturating_sub(own.refusals_lost.get()));
     }
 
     pub fn render(&self) -> String {

@@ -29,10 +29,11 @@ struct LogFile {
     private_key: Zeroizing<String>,
 }
 
-/// Reads the log's key, or makes one if `fresh` says that there is no log yet. A log whose key is lost is never
-/// replaced silently: that would be another log under the same roof.
+/// Reads a log's key, or makes one, under a name that ends with `origin`, if `fresh` says that there is no log yet. A
+/// log whose key is lost is never replaced silently: that would be another log under the same roof.
 pub fn log_key(
     path: &Path,
+    origin: &str,
     fresh: bool,
     clock: &dyn Clock,
     random: &dyn Random,
@@ -44,10 +45,7 @@ pub fn log_key(
                 .map_err(|error| Failure::local("making the log's key", &error))?;
             let mut name = [0; 16];
             random.fill(&mut name);
-            let origin = format!(
-                "{}.log.portcullis",
-                uuid::Builder::from_random_bytes(name).into_uuid()
-            );
+            let origin = format!("{}.{origin}", uuid::Builder::from_random_bytes(name).into_uuid());
             let private_key = Zeroizing::new(BASE64.encode(&pkcs8));
             let text = serde_json::to_string_pretty(&LogFile {
                 origin,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::audit::{self, Trail};
 use access::{Access, Context, NewToken, ProjectName, Role};
 use async_trait::async_trait;
 use axum::extract::{FromRef, State};
@@ -19,17 +20,20 @@ use signing::ports::{Log, LoggedEntry, NewEntry};
 use signing::trust::{self, LogIdentity, TrustRoot};
 use signing::{Keyring, Signing, SigningError, Verifying};
 use store::{Blobs, Db, FolderLock};
-use tlog::{HashedRekord, LogKey, Settings, Tlog};
+use tlog::{HashedRekord, LogKey, Name, Settings, Tlog};
 use utoipa::OpenApi as _;
 
 use crate::config::Config;
 use crate::explain::codes;
 use crate::failure::Failure;
 use crate::metrics::{self, Metrics};
+use crate::seal::{Place, Seal};
 use crate::secrets;
 
 /// How long the log's lease lasts when its holder does not renew it, in seconds; another server waits that long.
 const LEASE_SECONDS: u64 = 5;
+/// How the origin of a log ends; a random part before it makes it one of a kind.
+const ORIGIN: &str = "log.portcullis";
 /// Days that the first token lives; the longest that there is.
 const FIRST_TOKEN_DAYS: i64 = 90;
 
@@ -41,6 +45,8 @@ pub struct App {
     pub verifying: Verifying,
     pub policies: ImagePolicies,
     pub tlog: Tlog,
+    pub trail: Trail,
+    seal: Arc<Seal>,
     pub metrics: Metrics,
     db: Db,
     identity: Arc<LogIdentity>,
@@ -103,6 +109,14 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
     let fresh = !access.has_tokens().await?;
 
     let (tlog, identity) = open_log(config, db.clone(), fresh, &*clock, &*random).await?;
+    let place = Place {
+        db: db.clone(),
+        blobs: blobs(config)?,
+        holder: holder(&config.data.folder)?,
+        lease_ttl: Duration::from_secs(LEASE_SECONDS),
+    };
+    let seal = Arc::new(Seal::open(config, place, &*clock, &*random).await?);
+    let trail = Trail::new(db.clone(), clock.clone(), random.clone(), seal.clone());
 
     let password_file = config.secret_file(config.keys.password_file.as_ref(), "keys.password");
     let password = secrets::password(&password_file, fresh, &*random)?;
@@ -157,7 +171,10 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         .unwrap_or_else(|| format!("http://{address}"));
     let public_url: Arc<str> = public_url.trim_end_matches('/').into();
     let (identity, lock) = (Arc::new(identity), Arc::new(lock));
+    trail.start();
     let app = App {
+        trail,
+        seal,
         access,
         signing,
         verifying,
@@ -175,8 +192,10 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
 }
 
 impl App {
-    /// Stops the log and closes the database; SQLite then moves what waits beside its file into it.
+    /// Seals what is left, stops the logs and closes the database; SQLite then moves what waits beside its file into it.
     pub async fn close(&self) {
+        self.trail.close().await;
+        self.seal.close().await;
         self.tlog.close().await;
         self.db.close().await;
     }
@@ -209,7 +228,7 @@ pub async fn open_log(
     random: &dyn Random,
 ) -> Result<(Tlog, LogIdentity), Failure> {
     let file = config.secret_file(config.log.key_file.as_ref(), "log.json");
-    let secret = secrets::log_key(&file, fresh, clock, random)?;
+    let secret = secrets::log_key(&file, ORIGIN, fresh, clock, random)?;
     let key = LogKey::new(&secret.origin, &secret.pkcs8)
         .map_err(|error| Failure::local("the log's key", &error))?;
     let identity = LogIdentity {
@@ -219,6 +238,7 @@ pub async fn open_log(
         since: secret.since,
     };
     let settings = Settings {
+        name: Name::Signatures,
         db,
         blobs: blobs(config)?,
         key,
@@ -289,6 +309,12 @@ impl FromRef<App> for Access {
     }
 }
 
+impl FromRef<App> for Trail {
+    fn from_ref(app: &App) -> Self {
+        app.trail.clone()
+    }
+}
+
 impl FromRef<App> for Signing {
     fn from_ref(app: &App) -> Self {
         app.signing.clone()
@@ -315,6 +341,7 @@ pub fn router(app: &App) -> Router {
     };
     let api = Router::new()
         .merge(access::api::router::<App>())
+        .merge(audit::router::<App>())
         .merge(signing::api::router::<App>())
         .route("/trust/trusted_root.json", get(trusted_root))
         .route("/trust/signing_config.json", get(signing_config))
@@ -329,6 +356,7 @@ pub fn router(app: &App) -> Router {
         // Below, those of Rekor v2: their errors are gRPC's.
         .merge(tlog::router(app.tlog.clone()))
         .fallback(web::route::unknown_path)
+        .layer(from_fn_with_state(app.trail.refusals().clone(), audit::layer))
         .layer(from_fn_with_state(app.metrics.clone(), metrics::layer))
         .layer(map_response(no_sniff))
         .layer(from_fn_with_state(sources, web::request::layer))
@@ -358,6 +386,9 @@ async fn render_metrics(State(app): State<App>) -> String {
     if let Ok(checkpoint) = app.tlog.checkpoint().await {
         app.metrics.log_entries(checkpoint.size);
     }
+    if let Ok(status) = app.trail.status().await {
+        app.metrics.audit(&status);
+    }
     app.metrics.render()
 }
 
@@ -382,6 +413,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     struct Root;
     let mut root = Root::openapi();
     root.merge(access::api::Docs::openapi());
+    root.merge(audit::Docs::openapi());
     root.merge(signing::api::Docs::openapi());
     crate::docs::complete(root)
 }

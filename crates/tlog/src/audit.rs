@@ -156,7 +156,7 @@ impl<S: Source> Auditor<'_, S> {
             return self.unlisted(path, tile.filter(|_| differs), leaves).await;
         };
         let unknown: Vec<u64> = (first..)
-            .zip(&known)
+            .zip(&known.indexes)
             .filter(|(index, known)| **known != Some(*index))
             .map(|(index, _)| index)
             .collect();
@@ -171,13 +171,13 @@ impl<S: Source> Auditor<'_, S> {
             }
             (Some(entry), false) if tile.is_some() => {
                 self.damage(
-                    format!("entry {entry} in table tlog_leaf"),
+                    format!("entry {entry} in {}", known.log.table("leaf")),
                     "its hash is missing or has another index",
                 );
             }
             (Some(entry), false) => {
                 self.damage(
-                    format!("row {entry} of table tlog_tail"),
+                    format!("row {entry} of {}", known.log.table("tail")),
                     "its hash is not the one that was logged",
                 );
             }

@@ -14,7 +14,8 @@ use crate::error::TlogError;
 use crate::faults::Faults;
 use crate::mark;
 use crate::merkle::{ProofError, empty_root};
-use crate::shelf::{Shelf, blob_name};
+use crate::name::Name;
+use crate::shelf::Shelf;
 use crate::source::Source;
 use crate::tables::Tables;
 use crate::tile::{TILE_WIDTH, TilePath};
@@ -25,6 +26,8 @@ const START_BUNDLES_MIN: u64 = 256;
 
 /// What a log is opened with.
 pub struct Settings {
+    /// Which log of the database.
+    pub name: Name,
     pub db: Db,
     pub blobs: Blobs,
     pub key: LogKey,
@@ -58,6 +61,7 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(settings: Settings, faults: Faults) -> Self {
         let tables = Tables {
+            name: settings.name,
             db: settings.db,
             faults,
         };
@@ -81,9 +85,14 @@ impl Core {
     pub(crate) async fn checkpoint(&self) -> Result<Arc<Checkpoint>, TlogError> {
         let row = self.tables.checkpoint().await?;
         let (size, note) = row.ok_or_else(|| TlogError::Missing {
-            what: "the row of table tlog_checkpoint".to_owned(),
+            what: self.row("checkpoint"),
         })?;
         self.verified(size, &note).map(Arc::new)
+    }
+
+    /// The one row of a table, as errors name it.
+    fn row(&self, table: &str) -> String {
+        format!("the row of {}", self.tables.name.table(table))
     }
 
     fn verified(&self, size: u64, note: &str) -> Result<Checkpoint, TlogError> {
@@ -91,7 +100,7 @@ impl Core {
         if checkpoint.size != size {
             let found = format!("its column size is {size}, its note says {}", checkpoint.size);
             return Err(TlogError::Damaged {
-                what: "the row of table tlog_checkpoint".to_owned(),
+                what: self.row("checkpoint"),
                 found,
             });
         }
@@ -113,7 +122,7 @@ impl Core {
             if let Some((path, mark)) = &self.mark()? {
                 mark::check(path, mark, &self.shelf, 0).await?;
             }
-            let path = blob_name(TilePath::bundle(0));
+            let path = self.shelf.blob_name(TilePath::bundle(0));
             let tile = self.shelf.stored(TilePath::bundle(0)).await?;
             if tile.is_some() || self.tables.has_rows().await? {
                 let found = if tile.is_some() {
@@ -135,16 +144,20 @@ impl Core {
         let checkpoint = self.verified(size, &state.note)?;
         let mark = self.mark()?;
         if let Some(last) = state.last.filter(|last| *last >= size) {
-            let found = format!("there is row {last} of table tlog_tail");
+            let found = format!("there is row {last} of {}", self.tables.name.table("tail"));
             return Err(TlogError::RolledBack { size, found });
         }
         let tiled = state.tiled.ok_or_else(|| TlogError::Missing {
-            what: "the row of table tlog_tiles".to_owned(),
+            what: self.row("tiles"),
         })?;
         let first = state.first.unwrap_or(size);
         if tiled != first {
             return Err(TlogError::Damaged {
-                what: "the row of table tlog_tiles, or the first row of table tlog_tail,".to_owned(),
+                what: format!(
+                    "{}, or the first row of {},",
+                    self.row("tiles"),
+                    self.tables.name.table("tail")
+                ),
                 found: format!("{tiled} entries lie in tiles and the tail begins at {first}"),
             });
         }
@@ -156,7 +169,7 @@ impl Core {
         {
             return Err(TlogError::RolledBack {
                 size,
-                found: format!("there is {}", blob_name(next)),
+                found: format!("there is {}", self.shelf.blob_name(next)),
             });
         }
         if let (Some(path), None) = (&self.mark, &mark) {

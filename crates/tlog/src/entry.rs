@@ -33,13 +33,27 @@ pub enum Verifier {
     Certificate(Vec<u8>),
 }
 
-/// An entry whose signature verifies, ready for the log.
+/// An entry that may go into a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     /// The canonical body (RFC 8785).
     pub body: Vec<u8>,
     /// The RFC 6962 hash of the body.
     pub leaf: Hash,
+}
+
+impl Accepted {
+    /// An entry of a log whose leaves need no check but their length, which whoever appends vouches for.
+    ///
+    /// # Errors
+    /// [`EntryError::TooLarge`].
+    pub fn of(body: Vec<u8>) -> Result<Self, EntryError> {
+        if body.len() > ENTRY_BYTES_MAX {
+            return Err(EntryError::TooLarge(body.len()));
+        }
+        let leaf = leaf_hash(&body);
+        Ok(Self { body, leaf })
+    }
 }
 
 /// Why an entry is not accepted.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::value::RawValue;
+use store::Db;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -18,9 +19,11 @@ use crate::export;
 use crate::faults::Faults;
 use crate::mark;
 use crate::merkle::leaf_hash;
+use crate::name::Name;
 use crate::proof::{Consistency, Inclusion, body, connect, inclusion, prove};
 use crate::sequencer::{Placed, QUEUE_ENTRIES_MAX, Sequencer, Waiting};
 use crate::source::Source;
+use crate::tables::Tables;
 use crate::tile::{TilePath, encode_bundle};
 use crate::tiler::{self, TAIL_ENTRIES_MAX};
 
@@ -43,12 +46,28 @@ pub struct Info {
     pub leading: bool,
 }
 
+/// Where an entry's place is told.
+type Answered = oneshot::Receiver<Result<Placed, TlogError>>;
+
 /// The log. Cheap to clone.
 #[derive(Clone)]
 pub struct Tlog {
     pub(crate) core: Arc<Core>,
     waiting: mpsc::Sender<Waiting>,
     pub(crate) tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+/// Whether the database has this log; the tables of [`crate::MIGRATIONS`] must be there.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn exists(db: &Db, name: Name) -> Result<bool, TlogError> {
+    let tables = Tables {
+        name,
+        db: db.clone(),
+        faults: Faults::default(),
+    };
+    Ok(tables.checkpoint().await?.is_some() || tables.has_rows().await?)
 }
 
 impl Tlog {
@@ -111,8 +130,36 @@ impl Tlog {
         Ok(self.place(entry).await?.index)
     }
 
+    /// Has entries included in their order, and gives the index of each; one that the log has keeps its own. More than
+    /// [`QUEUE_ENTRIES_MAX`] at once are refused.
+    ///
+    /// # Errors
+    /// If a queue is full, another server leads, or the store fails. Some may be included all the same; asking again
+    /// finds those.
+    pub async fn include_all(&self, entries: Vec<Accepted>) -> Result<Vec<u64>, TlogError> {
+        let waiting: Vec<_> = entries
+            .into_iter()
+            .map(|entry| self.enqueue(entry))
+            .collect::<Result<_, _>>()?;
+        let mut indexes = Vec::with_capacity(waiting.len());
+        for answered in waiting {
+            indexes.push(answered.await.map_err(|_| TlogError::Closed)??.index);
+        }
+        Ok(indexes)
+    }
+
+    /// Whether this server appends.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.core.fence.load(Ordering::Acquire) != 0
+    }
+
     /// Has the sequencer include an entry.
     pub(crate) async fn place(&self, entry: Accepted) -> Result<Placed, TlogError> {
+        self.enqueue(entry)?.await.map_err(|_| TlogError::Closed)?
+    }
+
+    fn enqueue(&self, entry: Accepted) -> Result<Answered, TlogError> {
         let tiled = self.core.shelf.tiled.load(Ordering::Acquire);
         let behind = self.core.size.load(Ordering::Acquire).saturating_sub(tiled);
         if behind >= TAIL_ENTRIES_MAX {
@@ -131,7 +178,7 @@ impl Tlog {
                 },
                 mpsc::error::TrySendError::Closed(_) => TlogError::Closed,
             })?;
-        answered.await.map_err(|_| TlogError::Closed)?
+        Ok(answered)
     }
 
     /// The JSON of an entry with its proof.
@@ -164,7 +211,7 @@ impl Tlog {
             verifier: self.verifier().clone(),
             checkpoint: self.checkpoint().await?,
             tiled: self.core.tables.tiled().await?,
-            leading: self.core.fence.load(Ordering::Acquire) != 0,
+            leading: self.leads(),
         })
     }
 

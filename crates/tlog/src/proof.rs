@@ -32,7 +32,11 @@ pub struct Consistency {
 }
 
 /// The hashes over `ranges` of entries in a log of `size` entries.
-async fn hashes<S: Source>(source: &S, ranges: &[(u64, u64)], size: u64) -> Result<Vec<Hash>, TlogError> {
+pub(crate) async fn hashes<S: Source>(
+    source: &S,
+    ranges: &[(u64, u64)],
+    size: u64,
+) -> Result<Vec<Hash>, TlogError> {
     hashes_with(source, ranges, size, None).await
 }
 

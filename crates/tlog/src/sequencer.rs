@@ -17,7 +17,7 @@ use crate::entry::Accepted;
 use crate::error::TlogError;
 use crate::merkle::{Hash, ProofError};
 use crate::source;
-use crate::tables::{Batch, LEASE, Outcome};
+use crate::tables::{Batch, Outcome};
 use crate::tile::{Edge, Tile};
 
 /// Entries of one commit: larger batches no longer get cheaper for each entry, only slower for the first.
@@ -143,7 +143,13 @@ impl Sequencer {
             return Ok(());
         }
         let core = &self.core;
-        let lease = Lease::acquire(&core.tables.db, LEASE, &core.holder, core.lease_ttl).await;
+        let lease = Lease::acquire(
+            &core.tables.db,
+            core.tables.name.prefix(),
+            &core.holder,
+            core.lease_ttl,
+        )
+        .await;
         let lease = lease
             .map_err(TlogError::store("taking the log's lease"))?
             .ok_or(TlogError::NotLeader)?;

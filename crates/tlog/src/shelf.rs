@@ -11,7 +11,7 @@ use store::{Blobs, StoreError};
 
 use crate::error::TlogError;
 use crate::merkle::Hash;
-use crate::source::{Source, hashes_of};
+use crate::source::{Known, Source, hashes_of};
 use crate::tables::Tables;
 use crate::tile::{TILE_WIDTH, Tile, TilePath, leaf_hashes, parse_bundle};
 
@@ -28,12 +28,12 @@ pub(crate) struct Shelf {
     cache: Mutex<LruCache<(u8, u64), Arc<Tile>>>,
 }
 
-/// The name of an object of the log among the blobs.
-pub(crate) fn blob_name(path: TilePath) -> String {
-    format!("tlog/{path}")
-}
-
 impl Shelf {
+    /// The name of an object of the log among the blobs.
+    pub(crate) fn blob_name(&self, path: TilePath) -> String {
+        format!("{}/{path}", self.tables.name.prefix())
+    }
+
     pub(crate) fn new(tables: Tables, blobs: Blobs) -> Self {
         let cap = NonZeroUsize::new(CACHED_TILES_MAX).unwrap_or(NonZeroUsize::MIN);
         Self {
@@ -75,7 +75,7 @@ impl Shelf {
 
     async fn blob(&self, path: TilePath) -> Result<Option<Bytes>, TlogError> {
         self.blobs
-            .get(&blob_name(path))
+            .get(&self.blob_name(path))
             .await
             .map_err(TlogError::store("reading a tile of the log"))
     }
@@ -83,7 +83,7 @@ impl Shelf {
     /// Makes an object durable.
     pub(crate) async fn write(&self, path: TilePath, bytes: Vec<u8>) -> Result<(), TlogError> {
         self.blobs
-            .put(&blob_name(path), bytes.into())
+            .put(&self.blob_name(path), bytes.into())
             .await
             .map_err(|error| match error {
                 StoreError::BlobDiffers { path } => TlogError::Damaged {
@@ -150,8 +150,9 @@ impl Source for Shelf {
             }
         }
         let rows = format!(
-            "rows {from} to {} of table tlog_tail",
-            from + u64::from(width) - 1
+            "rows {from} to {} of {}",
+            from + u64::from(width) - 1,
+            self.tables.name.table("tail")
         );
         Err(TlogError::Missing {
             what: format!("{path} and {rows}"),
@@ -175,8 +176,11 @@ impl Source for Shelf {
             && end.is_some_and(|end| end <= self.tiled.load(Ordering::Acquire))
     }
 
-    async fn known(&self, leaves: &[Hash]) -> Result<Option<Vec<Option<u64>>>, TlogError> {
+    async fn known(&self, leaves: &[Hash]) -> Result<Option<Known>, TlogError> {
         let found = self.tables.find(leaves).await?;
-        Ok(Some(leaves.iter().map(|leaf| found.get(leaf).copied()).collect()))
+        Ok(Some(Known {
+            log: self.tables.name,
+            indexes: leaves.iter().map(|leaf| found.get(leaf).copied()).collect(),
+        }))
     }
 }

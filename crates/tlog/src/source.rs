@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::error::TlogError;
 use crate::merkle::Hash;
+use crate::name::Name;
 use crate::tile::{Edge, TILE_WIDTH, Tile, TilePath, parse_hashes};
 
 /// A place that holds a log. `size` is that of a checkpoint that the place has reached.
@@ -30,10 +31,15 @@ pub(crate) trait Source: Sync {
     fn expects(&self, path: TilePath) -> bool;
 
     /// The indexes under which the leaves are known, where there is such a list.
-    fn known(
-        &self,
-        leaves: &[Hash],
-    ) -> impl Future<Output = Result<Option<Vec<Option<u64>>>, TlogError>> + Send;
+    fn known(&self, leaves: &[Hash]) -> impl Future<Output = Result<Option<Known>, TlogError>> + Send;
+}
+
+/// What a list of known leaves says.
+pub(crate) struct Known {
+    /// Whose list it is.
+    pub log: Name,
+    /// For each leaf the index under which it is known.
+    pub indexes: Vec<Option<u64>>,
 }
 
 /// Reads a stored hash tile.

@@ -1,4 +1,4 @@
-//! The log's tables: the checkpoint, the entries that are not yet in full tiles, and which hash has which
+//! A log's tables: the checkpoint, the entries that are not yet in full tiles, and which hash has which
 //! index. All writes of the log's state are here.
 
 use std::collections::HashMap;
@@ -11,48 +11,117 @@ use crate::entry::Accepted;
 use crate::error::TlogError;
 use crate::faults::{COMMITTED, Faults, PRUNE_STAGED, PRUNED, READ_BACK, STAGED};
 use crate::merkle::Hash;
+use crate::name::Name;
 
-/// The tables of the log.
+/// The tables of a log, under its prefix.
+macro_rules! tables {
+    ($prefix:literal) => {
+        concat!(
+            "CREATE TABLE ",
+            $prefix,
+            "_checkpoint (id BIGINT PRIMARY KEY, size BIGINT NOT NULL, note TEXT NOT NULL);
+             CREATE TABLE ",
+            $prefix,
+            "_tiles (id BIGINT PRIMARY KEY, entries BIGINT NOT NULL);
+             CREATE TABLE ",
+            $prefix,
+            "_tail (entry_index BIGINT PRIMARY KEY, body {blob} NOT NULL);
+             CREATE TABLE ",
+            $prefix,
+            "_leaf (leaf {blob} PRIMARY KEY, entry_index BIGINT NOT NULL);"
+        )
+    };
+}
+
+/// The tables of the logs.
 ///
-/// `tlog_checkpoint` has one row and decides what the log is. `tlog_tiles` has one row: how many entries
-/// lie in durable tiles. `tlog_tail` holds the entries after those. `tlog_leaf` finds duplicates.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    domain: "tlog",
-    version: 1,
-    sql: "CREATE TABLE tlog_checkpoint (id BIGINT PRIMARY KEY, size BIGINT NOT NULL, note TEXT NOT NULL);
-          CREATE TABLE tlog_tiles (id BIGINT PRIMARY KEY, entries BIGINT NOT NULL);
-          CREATE TABLE tlog_tail (entry_index BIGINT PRIMARY KEY, body {blob} NOT NULL);
-          CREATE TABLE tlog_leaf (leaf {blob} PRIMARY KEY, entry_index BIGINT NOT NULL);",
-}];
+/// `*_checkpoint` has one row and decides what the log is. `*_tiles` has one row: how many entries
+/// lie in durable tiles. `*_tail` holds the entries after those. `*_leaf` finds duplicates.
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        domain: "tlog",
+        version: 1,
+        sql: tables!("tlog"),
+    },
+    Migration {
+        domain: "tlog",
+        version: 2,
+        sql: tables!("audit"),
+    },
+];
 
-/// The name of the lease that the sequencer holds.
-pub(crate) const LEASE: &str = "tlog";
 /// Rows of one statement at most: 512 arguments, far below the limit of either database.
 const ROWS_MAX: usize = 256;
 /// The sizes that statements have, in rows. Any number of rows goes into the next larger one, filled up with its last
 /// row, which adds less than half: fewer texts, each prepared once, and a round trip instead of several.
 const SIZES: [usize; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, ROWS_MAX];
 
+/// The statements of one log, made once for the life of the process.
+struct Sql {
+    checkpoint: &'static str,
+    lock: &'static str,
+    settled: &'static str,
+    any_leaf: &'static str,
+    create_checkpoint: &'static str,
+    create_tiles: &'static str,
+    tiled: &'static str,
+    tail: &'static str,
+    advance: &'static str,
+    prune: &'static str,
+    r#move: &'static str,
+    find: Vec<&'static str>,
+    insert_tail: Vec<&'static str>,
+    insert_leaf: Vec<&'static str>,
+}
+
+static SIGNATURES: LazyLock<Sql> = LazyLock::new(|| Sql::of(Name::Signatures));
+static AUDIT: LazyLock<Sql> = LazyLock::new(|| Sql::of(Name::Audit));
+
+impl Sql {
+    fn of(name: Name) -> Self {
+        let log = name.prefix();
+        // Leaked once for the life of the process: statements are static text.
+        let text = |sql: &str| -> &'static str { sql.replace("LOG_", &format!("{log}_")).leak() };
+        Self {
+            checkpoint: text("SELECT size, note FROM LOG_checkpoint WHERE id = 1"),
+            lock: text("UPDATE LOG_checkpoint SET size = size WHERE id = 1"),
+            settled: text(
+                "SELECT size, note, (SELECT entries FROM LOG_tiles WHERE id = 1) AS tiled, \
+                 (SELECT MIN(entry_index) FROM LOG_tail) AS first_index, \
+                 (SELECT MAX(entry_index) FROM LOG_tail) AS last_index \
+                 FROM LOG_checkpoint WHERE id = 1",
+            ),
+            any_leaf: text("SELECT entry_index FROM LOG_leaf LIMIT 1"),
+            create_checkpoint: text(
+                "INSERT INTO LOG_checkpoint (id, size, note) VALUES (1, 0, $1) ON CONFLICT (id) DO NOTHING",
+            ),
+            create_tiles: text(
+                "INSERT INTO LOG_tiles (id, entries) VALUES (1, 0) ON CONFLICT (id) DO NOTHING",
+            ),
+            tiled: text("SELECT entries FROM LOG_tiles WHERE id = 1"),
+            tail: text(
+                "SELECT entry_index, body FROM LOG_tail WHERE entry_index >= $1 AND entry_index < $2 \
+                 ORDER BY entry_index",
+            ),
+            advance: text("UPDATE LOG_tiles SET entries = $1 WHERE id = 1 AND entries = $2"),
+            prune: text("DELETE FROM LOG_tail WHERE entry_index < $1"),
+            r#move: text("UPDATE LOG_checkpoint SET size = $1, note = $2 WHERE id = 1 AND size = $3"),
+            find: each_size(|rows| {
+                let list: Vec<String> = (1..=rows).map(|i| format!("${i}")).collect();
+                let list = list.join(", ");
+                text(&format!(
+                    "SELECT leaf, entry_index FROM LOG_leaf WHERE leaf IN ({list})"
+                ))
+            }),
+            insert_tail: each_size(|rows| text(&insert("LOG_tail (entry_index, body)", rows))),
+            insert_leaf: each_size(|rows| text(&insert("LOG_leaf (leaf, entry_index)", rows))),
+        }
+    }
+}
+
 /// A statement in each of [`SIZES`].
-type Statements = LazyLock<Vec<&'static str>>;
-
-static FIND: Statements = LazyLock::new(|| {
-    each_size(|rows| {
-        let list: Vec<String> = (1..=rows).map(|i| format!("${i}")).collect();
-        format!(
-            "SELECT leaf, entry_index FROM tlog_leaf WHERE leaf IN ({})",
-            list.join(", ")
-        )
-    })
-});
-static INSERT_TAIL: Statements =
-    LazyLock::new(|| each_size(|rows| insert("tlog_tail (entry_index, body)", rows)));
-static INSERT_LEAF: Statements =
-    LazyLock::new(|| each_size(|rows| insert("tlog_leaf (leaf, entry_index)", rows)));
-
-fn each_size(text: impl Fn(usize) -> String) -> Vec<&'static str> {
-    // Leaked once for the life of the process: statements are static text.
-    SIZES.iter().map(|rows| &*text(*rows).leak()).collect()
+fn each_size(text: impl Fn(usize) -> &'static str) -> Vec<&'static str> {
+    SIZES.iter().map(|rows| text(*rows)).collect()
 }
 
 /// The rows that fill a statement up conflict with the row that they repeat; the caller counts what was inserted.
@@ -100,6 +169,7 @@ pub(crate) struct Batch<'a> {
 
 #[derive(Clone)]
 pub(crate) struct Tables {
+    pub name: Name,
     pub db: Db,
     pub faults: Faults,
 }
@@ -127,17 +197,28 @@ pub(crate) struct Settled {
     pub last: Option<u64>,
 }
 
-const SETTLED: &str = "SELECT size, note, (SELECT entries FROM tlog_tiles WHERE id = 1) AS tiled, \
-     (SELECT MIN(entry_index) FROM tlog_tail) AS first_index, \
-     (SELECT MAX(entry_index) FROM tlog_tail) AS last_index \
-     FROM tlog_checkpoint WHERE id = 1";
-const CHECKPOINT: &str = "SELECT size, note FROM tlog_checkpoint WHERE id = 1";
-
 impl Tables {
+    fn sql(&self) -> &'static Sql {
+        match self.name {
+            Name::Signatures => &SIGNATURES,
+            Name::Audit => &AUDIT,
+        }
+    }
+
+    /// Passes a step at which a test may end the process.
+    pub(crate) fn pass(&self, step: &'static str) -> Result<(), TlogError> {
+        self.faults.pass(self.name, step)
+    }
+
     /// The size and the note of the checkpoint row; unverified.
     pub(crate) async fn checkpoint(&self) -> Result<Option<(u64, String)>, TlogError> {
         let read = TlogError::store("reading the log's checkpoint");
-        let Some(row) = self.db.read_one(CHECKPOINT, args![]).await.map_err(&read)? else {
+        let Some(row) = self
+            .db
+            .read_one(self.sql().checkpoint, args![])
+            .await
+            .map_err(&read)?
+        else {
             return Ok(None);
         };
         Ok(Some((
@@ -150,11 +231,10 @@ impl Tables {
     /// waits for it. Unverified.
     pub(crate) async fn settled(&self) -> Result<Option<Settled>, TlogError> {
         let read = TlogError::store("reading the log's checkpoint back");
-        self.faults.pass(READ_BACK)?;
+        self.pass(READ_BACK)?;
         let mut tx = self.db.begin().await.map_err(&read)?;
-        let lock = "UPDATE tlog_checkpoint SET size = size WHERE id = 1";
-        tx.execute(lock, args![]).await.map_err(&read)?;
-        let row = tx.read_one(SETTLED, args![]).await.map_err(&read)?;
+        tx.execute(self.sql().lock, args![]).await.map_err(&read)?;
+        let row = tx.read_one(self.sql().settled, args![]).await.map_err(&read)?;
         tx.commit().await.map_err(&read)?;
         let Some(row) = row else { return Ok(None) };
         let number = |column| row.opt_int(column).map_err(&read)?.map(unsigned).transpose();
@@ -169,10 +249,9 @@ impl Tables {
 
     /// Whether there are entries without a checkpoint, which no order of writes leaves behind.
     pub(crate) async fn has_rows(&self) -> Result<bool, TlogError> {
-        let sql = "SELECT entry_index FROM tlog_leaf LIMIT 1";
         Ok(self
             .db
-            .read_one(sql, args![])
+            .read_one(self.sql().any_leaf, args![])
             .await
             .map_err(TlogError::store("looking for entries of the log"))?
             .is_some())
@@ -182,24 +261,20 @@ impl Tables {
     pub(crate) async fn create(&self, checkpoint: &Checkpoint) -> Result<(), TlogError> {
         let write = TlogError::store("creating the log");
         let mut tx = self.db.begin().await.map_err(&write)?;
-        let sql =
-            "INSERT INTO tlog_checkpoint (id, size, note) VALUES (1, 0, $1) ON CONFLICT (id) DO NOTHING";
-        tx.execute(sql, args![&checkpoint.note]).await.map_err(&write)?;
-        let sql = "INSERT INTO tlog_tiles (id, entries) VALUES (1, 0) ON CONFLICT (id) DO NOTHING";
-        tx.execute(sql, args![]).await.map_err(&write)?;
+        let sql = self.sql();
+        tx.execute(sql.create_checkpoint, args![&checkpoint.note])
+            .await
+            .map_err(&write)?;
+        tx.execute(sql.create_tiles, args![]).await.map_err(&write)?;
         tx.commit().await.map_err(&write)
     }
 
     /// How many entries lie in durable tiles.
     pub(crate) async fn tiled(&self) -> Result<u64, TlogError> {
         let read = TlogError::store("reading how far the log's tiles reach");
-        let row = self
-            .db
-            .read_one("SELECT entries FROM tlog_tiles WHERE id = 1", args![])
-            .await
-            .map_err(&read)?;
+        let row = self.db.read_one(self.sql().tiled, args![]).await.map_err(&read)?;
         let row = row.ok_or_else(|| TlogError::Missing {
-            what: "the row of table tlog_tiles".to_owned(),
+            what: format!("the row of {}", self.name.table("tiles")),
         })?;
         unsigned(row.int("entries").map_err(&read)?)
     }
@@ -211,7 +286,7 @@ impl Tables {
         for chunk in leaves.chunks(ROWS_MAX) {
             let (place, leaves) = filled(chunk);
             let args = leaves.map(Value::from).collect();
-            for row in self.db.read(FIND[place], args).await.map_err(&read)? {
+            for row in self.db.read(self.sql().find[place], args).await.map_err(&read)? {
                 if let Ok(leaf) = Hash::try_from(row.blob("leaf").map_err(&read)?) {
                     found.insert(leaf, unsigned(row.int("entry_index").map_err(&read)?)?);
                 }
@@ -223,11 +298,9 @@ impl Tables {
     /// The bodies of the entries `from..to`, if all of them are in the tail.
     pub(crate) async fn tail(&self, from: u64, to: u64) -> Result<Option<Vec<Vec<u8>>>, TlogError> {
         let read = TlogError::store("reading the tail of the log");
-        let sql = "SELECT entry_index, body FROM tlog_tail WHERE entry_index >= $1 AND entry_index < $2 \
-                   ORDER BY entry_index";
         let rows = self
             .db
-            .read(sql, args![signed(from), signed(to)])
+            .read(self.sql().tail, args![signed(from), signed(to)])
             .await
             .map_err(&read)?;
         if rows.len() as u64 != to - from {
@@ -247,18 +320,17 @@ impl Tables {
                 return Outcome::Failed(TlogError::store("beginning to append to the log")(source));
             }
         };
-        match stage(&mut tx, batch).await {
+        match self.stage(&mut tx, batch).await {
             Ok(Outcome::Moved) => {}
             Ok(other) | Err(other) => return other,
         }
-        if let Err(error) = self.faults.pass(STAGED) {
+        if let Err(error) = self.pass(STAGED) {
             return Outcome::Unknown(error);
         }
         if let Err(source) = tx.commit().await {
             return Outcome::Unknown(TlogError::store("committing to the log")(source));
         }
-        self.faults
-            .pass(COMMITTED)
+        self.pass(COMMITTED)
             .map_or_else(Outcome::Unknown, |()| Outcome::Moved)
     }
 
@@ -267,62 +339,67 @@ impl Tables {
     pub(crate) async fn prune(&self, fence: i64, old: u64, new: u64) -> Result<bool, TlogError> {
         let write = TlogError::store("pruning the tail of the log");
         let mut tx = self.db.begin().await.map_err(&write)?;
-        if !lease::check(&mut tx, LEASE, fence).await.map_err(&write)? {
+        if !lease::check(&mut tx, self.name.prefix(), fence)
+            .await
+            .map_err(&write)?
+        {
             return Ok(false);
         }
-        let sql = "UPDATE tlog_tiles SET entries = $1 WHERE id = 1 AND entries = $2";
         if tx
-            .execute(sql, args![signed(new), signed(old)])
+            .execute(self.sql().advance, args![signed(new), signed(old)])
             .await
             .map_err(&write)?
             != 1
         {
             return Ok(false);
         }
-        tx.execute("DELETE FROM tlog_tail WHERE entry_index < $1", args![signed(new)])
+        tx.execute(self.sql().prune, args![signed(new)])
             .await
             .map_err(&write)?;
-        self.faults.pass(PRUNE_STAGED)?;
+        self.pass(PRUNE_STAGED)?;
         tx.commit().await.map_err(&write)?;
-        self.faults.pass(PRUNED)?;
+        self.pass(PRUNED)?;
         Ok(true)
     }
-}
 
-/// The statements of a batch. Both sides of the result are outcomes; `Err` only shortens the way out.
-async fn stage(tx: &mut Tx, batch: &Batch<'_>) -> Result<Outcome, Outcome> {
-    let failed = |source| Outcome::Failed(TlogError::store("appending to the log")(source));
-    if !lease::check(tx, LEASE, batch.fence).await.map_err(failed)? {
-        return Ok(Outcome::StaleFence);
-    }
-    // The compare-and-swap comes first: whoever loses it has not touched the rows of the winner.
-    let sql = "UPDATE tlog_checkpoint SET size = $1, note = $2 WHERE id = 1 AND size = $3";
-    let moved = args![signed(batch.new.size), &batch.new.note, signed(batch.old.size)];
-    if tx.execute(sql, moved).await.map_err(failed)? != 1 {
-        return Ok(Outcome::Lost);
-    }
-    let rows: Vec<(i64, &Accepted)> = (signed(batch.old.size)..).zip(batch.entries).collect();
-    for chunk in rows.chunks(ROWS_MAX) {
-        let (place, rows) = filled(chunk);
-        let (mut tail, mut leaf) = (Vec::new(), Vec::new());
-        for (index, entry) in rows {
-            tail.extend([Value::from(*index), Value::from(entry.body.as_slice())]);
-            leaf.extend([Value::from(&entry.leaf), Value::from(*index)]);
+    /// The statements of a batch. Both sides of the result are outcomes; `Err` only shortens the way out.
+    async fn stage(&self, tx: &mut Tx, batch: &Batch<'_>) -> Result<Outcome, Outcome> {
+        let (name, sql) = (self.name, self.sql());
+        let failed = |source| Outcome::Failed(TlogError::store("appending to the log")(source));
+        if !lease::check(tx, name.prefix(), batch.fence)
+            .await
+            .map_err(failed)?
+        {
+            return Ok(Outcome::StaleFence);
         }
-        for (sql, args, table) in [
-            (INSERT_TAIL[place], tail, "tlog_tail"),
-            (INSERT_LEAF[place], leaf, "tlog_leaf"),
-        ] {
-            let inserted = tx.execute(sql, args).await.map_err(failed)?;
-            if inserted != chunk.len() as u64 {
-                return Err(Outcome::Failed(TlogError::Damaged {
-                    what: format!("table {table}"),
-                    found: format!("it has rows of entries after the checkpoint's {}", batch.old.size),
-                }));
+        // The compare-and-swap comes first: whoever loses it has not touched the rows of the winner.
+        let moved = args![signed(batch.new.size), &batch.new.note, signed(batch.old.size)];
+        if tx.execute(sql.r#move, moved).await.map_err(failed)? != 1 {
+            return Ok(Outcome::Lost);
+        }
+        let rows: Vec<(i64, &Accepted)> = (signed(batch.old.size)..).zip(batch.entries).collect();
+        for chunk in rows.chunks(ROWS_MAX) {
+            let (place, rows) = filled(chunk);
+            let (mut tail, mut leaf) = (Vec::new(), Vec::new());
+            for (index, entry) in rows {
+                tail.extend([Value::from(*index), Value::from(entry.body.as_slice())]);
+                leaf.extend([Value::from(&entry.leaf), Value::from(*index)]);
+            }
+            for (text, args, table) in [
+                (sql.insert_tail[place], tail, "tail"),
+                (sql.insert_leaf[place], leaf, "leaf"),
+            ] {
+                let inserted = tx.execute(text, args).await.map_err(failed)?;
+                if inserted != chunk.len() as u64 {
+                    return Err(Outcome::Failed(TlogError::Damaged {
+                        what: name.table(table),
+                        found: format!("it has rows of entries after the checkpoint's {}", batch.old.size),
+                    }));
+                }
             }
         }
+        Ok(Outcome::Moved)
     }
-    Ok(Outcome::Moved)
 }
 
 #[cfg(test)]

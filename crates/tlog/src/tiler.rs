@@ -71,7 +71,8 @@ pub(crate) async fn tile_all(core: &Core) -> Result<(), TlogError> {
 /// Writes one full bundle, its hash tile, and the tiles above that it completes.
 async fn write_bundle(core: &Core, index: u64) -> Result<(), TlogError> {
     let (from, to) = (index * TILE_WIDTH, (index + 1) * TILE_WIDTH);
-    let rows = || format!("rows {from} to {} of table tlog_tail", to - 1);
+    let tail = core.tables.name.table("tail");
+    let rows = || format!("rows {from} to {} of {tail}", to - 1);
     let entries = core
         .tables
         .tail(from, to)
@@ -84,7 +85,7 @@ async fn write_bundle(core: &Core, index: u64) -> Result<(), TlogError> {
         if known.get(leaf) != Some(&index) {
             let found = "its hash is not the one that was logged".to_owned();
             return Err(TlogError::Damaged {
-                what: format!("row {index} of table tlog_tail"),
+                what: format!("row {index} of {tail}"),
                 found,
             });
         }
@@ -95,11 +96,11 @@ async fn write_bundle(core: &Core, index: u64) -> Result<(), TlogError> {
         source,
     })?;
     core.shelf.write(path, bundle).await?;
-    core.tables.faults.pass(BUNDLE_WRITTEN)?;
+    core.tables.pass(BUNDLE_WRITTEN)?;
     core.shelf
         .write(TilePath::full(0, index), Tile::of(&leaves).bytes())
         .await?;
-    core.tables.faults.pass(TILE_WRITTEN)?;
+    core.tables.pass(TILE_WRITTEN)?;
     let (mut level, mut count) = (1, index + 1);
     while count % TILE_WIDTH == 0 {
         let upper = count / TILE_WIDTH - 1;
@@ -107,7 +108,7 @@ async fn write_bundle(core: &Core, index: u64) -> Result<(), TlogError> {
         core.shelf
             .write(TilePath::full(level, upper), tile.bytes())
             .await?;
-        core.tables.faults.pass(UPPER_TILE_WRITTEN)?;
+        core.tables.pass(UPPER_TILE_WRITTEN)?;
         count /= TILE_WIDTH;
         level += 1;
     }

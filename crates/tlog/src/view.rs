@@ -14,11 +14,11 @@ use store::{Blobs, StoreError};
 use crate::audit::{Audit, audit};
 use crate::checkpoint::{Checkpoint, CheckpointError, LogVerifier, NOTE_BYTES_MAX};
 use crate::error::TlogError;
-use crate::merkle::{Hash, leaf_hash};
-use crate::proof::{Consistency, Inclusion, body, connect, inclusion, prove};
+use crate::merkle::{Hash, inclusion_ranges, leaf_hash};
+use crate::proof::{Consistency, Inclusion, body, connect, hashes, inclusion, prove};
 use crate::shelf::CACHED_TILES_MAX;
-use crate::source::{Source, hashes_of};
-use crate::tile::{Tile, TilePath, parse_bundle};
+use crate::source::{Known, Source, hashes_of};
+use crate::tile::{TILE_WIDTH, Tile, TilePath, parse_bundle};
 
 /// The two texts of an exported log, beside its tiles.
 pub(crate) const CHECKPOINT: &str = "checkpoint";
@@ -115,12 +115,42 @@ impl<F: Files> View<F> {
         Ok(audit(self, &self.checkpoint, 0, true, progress).await?.1)
     }
 
+    /// The same, and shows `visit` each entry as it was checked, by its index. An entry of a damaged bundle may be
+    /// shown twice, or not at all.
+    ///
+    /// # Errors
+    /// As for [`View::fsck`].
+    pub async fn replay(
+        &self,
+        visit: &(dyn Fn(u64, &[u8]) + Sync),
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<Audit, TlogError> {
+        let seen = Seen { view: self, visit };
+        Ok(audit(&seen, &self.checkpoint, 0, true, progress).await?.1)
+    }
+
     /// The inclusion proof of an entry, verified, as `Tlog::proof` gives it.
     ///
     /// # Errors
     /// If there is no such entry or size, or the files do not lead to the checkpoint.
     pub async fn proof(&self, index: u64, size: Option<u64>) -> Result<Inclusion, TlogError> {
         prove(self, index, size, &self.checkpoint).await
+    }
+
+    /// The hashes of the inclusion proof of entry `index`, from its hash tiles alone. Nothing is verified: that is for
+    /// whoever has the entry ([`crate::merkle::verify_inclusion`]).
+    ///
+    /// # Errors
+    /// If there is no such entry, or a file cannot be read.
+    pub async fn path(&self, index: u64) -> Result<Vec<Hash>, TlogError> {
+        let size = self.checkpoint.size;
+        if index >= size {
+            return Err(TlogError::NotFound {
+                size,
+                what: format!("entry {index}"),
+            });
+        }
+        hashes(self, &inclusion_ranges(index, size), size).await
     }
 
     /// The consistency proof between two sizes, verified.
@@ -234,7 +264,39 @@ impl<F: Files> Source for View<F> {
         true
     }
 
-    async fn known(&self, _: &[Hash]) -> Result<Option<Vec<Option<u64>>>, TlogError> {
+    async fn known(&self, _: &[Hash]) -> Result<Option<Known>, TlogError> {
         Ok(None)
+    }
+}
+
+/// A log whose entries somebody looks at while they are read.
+struct Seen<'a, F> {
+    view: &'a View<F>,
+    visit: &'a (dyn Fn(u64, &[u8]) + Sync),
+}
+
+impl<F: Files> Source for Seen<'_, F> {
+    async fn tile(&self, level: u8, index: u64, size: u64) -> Result<Arc<Tile>, TlogError> {
+        self.view.tile(level, index, size).await
+    }
+
+    async fn bundle(&self, index: u64, size: u64) -> Result<Vec<Vec<u8>>, TlogError> {
+        let entries = self.view.bundle(index, size).await?;
+        for (at, entry) in (index * TILE_WIDTH..).zip(&entries) {
+            (self.visit)(at, entry);
+        }
+        Ok(entries)
+    }
+
+    async fn stored(&self, path: TilePath) -> Result<Option<Bytes>, TlogError> {
+        self.view.stored(path).await
+    }
+
+    fn expects(&self, path: TilePath) -> bool {
+        self.view.expects(path)
+    }
+
+    async fn known(&self, leaves: &[Hash]) -> Result<Option<Known>, TlogError> {
+        self.view.known(leaves).await
     }
 }

@@ -7,14 +7,14 @@ use e2e::{Server, Setup};
 use serde_json::Value;
 use store::{Blobs, Db};
 use tlog::tile::TILE_WIDTH;
-use tlog::{CRASH_POINTS, LogKey, Settings, Tlog};
+use tlog::{CRASH_STEPS, LogKey, Name, Settings, Tlog};
 
 use crate::ledger::{Acknowledged, Ledger, Signatures, send, times};
 
-/// Points that an entry passes at once; the others come with every full bundle of 256 entries.
-const AT_ONCE: &[&str] = &["tlog.staged", "tlog.committed"];
+/// Steps that an entry passes at once; the others come with every full bundle of 256 entries.
+const AT_ONCE: &[&str] = &["staged", "committed"];
 /// Passed with 65,536 entries only: a test of its own.
-const UPPER: &str = "tlog.upper_tile_written";
+const UPPER: &str = "upper_tile_written";
 /// Kills at each point, and at random moments.
 const KILLS_AT_ONCE: u32 = 20;
 const KILLS_PER_BUNDLE: u32 = 12;
@@ -112,15 +112,15 @@ impl Victim {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_loses_nothing_and_never_forks_when_it_is_killed() {
     let mut victim = Victim::new().await;
-    for point in CRASH_POINTS.iter().filter(|point| **point != UPPER) {
-        let at_once = AT_ONCE.contains(point);
+    for step in CRASH_STEPS.iter().filter(|step| **step != UPPER) {
+        let at_once = AT_ONCE.contains(step);
         let kills = times() * if at_once { KILLS_AT_ONCE } else { KILLS_PER_BUNDLE };
         let mut hits = 0;
         for nth in 0..kills {
             // At once: the first, second or third batch after the start. Otherwise a full bundle more.
             let (armed, entries) = match at_once {
-                true => (format!("{point}:{}", 1 + nth % 3), 24),
-                false => (format!("{point}:1"), TILE_WIDTH as usize + 1),
+                true => (format!("tlog.{step}:{}", 1 + nth % 3), 24),
+                false => (format!("tlog.{step}:1"), TILE_WIDTH as usize + 1),
             };
             if victim.start(Some(&armed)).await {
                 for _ in 0..if at_once { 3 } else { 1 } {
@@ -130,7 +130,7 @@ async fn the_log_loses_nothing_and_never_forks_when_it_is_killed() {
             hits += u32::from(victim.died(TILER_MS_MAX).await);
             victim.recovered().await;
         }
-        assert_eq!(hits, kills, "{point}: the server did not die at it every time");
+        assert_eq!(hits, kills, "{step}: the server did not die at it every time");
     }
     for nth in 0..times() * KILLS_AT_RANDOM {
         assert!(victim.start(None).await);
@@ -174,6 +174,7 @@ async fn fill(server: &Server, size: u64) {
     .await
     .unwrap();
     let tlog = Tlog::open(Settings {
+        name: Name::Signatures,
         db: db.clone(),
         blobs: Blobs::folder(&server.data().join("blobs")).unwrap(),
         key: LogKey::new(text("origin"), &pkcs8.unwrap()).unwrap(),
@@ -213,7 +214,7 @@ async fn the_log_survives_its_death_at_an_upper_tile() {
     fill(&victim.server, TILE_WIDTH * TILE_WIDTH - 3).await;
     // The tile of level 1 is written again after each start, until its rows are pruned.
     for _ in 0..3 {
-        if victim.start(Some(UPPER)).await {
+        if victim.start(Some(&format!("tlog.{UPPER}"))).await {
             victim.append(8).await;
         }
         assert!(

@@ -112,8 +112,9 @@ async fn two_servers_on_one_postgresql_are_one_log() {
     // The second one has the same secrets, as an operator would give it.
     let secret = |name: &str| format!("{:?}", first.data().join("secrets").join(name));
     let shared = format!(
-        "{config}[log]\nkey_file = {}\n[keys]\npassword_file = {}\n",
+        "{config}[log]\nkey_file = {}\n[audit]\nkey_file = {}\n[keys]\npassword_file = {}\n",
         secret("log.json"),
+        secret("audit.json"),
         secret("keys.password")
     );
     let second = Server::join(

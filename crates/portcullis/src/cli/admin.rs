@@ -14,7 +14,7 @@ use crate::output::{document, list, println, say, table};
 const DONE: Result<ExitCode, Failure> = Ok(ExitCode::SUCCESS);
 
 /// The columns of a list of things: header and JSON field.
-type Columns = &'static [(&'static str, &'static str)];
+pub type Columns = &'static [(&'static str, &'static str)];
 
 const KEYS: Columns = &[
     ("NAME", "name"),
@@ -39,7 +39,7 @@ const SIGNATURES: Columns = &[
     ("CREATED", "created_at"),
 ];
 
-fn show(globals: &Globals, items: &Value, columns: Columns) {
+pub fn show(globals: &Globals, items: &Value, columns: Columns) {
     let cell = |value: &Value| match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),

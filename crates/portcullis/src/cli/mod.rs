@@ -1,6 +1,7 @@
 //! The commands: each asks, prints, and says with its exit code what came of it.
 
 mod admin;
+mod audit;
 mod blob;
 mod image;
 mod image_policy;
@@ -40,6 +41,7 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::ImagePolicy(own) => image_policy::run(globals, own).await,
         Command::Key(own) => admin::key(globals, own).await,
         Command::Log(own) => log::run(globals, own).await,
+        Command::Audit(own) => audit::run(globals, own).await,
         Command::Project(own) => admin::project(globals, own).await,
         Command::Token(own) => admin::token(globals, own).await,
         Command::Auth(own) => admin::auth(globals, own).await,

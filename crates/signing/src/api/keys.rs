@@ -121,6 +121,7 @@ pub(crate) async fn create(
     context: Context,
     Json(body): Json<NewKeyBody>,
 ) -> Result<impl IntoResponse, Problem> {
+    context.about(&body.name);
     context.require(Action::ManageKeys)?;
     let keyring = signing.keyring();
     let key = match (body.private_key, body.password) {

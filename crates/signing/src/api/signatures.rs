@@ -97,6 +97,7 @@ pub(crate) async fn create(
     context: Context,
     Json(body): Json<SignBody>,
 ) -> Result<impl IntoResponse, Problem> {
+    context.about(&body.image);
     let body = sign(&signing, &context, body, Class::Sign).await?;
     let fresh = !body.deduplicated || body.manifests.iter().any(|own| !own.deduplicated);
     Ok((
@@ -157,11 +158,9 @@ pub(crate) async fn batch(
         let (signing, context) = (signing.clone(), context.clone());
         // A task of its own: what was accepted is finished, whether or not somebody reads the answer.
         let task = tokio::spawn(async move {
-            line(
-                item,
-                body.image.clone(),
-                sign(&signing, &context, body, Class::Batch).await,
-            )
+            let image = body.image.clone();
+            let outcome = sign(&signing, &context, body, Class::Batch).await;
+            told(&context, line(item, image, outcome))
         });
         async move {
             task.await
@@ -200,7 +199,16 @@ async fn release(
     let body = |signed: Signed| body_of(signed, &first.annotations);
     Ok(lines
         .map(|(at, (signed, item))| line(at, item.image, signed.map(body).map_err(Problem::from)))
+        .map(|line| told(context, line))
         .collect())
+}
+
+/// Has the refusal of an item recorded, as that of a whole request would be.
+fn told(context: &Context, line: BatchLine) -> BatchLine {
+    if let Some(problem) = &line.problem {
+        context.item_refused("signature.create", &line.image, problem);
+    }
+    line
 }
 
 fn line(item: usize, image: String, outcome: Result<SignatureBody, Problem>) -> BatchLine {

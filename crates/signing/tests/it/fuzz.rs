@@ -12,6 +12,9 @@ use crate::forge::*;
 #[path = "../../../../fuzz/src/lib.rs"]
 mod targets;
 
+/// An audit record as it is sealed.
+const AUDIT_RECORD: &str = r#"{"action":"token.create","actor":"token ci (tok_1)","at_us":1700000000000000,"code":"","detail":"d","id":"aud_1","outcome":"success","project":"default","request_id":"req_1","resource":"tok_1","times":1}"#;
+
 /// Changes of each example.
 const ROUNDS: usize = 1_500;
 /// The same for those that derive a key from a password when they get far.
@@ -59,6 +62,11 @@ fn examples(target: &str) -> Vec<Vec<u8>> {
     let pem = signer.public_key().to_pem();
     let repository = "r.example:5000/team/app".parse().unwrap();
     let texts: Vec<String> = match target {
+        "audit_export_line" => vec![format!(
+            r#"{{"sequence":7,"at":"2023-11-14T22:13:20Z","record":{AUDIT_RECORD},"proof":["{}"]}}"#,
+            "01".repeat(32)
+        )],
+        "audit_record" => vec![AUDIT_RECORD.to_owned()],
         "bundle" => {
             let file = message_work(&signer, targets::IMAGE);
             return vec![

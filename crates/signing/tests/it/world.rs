@@ -141,6 +141,7 @@ impl World {
             since: clock.now(),
         };
         let settings = Settings {
+            name: tlog::Name::Signatures,
             db: db.clone(),
             blobs: Blobs::folder(&folder.path().join("blobs")).unwrap(),
             key,

@@ -19,7 +19,7 @@ use crate::entry::Accepted;
 use crate::faults::Faults;
 use crate::log::Tlog;
 use crate::merkle::leaf_hash;
-use crate::{HashedRekord, LogKey, MIGRATIONS, TlogError, Verifier};
+use crate::{HashedRekord, LogKey, MIGRATIONS, Name, TlogError, Verifier};
 
 const ORIGIN: &str = "0192.log.example";
 
@@ -52,6 +52,7 @@ impl Data {
 
     fn settings(&self, db: Db, holder: &str) -> Settings {
         Settings {
+            name: Name::Signatures,
             db,
             blobs: Blobs::folder(&self.blobs()).unwrap(),
             key: key(1),

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use kernel::Fault;
 
 use super::*;
-use crate::faults::{COMMITTED, CRASH_POINTS, PRUNED, READ_BACK, STAGED, UPPER_TILE_WRITTEN};
+use crate::faults::{COMMITTED, CRASH_STEPS, PRUNED, READ_BACK, STAGED, UPPER_TILE_WRITTEN};
 use crate::merkle::{verify_consistency, verify_inclusion};
 use crate::shelf::CACHED_TILES_MAX;
 use crate::tables::{Batch, Outcome};
@@ -179,7 +179,7 @@ async fn the_tiles_in_memory_are_bounded() {
 /// the log goes on.
 #[tokio::test]
 async fn each_write_may_fail_or_fail_and_yet_persist() {
-    for point in CRASH_POINTS.iter().filter(|point| **point != UPPER_TILE_WRITTEN) {
+    for point in CRASH_STEPS.iter().filter(|point| **point != UPPER_TILE_WRITTEN) {
         let data = Data::new();
         let tlog = data.open().await;
         fill(&tlog, 0, 200).await;
@@ -201,7 +201,7 @@ async fn each_write_may_fail_or_fail_and_yet_persist() {
 /// The tasks are cut off at each step, as under `kill -9`; what was acknowledged is there afterwards.
 #[tokio::test]
 async fn a_restart_at_each_step_loses_nothing() {
-    for point in CRASH_POINTS.iter().filter(|point| **point != UPPER_TILE_WRITTEN) {
+    for point in CRASH_STEPS.iter().filter(|point| **point != UPPER_TILE_WRITTEN) {
         let data = Data::new();
         let tlog = data.open().await;
         fill(&tlog, 0, 255).await;

@@ -1,0 +1,50 @@
+//! `portcullis log` on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Subcommand};
+
+use super::ConfigFile;
+
+#[derive(Debug, ClapArgs)]
+pub struct LogArgs {
+    /// The log's public key, as `log.pub` of an exported copy; without it the server's or the copy's own word is taken
+    #[arg(long, value_name = "FILE", global = true)]
+    pub log_key: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Log,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Log {
+    /// What the log is and how far it is
+    Info,
+    /// Print an entry
+    Entry { index: u64 },
+    /// Print an inclusion proof, verified here
+    Proof {
+        index: u64,
+        /// For the log when it had so many entries
+        #[arg(long)]
+        size: Option<u64>,
+        /// An exported folder instead of the server
+        #[arg(long, value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
+    /// Hash everything again and compare with the checkpoint
+    Fsck {
+        /// An exported folder, or a stopped server's data folder (read with its configuration), instead of the server
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// Copy the whole log into a folder that any tlog-tiles tool reads
+    ///
+    /// A copy that is in the folder already is checked and only grows: another log, a smaller one or a fork is refused
+    /// with exit code 7.
+    Export {
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+}
