@@ -12,6 +12,7 @@ mod peers;
 mod race;
 mod server;
 mod signing_cost;
+mod storm;
 mod transparency;
 mod verifying;
 
@@ -29,6 +30,9 @@ const NAMES: &[&str] = &[
     "verify-cold",
     "verify-warm",
     "referrers-race",
+    "storm",
+    "clients",
+    "overload",
 ];
 
 #[tokio::main]
@@ -80,6 +84,9 @@ async fn run(name: &str, all: bool) -> Result<Vec<Figure>> {
         "verify-cold" => verifying::cold().await,
         "verify-warm" => verifying::warm().await,
         "referrers-race" => race::referrers().await,
+        "storm" => storm::storm().await,
+        "clients" => storm::clients().await,
+        "overload" => storm::overload().await,
         _ => bail!(
             "there is no benchmark {name}; there are: all, {}",
             NAMES.join(", ")

@@ -3,8 +3,9 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::load::now;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -46,13 +47,30 @@ impl Server {
         Ok(server)
     }
 
+    /// The same, on one core of the machine.
+    pub async fn start_on_one_core(formats: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let settings = [("PORTCULLIS_SIGNING_FORMATS", formats)];
+        let mut server = Self::spawn(folder.path(), &settings, &["taskset", "--cpu-list", "0"]).await?;
+        server._folder = Some(folder);
+        Ok(server)
+    }
+
     /// Starts one on what is in `folder`, with more of the configuration in its environment; ready when this
     /// returns.
     pub async fn open(folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::spawn(folder, settings, &[]).await
+    }
+
+    /// Starts one behind the command `before`.
+    async fn spawn(folder: &Path, settings: &[(&str, &str)], before: &[&str]) -> Result<Self> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let log = std::fs::File::create(folder.join("server.log"))?;
         let first = !folder.join("data").exists();
-        let mut child = tokio::process::Command::new(program()?)
+        let program = program()?.display().to_string();
+        let words = [before, &[program.as_str()]].concat();
+        let mut child = tokio::process::Command::new(words[0])
+            .args(&words[1..])
             .args(["serve", "--listen", &address.to_string(), "--data"])
             .arg(folder.join("data"))
             .current_dir(folder)
@@ -144,10 +162,41 @@ impl Server {
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.post_as(&self.token, path, body).await
+    }
+
+    /// Signs, or is refused.
+    pub async fn try_sign(&self, body: &Value) -> Result<Answer> {
+        let began = now();
+        let address = format!("{}/api/v1/signatures", self.url);
+        let request = self.http.post(address).bearer_auth(&self.token).json(body);
+        let answer = request.send().await?;
+        let (status, retry_after) = (
+            answer.status().as_u16(),
+            answer.headers().contains_key("retry-after"),
+        );
+        answer.bytes().await?;
+        let ended = now();
+        Ok(Answer {
+            status,
+            retry_after,
+            ms: ended.duration_since(began).as_secs_f64() * 1e3,
+            ended,
+        })
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<()> {
+        let address = format!("{}{path}", self.url);
+        let request = self.http.patch(address).bearer_auth(&self.token).json(body);
+        request.send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    pub async fn post_as(&self, token: &str, path: &str, body: &Value) -> Result<Value> {
         let answer = self
             .http
             .post(format!("{}{path}", self.url))
-            .bearer_auth(&self.token)
+            .bearer_auth(token)
             .json(body)
             .send()
             .await?;
@@ -175,6 +224,21 @@ impl Server {
             }
         }
         Ok(())
+    }
+}
+
+/// What came of one request to sign.
+pub struct Answer {
+    pub status: u16,
+    pub retry_after: bool,
+    pub ms: f64,
+    ended: Instant,
+}
+
+impl Answer {
+    /// Seconds from `began` to its end.
+    pub fn ended_s(&self, began: Instant) -> f64 {
+        self.ended.duration_since(began).as_secs_f64()
     }
 }
 

@@ -31,6 +31,11 @@ impl Images {
         Ok(Self { registry, running })
     }
 
+    /// Its host and port.
+    pub fn host(&self) -> String {
+        self.running.host().to_string()
+    }
+
     /// Puts so many images, and gives their references by digest.
     pub async fn put(&self, name: &str, count: usize) -> Result<Vec<String>> {
         let mut references = Vec::with_capacity(count);

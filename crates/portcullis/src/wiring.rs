@@ -389,6 +389,7 @@ async fn render_metrics(State(app): State<App>) -> String {
     if let Ok(status) = app.trail.status().await {
         app.metrics.audit(&status);
     }
+    app.metrics.signing(&app.signing);
     app.metrics.render()
 }
 

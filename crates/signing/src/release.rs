@@ -10,9 +10,9 @@ use futures::stream::{self, StreamExt};
 use kernel::limits::RELEASE_SUBJECTS_MAX;
 use kernel::{Digest, Reference};
 
+use crate::draft::Draft;
 use crate::format::Annotations;
 use crate::ports::{Descriptor, LoggedEntry};
-use crate::sign::Draft;
 use crate::tables::{self, SignatureRow, Wish};
 use crate::{Formats, SignRequest, Signed, Signing, SigningError, resolve};
 

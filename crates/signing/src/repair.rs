@@ -6,8 +6,9 @@
 
 use access::audit::{self, Record};
 
+use crate::draft::Draft;
 use crate::ports::Descriptor;
-use crate::sign::{Draft, Signed};
+use crate::request::Signed;
 use crate::tables::SignatureRow;
 use crate::verify::{Authority, Policy, survey};
 use crate::{Formats, SigningError};

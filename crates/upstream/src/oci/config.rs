@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use kernel::{Code, Fault, Kind, Secret};
 
-/// Calls under way at one registry unless configured. Registries throttle by client; a few dozen calls fill
-/// the wire of a local one, and one sign request makes about six.
-pub const CONCURRENT_CALLS_MAX_DEFAULT: usize = 16;
+/// The most calls that are ever under way at one registry unless configured. How many really are follows what the
+/// registry does: it begins with fewer, and slow or refused calls lower it.
+pub const CONCURRENT_CALLS_MAX_DEFAULT: usize = 64;
 /// Seconds that one call of the port may take with all its retries, unless configured: under the 60 s at
 /// which proxies and CI steps give up, over the longest wait that a registry may ask for.
 pub const CALL_SECONDS_MAX_DEFAULT: u64 = 30;

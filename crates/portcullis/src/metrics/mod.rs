@@ -1,5 +1,7 @@
 //! Metrics in Prometheus' text format. Labels are bounded: never an image, a digest or a user.
 
+mod queues;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use access::audit::Status;
@@ -10,6 +12,8 @@ use kernel::Clock;
 use prometheus::{
     Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
+use queues::Queues;
+use signing::Signing;
 
 /// Seconds: from a look-up in the store to a call that a slow registry holds.
 const BUCKETS_SECONDS: &[f64] = &[
@@ -27,6 +31,7 @@ struct Inner {
     seconds: HistogramVec,
     log_entries: IntGauge,
     audit: Audit,
+    queues: Mutex<Queues>,
 }
 
 /// What is counted of the audit trail.
@@ -96,6 +101,7 @@ impl Metrics {
             requests.with_label_values(&["POST", "/api/v1/signatures", status]);
         }
         let audit = Audit::new(&registry)?;
+        let queues = Mutex::new(Queues::new(&registry)?);
         Ok(Self(Arc::new(Inner {
             clock,
             registry,
@@ -103,11 +109,18 @@ impl Metrics {
             seconds,
             log_entries,
             audit,
+            queues,
         })))
     }
 
     pub fn log_entries(&self, entries: u64) {
         self.0.log_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+
+    /// How the queues stand, and what signing has come to.
+    pub fn signing(&self, signing: &Signing) {
+        let queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.set(&signing.standing(), signing.tally());
     }
 
     /// How the audit trail is; its counts only grow.

@@ -1,0 +1,51 @@
+//! What signing is done with.
+
+use std::sync::Arc;
+
+use access::Access;
+use flow::Rate;
+use kernel::{Clock, Random};
+use store::Db;
+
+use crate::door::Door;
+use crate::flight::Flights;
+use crate::ports::{Log, Registry};
+use crate::request::Signed;
+use crate::tables::Wish;
+use crate::tally::Counts;
+use crate::verdicts::Verdicts;
+use crate::{Formats, Keyring, SigningError};
+
+/// What signing is made of.
+pub struct Settings {
+    pub db: Db,
+    pub access: Access,
+    pub keyring: Keyring,
+    pub registry: Arc<dyn Registry>,
+    pub log: Arc<dyn Log>,
+    pub formats: FormatsOf,
+    /// New signatures that a project may make where it has no rate of its own.
+    pub quota: Rate,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+}
+
+/// What to write to a registry, by its host.
+pub type FormatsOf = Box<dyn Fn(&str) -> Formats + Send + Sync>;
+
+/// The same and what comes with it, shared by everything that is under way.
+pub(crate) struct Parts {
+    pub db: Db,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+    pub access: Access,
+    pub keyring: Keyring,
+    pub registry: Arc<dyn Registry>,
+    pub log: Arc<dyn Log>,
+    pub formats: FormatsOf,
+    pub quota: Rate,
+    pub door: Door,
+    pub flights: Flights<Wish, Result<Signed, Arc<SigningError>>>,
+    pub verdicts: Verdicts,
+    pub counts: Counts,
+}
