@@ -23,8 +23,8 @@ impl Rate {
 /// A quota in use (GCRA as a virtual scheduling algorithm, ITU-T I.371 annex A): one number for each project.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Bucket {
-    /// When everything that was taken would be paid off at the rate.
-    paid_at: Option<Monotonic>,
+    /// When everything that was taken would be paid off, and the rate at which.
+    paid_at: Option<(Monotonic, Rate)>,
 }
 
 impl Bucket {
@@ -38,7 +38,7 @@ impl Bucket {
             return Err(Duration::MAX);
         }
         let interval = rate.interval();
-        let owed = self.paid_at.map_or(Duration::ZERO, |paid_at| paid_at.since(now));
+        let owed = self.owed(rate, now);
         let room = interval * rate.burst.max(1);
         let asked = interval * count;
         // What is over the burst could never be granted.
@@ -46,14 +46,26 @@ impl Bucket {
         if owed + needed > room {
             return Err(owed + needed - room);
         }
-        self.paid_at = Some(now.after(owed + asked));
+        self.paid_at = Some((now.after(owed + asked), rate));
         Ok(())
+    }
+
+    /// The time that what is not paid off takes at `rate`: of another rate, as many items are owed at the new one.
+    fn owed(&self, rate: Rate, now: Monotonic) -> Duration {
+        let Some((paid_at, at)) = self.paid_at else {
+            return Duration::ZERO;
+        };
+        let owed = paid_at.since(now);
+        match at == rate {
+            true => owed,
+            false => rate.interval().mul_f64(owed.div_duration_f64(at.interval())),
+        }
     }
 
     /// Whether everything that was taken is paid off: then there is nothing to remember.
     #[must_use]
     pub fn is_rested(&self, now: Monotonic) -> bool {
-        self.paid_at.is_none_or(|paid_at| paid_at <= now)
+        self.paid_at.is_none_or(|(paid_at, _)| paid_at <= now)
     }
 
     /// How many could be taken at once now.
@@ -62,7 +74,7 @@ impl Bucket {
         if rate.per_minute == 0 {
             return 0;
         }
-        let owed = self.paid_at.map_or(Duration::ZERO, |paid_at| paid_at.since(now));
+        let owed = self.owed(rate, now);
         let room = (rate.interval() * rate.burst.max(1)).saturating_sub(owed);
         u32::try_from(room.as_nanos() / rate.interval().as_nanos().max(1)).unwrap_or(u32::MAX)
     }
@@ -108,6 +120,26 @@ mod tests {
         assert_eq!(
             bucket.take(RATE, 1, clock.monotonic()),
             Err(Duration::from_secs(6))
+        );
+    }
+
+    #[test]
+    fn a_new_rate_takes_over_what_is_owed_and_not_how_long_it_took() {
+        let (clock, mut bucket) = (TestClock::at(Timestamp::UNIX_EPOCH), Bucket::default());
+        let slow = Rate {
+            per_minute: 1,
+            burst: 3,
+        };
+        bucket.take(slow, 3, clock.monotonic()).unwrap();
+        assert_eq!(
+            bucket.take(slow, 1, clock.monotonic()),
+            Err(Duration::from_secs(60))
+        );
+        assert_eq!(bucket.left(RATE, clock.monotonic()), 2);
+        assert_eq!(bucket.take(RATE, 2, clock.monotonic()), Ok(()));
+        assert_eq!(
+            bucket.take(RATE, 1, clock.monotonic()),
+            Err(Duration::from_secs(1))
         );
     }
 

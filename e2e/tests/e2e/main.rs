@@ -7,6 +7,7 @@ mod audit;
 mod connections;
 mod cosign;
 mod damage;
+mod door;
 mod export;
 mod full_disk;
 mod interop;
