@@ -16,6 +16,9 @@ const BUCKETS_SECONDS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
 ];
 
+/// Outcomes of a run of the canary: it came through, it did not.
+const CANARY_OUTCOMES: [&str; 2] = ["ok", "failed"];
+
 /// What the server counts.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -27,6 +30,7 @@ struct Inner {
     seconds: HistogramVec,
     log_entries: IntGauge,
     audit: Audit,
+    canary: IntCounterVec,
 }
 
 /// What is counted of the audit trail.
@@ -88,6 +92,11 @@ impl Metrics {
             "portcullis_tlog_entries",
             "Entries that the transparency log holds",
         )?;
+        let canary = IntCounterVec::new(
+            Opts::new("portcullis_canary_runs_total", "Runs of the canary by their outcome"),
+            &["outcome"],
+        )?;
+        registry.register(Box::new(canary.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(log_entries.clone()))?;
@@ -96,6 +105,9 @@ impl Metrics {
             requests.with_label_values(&["POST", "/api/v1/signatures", status]);
         }
         let audit = Audit::new(&registry)?;
+        for outcome in CANARY_OUTCOMES {
+            canary.with_label_values(&[outcome]);
+        }
         Ok(Self(Arc::new(Inner {
             clock,
             registry,
@@ -103,7 +115,13 @@ impl Metrics {
             seconds,
             log_entries,
             audit,
+            canary,
         })))
+    }
+
+    pub fn canary_ran(&self, through: bool) {
+        let outcome = CANARY_OUTCOMES[usize::from(!through)];
+        self.0.canary.with_label_values(&[outcome]).inc();
     }
 
     pub fn log_entries(&self, entries: u64) {
