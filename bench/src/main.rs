@@ -14,6 +14,7 @@ mod server;
 mod signing_cost;
 mod transparency;
 mod verifying;
+mod wrong_log;
 
 use anyhow::{Result, bail};
 use figures::Figure;
@@ -29,6 +30,7 @@ const NAMES: &[&str] = &[
     "verify-cold",
     "verify-warm",
     "referrers-race",
+    "wrong-log",
 ];
 
 #[tokio::main]
@@ -80,6 +82,7 @@ async fn run(name: &str, all: bool) -> Result<Vec<Figure>> {
         "verify-cold" => verifying::cold().await,
         "verify-warm" => verifying::warm().await,
         "referrers-race" => race::referrers().await,
+        "wrong-log" => wrong_log::named().await,
         _ => bail!(
             "there is no benchmark {name}; there are: all, {}",
             NAMES.join(", ")

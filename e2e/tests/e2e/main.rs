@@ -14,6 +14,7 @@ mod kill_log;
 mod kill_signing;
 mod ledger;
 mod outside;
+mod outlook;
 mod output;
 mod postgresql;
 mod readme;

@@ -136,6 +136,10 @@ impl Answer {
             429 => Err(RekorReason::Throttled {
                 after_seconds: self.retry_after,
             }),
+            // Rekor v2 has one address to write to and another, of plain files, to read from.
+            501 => Err(RekorReason::NotALog(
+                self.described(&document::refusal(&self.body)),
+            )),
             500..=599 => Err(RekorReason::Unreachable(
                 self.described(&document::refusal(&self.body)),
             )),
