@@ -24,9 +24,9 @@ use signing::trust::{LogIdentity, TrustRoot, trusted_root};
 use signing::verify::{Policy, check_blob, check_bundle, check_legacy};
 use tlog::tile::{TilePath, encode_bundle, parse_bundle, parse_hashes};
 use tlog::{Checkpoint, LogKey, LogVerifier};
+use upstream::certificate;
 use upstream::oci::challenge::Challenge;
 use upstream::oci::login::{DockerConfig, Login, helper_answer};
-use upstream::certificate;
 use upstream::oci::{document, header};
 use upstream::rekor::document as answer;
 

@@ -43,13 +43,15 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "e2e",
         &[
-            "kernel", "store", "web", "registry", "access", "signing", "tlog", "probing", "upstream", "testkit",
+            "kernel", "store", "web", "registry", "access", "signing", "tlog", "probing", "upstream",
+            "testkit",
         ],
     ),
     (
         "bench",
         &[
-            "kernel", "store", "web", "registry", "access", "signing", "tlog", "probing", "upstream", "testkit",
+            "kernel", "store", "web", "registry", "access", "signing", "tlog", "probing", "upstream",
+            "testkit",
         ],
     ),
 ];

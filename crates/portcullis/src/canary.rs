@@ -105,7 +105,8 @@ impl Canary {
         let sign = json!({ "image": image, "annotations": { "portcullis.canary": run } });
         let signed = self.post("signing", "signatures", &sign).await?;
         let index = signed["log_index"].as_u64();
-        let index = index.ok_or_else(|| Stopped("logging", "the signature has no place in the log".to_owned()))?;
+        let index =
+            index.ok_or_else(|| Stopped("logging", "the signature has no place in the log".to_owned()))?;
         step("signed and logged");
         let verify = json!({ "image": image, "annotations": { "portcullis.canary": run } });
         let verified = self.post("verifying", "verifications", &verify).await?;

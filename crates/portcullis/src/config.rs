@@ -261,10 +261,7 @@ impl Loaded {
             // Whether the log answers is not asked: a server starts without it.
             let _usable = upstream::rekor::Client::new(settings)?;
         }
-        self.config
-            .canary
-            .as_ref()
-            .map_or(Ok(()), CanarySection::check)?;
+        self.config.canary.as_ref().map_or(Ok(()), CanarySection::check)?;
         self.config.oci()?.checked().map(|_| ()).map_err(Failure::from)
     }
 

@@ -93,7 +93,10 @@ impl Metrics {
             "Entries that the transparency log holds",
         )?;
         let canary = IntCounterVec::new(
-            Opts::new("portcullis_canary_runs_total", "Runs of the canary by their outcome"),
+            Opts::new(
+                "portcullis_canary_runs_total",
+                "Runs of the canary by their outcome",
+            ),
             &["outcome"],
         )?;
         registry.register(Box::new(canary.clone()))?;

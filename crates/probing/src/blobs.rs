@@ -54,7 +54,9 @@ impl BlobsProbe {
             }
             Err(error) => return Finding::new(State::Unreachable, expected, unanswered(&error)),
         }
-        let written = self.blobs.put(BLOB, self.installation.clone().into_bytes().into());
+        let written = self
+            .blobs
+            .put(BLOB, self.installation.clone().into_bytes().into());
         if let Err(error) = written.await {
             return Finding::new(State::Unreachable, expected, unanswered(&error));
         }
@@ -69,7 +71,10 @@ impl BlobsProbe {
         }
         match self.marks.keep(MARK, &self.installation, self.clock.now()).await {
             Ok(()) => self.remembered.store(true, Ordering::Relaxed),
-            Err(error) => tracing::debug!(error = kernel::chain(&error), "not written down that blobs are there"),
+            Err(error) => tracing::debug!(
+                error = kernel::chain(&error),
+                "not written down that blobs are there"
+            ),
         }
     }
 }

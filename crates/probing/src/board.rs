@@ -34,7 +34,13 @@ pub struct Status {
 }
 
 impl Status {
-    fn unknown(name: &str, kind: Kind, expected: String, every: Duration, at: (Timestamp, Monotonic)) -> Self {
+    fn unknown(
+        name: &str,
+        kind: Kind,
+        expected: String,
+        every: Duration,
+        at: (Timestamp, Monotonic),
+    ) -> Self {
         Self {
             name: name.to_owned(),
             kind,
@@ -56,7 +62,11 @@ impl Status {
         let (now, ended) = at;
         let good = finding.state.severity() != Severity::Broken;
         Self {
-            since: if finding.state == self.state { self.since } else { now },
+            since: if finding.state == self.state {
+                self.since
+            } else {
+                now
+            },
             state: finding.state,
             expected: finding.expected,
             found: finding.found,
@@ -163,10 +173,30 @@ fn say(before: State, next: &Status) {
     } = next;
     let (state, before) = (state.as_str(), before.as_str());
     match next.state.severity() {
-        Severity::Fine => tracing::info!(dependency = name, state, before, found, "a dependency is as it should be"),
-        Severity::Warning => tracing::warn!(dependency = name, state, before, expected, found, "a dependency needs somebody"),
+        Severity::Fine => tracing::info!(
+            dependency = name,
+            state,
+            before,
+            found,
+            "a dependency is as it should be"
+        ),
+        Severity::Warning => tracing::warn!(
+            dependency = name,
+            state,
+            before,
+            expected,
+            found,
+            "a dependency needs somebody"
+        ),
         Severity::Broken => {
-            tracing::error!(dependency = name, state, before, expected, found, "a dependency is not as it should be");
+            tracing::error!(
+                dependency = name,
+                state,
+                before,
+                expected,
+                found,
+                "a dependency is not as it should be"
+            );
         }
     }
 }
@@ -186,7 +216,12 @@ mod tests {
         assert_eq!((one().state, one().checked_at), (State::Unknown, None));
         let look = |state| {
             clock.advance(Duration::from_secs(4));
-            board.note("log", Kind::ExternalLog, Finding::new(state, "it", "x"), Duration::ZERO);
+            board.note(
+                "log",
+                Kind::ExternalLog,
+                Finding::new(state, "it", "x"),
+                Duration::ZERO,
+            );
             clock.now()
         };
         let good = look(State::Ok);
@@ -204,7 +239,12 @@ mod tests {
         let clock = Arc::new(TestClock::at(Timestamp::UNIX_EPOCH));
         let board = Board::new(clock.clone());
         board.add("log", Kind::ExternalLog, "it".to_owned(), Duration::from_secs(4));
-        board.note("log", Kind::ExternalLog, Finding::new(State::Ok, "it", "it"), Duration::ZERO);
+        board.note(
+            "log",
+            Kind::ExternalLog,
+            Finding::new(State::Ok, "it", "it"),
+            Duration::ZERO,
+        );
         clock.advance(Duration::from_secs(33));
         assert_eq!(board.all()[0].state, State::Ok);
         clock.advance(Duration::from_secs(2));

@@ -148,7 +148,9 @@ impl ClockProbe {
         Observed {
             others: self.references.recent(passed),
             stepped: moved - passed_for,
-            behind_latest: latest.seen.map_or(SignedDuration::MIN, |seen| seen.duration_since(now)),
+            behind_latest: latest
+                .seen
+                .map_or(SignedDuration::MIN, |seen| seen.duration_since(now)),
         }
     }
 
@@ -158,16 +160,19 @@ impl ClockProbe {
         let due = {
             let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
             latest.seen = Some(now);
-            let due = latest.written.is_none_or(|written| {
-                now.duration_since(written).as_secs().abs() >= MARK_EVERY_SECONDS
-            });
+            let due = latest
+                .written
+                .is_none_or(|written| now.duration_since(written).as_secs().abs() >= MARK_EVERY_SECONDS);
             if due {
                 latest.written = Some(now);
             }
             due
         };
         if due && let Err(error) = self.marks.keep(MARK, &now.to_string(), now).await {
-            tracing::debug!(error = kernel::chain(&error), "the latest time was not written down");
+            tracing::debug!(
+                error = kernel::chain(&error),
+                "the latest time was not written down"
+            );
         }
     }
 }

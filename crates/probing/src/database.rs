@@ -58,7 +58,9 @@ impl DatabaseProbe {
         }
         let shown = file.display();
         let found = match now {
-            Some(_) => format!("{shown} is another file now, and what the server writes goes into the old one"),
+            Some(_) => {
+                format!("{shown} is another file now, and what the server writes goes into the old one")
+            }
             None => format!("{shown} is gone, and what the server writes is lost when it stops"),
         };
         Some(Finding::new(
@@ -77,7 +79,10 @@ fn judge(last: Option<&Beat>, found: Option<&Beat>) -> Finding {
         |last| format!("installation {}, count above {}", last.installation, last.beat),
     );
     let (state, found) = match (last, found) {
-        (_, None) => (State::WrongDatabase, "a database without an installation".to_owned()),
+        (_, None) => (
+            State::WrongDatabase,
+            "a database without an installation".to_owned(),
+        ),
         (Some(last), Some(found)) if last.installation != found.installation => {
             (State::WrongDatabase, described(found))
         }

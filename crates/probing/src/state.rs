@@ -134,7 +134,9 @@ impl State {
             }
             Self::Forked => "keep both checkpoints, stop trusting new entries of it, and ask its operator",
             Self::Stale => "look whether it is blocked: a lock, a full queue, a frozen process",
-            Self::WrongClock => "set the clock and keep it set (NTP); tokens and certificates are judged by it",
+            Self::WrongClock => {
+                "set the clock and keep it set (NTP); tokens and certificates are judged by it"
+            }
             Self::Low => "make room before writes are refused",
             Self::Expiring | Self::Expired => "renew it, and restart or replace what holds it",
             Self::Failing => "the step that failed is in what was found",
@@ -200,8 +202,12 @@ impl Kind {
     pub const fn blast_radius(self) -> &'static str {
         match self {
             Self::Database => "signing, and verification of images that are not known yet",
-            Self::Log => "new signatures; images that are signed already are answered, and verification goes on",
-            Self::Blobs => "old parts of the log cannot be read; signing goes on until the log's tail is full",
+            Self::Log => {
+                "new signatures; images that are signed already are answered, and verification goes on"
+            }
+            Self::Blobs => {
+                "old parts of the log cannot be read; signing goes on until the log's tail is full"
+            }
             Self::Registry => "signing and verification of this registry's images; those of others go on",
             Self::ExternalLog => "entries in that log; signing goes on with the embedded one",
             Self::Clock => "tokens, certificates and records are judged by the wrong time",

@@ -27,9 +27,13 @@ impl Verdict {
     #[must_use]
     pub fn of(all: &[Status]) -> Self {
         let weight = |status: &&Status| (status.state.severity(), status.kind.stops_signing());
-        let mut bad: Vec<&Status> = all.iter().filter(|status| weight(status).0 != Severity::Fine).collect();
+        let mut bad: Vec<&Status> = all
+            .iter()
+            .filter(|status| weight(status).0 != Severity::Fine)
+            .collect();
         bad.sort_by_key(|status| std::cmp::Reverse(weight(status)));
-        let stops = |status: &&Status| status.state.severity() == Severity::Broken && status.kind.stops_signing();
+        let stops =
+            |status: &&Status| status.state.severity() == Severity::Broken && status.kind.stops_signing();
         let can_deploy = match bad.first() {
             None => CanDeploy::Yes,
             Some(worst) if stops(worst) => CanDeploy::No,
@@ -84,7 +88,10 @@ mod tests {
         assert_eq!(note(Kind::Database, State::Ok).can_deploy, CanDeploy::Yes);
         let wrong = note(Kind::ExternalLog, State::WrongLog);
         assert_eq!(wrong.can_deploy, CanDeploy::Degraded);
-        assert!(wrong.reasons[0].starts_with("external-log is WRONG_LOG"), "{wrong:?}");
+        assert!(
+            wrong.reasons[0].starts_with("external-log is WRONG_LOG"),
+            "{wrong:?}"
+        );
         assert_eq!(note(Kind::Disk, State::Low).can_deploy, CanDeploy::Degraded);
         let gone = note(Kind::Database, State::Unreachable);
         assert_eq!((gone.can_deploy, gone.reasons.len()), (CanDeploy::No, 3));

@@ -243,7 +243,12 @@ mod tests {
         watch.add(good.clone());
         tokio::time::sleep(Duration::from_millis(600)).await;
         assert!(good.looks.load(Ordering::SeqCst) > 5);
-        let states: Vec<_> = watch.board().all().into_iter().map(|s| (s.name, s.state)).collect();
+        let states: Vec<_> = watch
+            .board()
+            .all()
+            .into_iter()
+            .map(|s| (s.name, s.state))
+            .collect();
         let expected = [("good", State::Ok), ("hangs", State::Unreachable)];
         assert_eq!(states, expected.map(|(name, state)| (name.to_owned(), state)));
         watch.close().await;
@@ -283,7 +288,10 @@ mod tests {
         let watch = watch();
         for _ in 0..1_000 {
             let pause = watch.pause(Duration::from_millis(EVERY_MS_MAX));
-            assert!((3_750..=EVERY_MS_MAX).contains(&(pause.as_millis() as u64)), "{pause:?}");
+            assert!(
+                (3_750..=EVERY_MS_MAX).contains(&(pause.as_millis() as u64)),
+                "{pause:?}"
+            );
         }
     }
 }

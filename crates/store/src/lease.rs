@@ -28,7 +28,11 @@ impl Db {
     /// # Errors
     /// If the database does not answer, or shows no time.
     pub async fn now_us(&self) -> Result<i64, StoreError> {
-        let sql = if self.is_shared() { POSTGRES_NOW } else { SQLITE_NOW };
+        let sql = if self.is_shared() {
+            POSTGRES_NOW
+        } else {
+            SQLITE_NOW
+        };
         let wrong = || StoreError::column("now", "the database told no time");
         self.read_one(sql, Vec::new())
             .await?
@@ -145,7 +149,11 @@ pub async fn check(tx: &mut Tx, name: &str, fence: i64) -> Result<bool, StoreErr
 
 /// The database's clock, in microseconds since 1970: the one clock that all servers share.
 async fn now_us(tx: &mut Tx) -> Result<i64, StoreError> {
-    let sql = if tx.is_postgres() { POSTGRES_NOW } else { SQLITE_NOW };
+    let sql = if tx.is_postgres() {
+        POSTGRES_NOW
+    } else {
+        SQLITE_NOW
+    };
     let row = tx.read_one(sql, Vec::new()).await?;
     row.ok_or_else(|| StoreError::column("now", "the database told no time"))?
         .int("now")

@@ -50,7 +50,11 @@ async fn front(writes: String, storage: PathBuf) -> String {
     let write = move |body: String| {
         let request = http.post(format!("{writes}/api/v2/log/entries")).body(body);
         async move {
-            let answer = request.header("content-type", "application/json").send().await.unwrap();
+            let answer = request
+                .header("content-type", "application/json")
+                .send()
+                .await
+                .unwrap();
             (answer.status(), answer.bytes().await.unwrap())
         }
     };
@@ -84,11 +88,22 @@ impl RekorTiles {
             .arg(&key)
             .arg("-out")
             .arg(&public));
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let free = || {
+            std::net::TcpListener::bind("127.0.0.1:0")
+                .unwrap()
+                .local_addr()
+                .unwrap()
+                .port()
+        };
         let ports = [free(), free(), free()];
         let mut command = Command::new(program);
         command
-            .args(["serve", "--hostname", "rekor.example", "--persistent-antispam=true"])
+            .args([
+                "serve",
+                "--hostname",
+                "rekor.example",
+                "--persistent-antispam=true",
+            ])
             .args(["--checkpoint-interval", "100ms", "--batch-max-age", "10ms"])
             .arg(format!("--http-port={}", ports[0]))
             .arg(format!("--grpc-port={}", ports[1]))
@@ -204,14 +219,19 @@ async fn the_canary_comes_through_or_names_its_step() {
     }
     let count = |text: String, outcome: &str| {
         let name = format!("portcullis_canary_runs_total{{outcome=\"{outcome}\"}} ");
-        let line = text.lines().find_map(|line| line.strip_prefix(name.as_str()).map(str::to_owned));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name.as_str()).map(str::to_owned));
         line.unwrap()
     };
     let metrics = async || String::from_utf8(api.bytes("/metrics").await.unwrap()).unwrap();
     assert_eq!(count(metrics().await, "ok"), "1");
     assert_eq!(count(metrics().await, "failed"), "0");
 
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     std::fs::write(
         server.folder().join("portcullis.toml"),
         config.replace(&running.host(), &gone.to_string()),
@@ -220,7 +240,10 @@ async fn the_canary_comes_through_or_names_its_step() {
     server.restart().unwrap();
     let failed = dependency(&api, "canary", looked).await;
     assert_eq!(failed["state"], "FAILING", "{failed}");
-    assert!(failed["found"].as_str().unwrap().starts_with("pushing: "), "{failed}");
+    assert!(
+        failed["found"].as_str().unwrap().starts_with("pushing: "),
+        "{failed}"
+    );
     assert_eq!(count(metrics().await, "failed"), "1");
     assert_eq!(api.get("/readyz").await.unwrap().status, 200);
 }
@@ -267,9 +290,21 @@ async fn doctor_goes_on_after_failures_and_gives_a_hint_for_each() {
         .unwrap()
         .expect_ok();
     let other = server.folder().join("other.json");
-    std::fs::write(&other, json!({ "tlogs": [{ "baseUrl": "https://x" }] }).to_string()).unwrap();
+    std::fs::write(
+        &other,
+        json!({ "tlogs": [{ "baseUrl": "https://x" }] }).to_string(),
+    )
+    .unwrap();
     let missing = image.replace("v1", "v2");
-    let args = ["--project", "other", "doctor", &missing, "-o", "json", "--trusted-root"];
+    let args = [
+        "--project",
+        "other",
+        "doctor",
+        &missing,
+        "-o",
+        "json",
+        "--trusted-root",
+    ];
     let ill = e2e::run(server.command().args(args).arg(&other)).unwrap();
     assert_eq!(ill.code, Some(9), "{}", ill.text());
     let found: Value = serde_json::from_str(&ill.stdout).unwrap();
@@ -281,7 +316,12 @@ async fn doctor_goes_on_after_failures_and_gives_a_hint_for_each() {
         }
         check["outcome"].as_str().unwrap().to_owned()
     };
-    for name in ["may sign", "image, from here", "image, from the server", "trusted root"] {
+    for name in [
+        "may sign",
+        "image, from here",
+        "image, from the server",
+        "trusted root",
+    ] {
         assert_eq!(outcome(name), "problem", "{name}: {found}");
     }
     for name in ["server", "token", "clock", "log", "dependencies"] {

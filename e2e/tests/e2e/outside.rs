@@ -54,13 +54,25 @@ impl OutsideLog {
             let body = entry.clone().into_bytes();
             let leaf = leaf_hash(&body);
             // The sequencer takes a moment to get its lease.
-            let mut included = self.tlog.include(Accepted { body: body.clone(), leaf }).await;
+            let mut included = self
+                .tlog
+                .include(Accepted {
+                    body: body.clone(),
+                    leaf,
+                })
+                .await;
             for _ in 0..200 {
                 if included.is_ok() {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                included = self.tlog.include(Accepted { body: body.clone(), leaf }).await;
+                included = self
+                    .tlog
+                    .include(Accepted {
+                        body: body.clone(),
+                        leaf,
+                    })
+                    .await;
             }
             included.unwrap();
         }
@@ -80,7 +92,12 @@ pub fn entries(what: &str, count: usize) -> Vec<String> {
 pub async fn web_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let page = || async { ([("server", "a-web-server/1.0")], axum::response::Html("<h1>It works!</h1>")) };
+    let page = || async {
+        (
+            [("server", "a-web-server/1.0")],
+            axum::response::Html("<h1>It works!</h1>"),
+        )
+    };
     let router = axum::Router::new().fallback(page);
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     address

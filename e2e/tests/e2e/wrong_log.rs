@@ -140,13 +140,23 @@ async fn p14_the_logs_name_leads_to_another_log() {
     let id = hex(&world.log);
     let found = hex(&other);
     world
-        .is_named(Target::To(other.address), "WRONG_LOG", &[ORIGIN, &id], &[ORIGIN, &found])
+        .is_named(
+            Target::To(other.address),
+            "WRONG_LOG",
+            &[ORIGIN, &id],
+            &[ORIGIN, &found],
+        )
         .await;
     world.is_right_again().await;
     // The same key under another name is another log too.
     let renamed = OutsideLog::start("other.example", 1, &entries("entry", 301)).await;
     world
-        .is_named(Target::To(renamed.address), "WRONG_LOG", &[ORIGIN], &["other.example"])
+        .is_named(
+            Target::To(renamed.address),
+            "WRONG_LOG",
+            &[ORIGIN],
+            &["other.example"],
+        )
         .await;
     world.is_right_again().await;
 }
@@ -157,7 +167,12 @@ async fn p14_the_logs_name_leads_to_a_web_server() {
     let world = World::new().await;
     let web = web_server().await;
     world
-        .is_named(Target::To(web), "NOT_A_LOG", &[ORIGIN], &["a-web-server/1.0", "text/html"])
+        .is_named(
+            Target::To(web),
+            "NOT_A_LOG",
+            &[ORIGIN],
+            &["a-web-server/1.0", "text/html"],
+        )
         .await;
     world.is_right_again().await;
 }
@@ -167,10 +182,17 @@ async fn p14_the_logs_name_leads_to_a_web_server() {
 async fn p14_the_logs_name_leads_to_a_silent_socket() {
     let world = World::new().await;
     world
-        .is_named(Target::Silent, "UNREACHABLE", &[ORIGIN], &["no answer within 4 s"])
+        .is_named(
+            Target::Silent,
+            "UNREACHABLE",
+            &[ORIGIN],
+            &["no answer within 4 s"],
+        )
         .await;
     world.is_right_again().await;
-    world.is_named(Target::Closed, "UNREACHABLE", &[ORIGIN], &[]).await;
+    world
+        .is_named(Target::Closed, "UNREACHABLE", &[ORIGIN], &[])
+        .await;
     world.is_right_again().await;
 }
 
@@ -189,7 +211,10 @@ async fn p14_the_logs_name_leads_to_an_older_copy() {
     world.name.now_leads(Target::To(older.address));
     world.server.restart().unwrap();
     let named = world.becomes("ROLLED_BACK").await;
-    assert!(named["expected"].as_str().unwrap().contains("300 entries"), "{named}");
+    assert!(
+        named["expected"].as_str().unwrap().contains("300 entries"),
+        "{named}"
+    );
     assert_eq!(named["last_good"], Value::Null, "{named}");
 }
 
@@ -202,17 +227,30 @@ async fn p14_the_logs_name_leads_to_a_fork() {
     world.log.grow(&entries("more", 20)).await;
     tokio::time::sleep(Duration::from_secs(6)).await;
     let grown = world.becomes("OK").await;
-    assert!(grown["found"].as_str().unwrap().contains("320 entries"), "{grown}");
+    assert!(
+        grown["found"].as_str().unwrap().contains("320 entries"),
+        "{grown}"
+    );
     let shared = entries("entry", 290);
     let fork = OutsideLog::start(ORIGIN, 1, &[shared, entries("forked", 60)].concat()).await;
     world
-        .is_named(Target::To(fork.address), "FORKED", &["320 entries"], &["350 entries"])
+        .is_named(
+            Target::To(fork.address),
+            "FORKED",
+            &["320 entries"],
+            &["350 entries"],
+        )
         .await;
     world.is_right_again().await;
     // As large, and another.
     let twin = OutsideLog::start(ORIGIN, 1, &entries("twin", 320)).await;
     world
-        .is_named(Target::To(twin.address), "FORKED", &["320 entries"], &["320 entries"])
+        .is_named(
+            Target::To(twin.address),
+            "FORKED",
+            &["320 entries"],
+            &["320 entries"],
+        )
         .await;
 }
 
@@ -238,7 +276,11 @@ async fn p14_a_server_starts_with_dns_gone() {
     loop {
         let all = api.get("/api/v1/dependencies").await.unwrap().body;
         let one = all["dependencies"].as_array().unwrap().iter();
-        let one = one.filter(|one| one["name"] == "external-log").next().unwrap().clone();
+        let one = one
+            .filter(|one| one["name"] == "external-log")
+            .next()
+            .unwrap()
+            .clone();
         if one["state"] == "UNREACHABLE" {
             assert_eq!(all["can_deploy"], "degraded");
             break;

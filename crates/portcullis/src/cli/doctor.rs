@@ -97,9 +97,7 @@ fn print(globals: &Globals, checks: &[Check], problems: usize) {
         return document(globals, &json!({ "problems": problems, "checks": all }));
     }
     if globals.output == Output::Name {
-        let ill = checks
-            .iter()
-            .filter(|check| matches!(check.outcome, Problem(..)));
+        let ill = checks.iter().filter(|check| matches!(check.outcome, Problem(..)));
         return ill.for_each(|check| println(check.name));
     }
     let row = |check: &Check| {
@@ -127,7 +125,9 @@ impl Patient<'_> {
         match Loaded::read(&self.own.file) {
             Err(failure) => failed(&failure),
             Ok(_) if there => Fine("it is valid".to_owned()),
-            Ok(_) => Skipped("there is no portcullis.toml here; a server has one, a user needs none".to_owned()),
+            Ok(_) => {
+                Skipped("there is no portcullis.toml here; a server has one, a user needs none".to_owned())
+            }
         }
     }
 
@@ -274,7 +274,9 @@ impl Patient<'_> {
         };
         let Some(file) = &self.own.trusted_root else {
             let name = served["tlogs"][0]["baseUrl"].as_str().unwrap_or("-").to_owned();
-            return Fine(format!("the server's is of {name}; --trusted-root FILE compares yours"));
+            return Fine(format!(
+                "the server's is of {name}; --trusted-root FILE compares yours"
+            ));
         };
         let yours: Value = match input::read_text(file) {
             Ok(text) => serde_json::from_str(&text).unwrap_or_default(),

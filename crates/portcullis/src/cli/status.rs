@@ -51,7 +51,12 @@ pub async fn run(globals: &Globals, own: &Status) -> Result<ExitCode, Failure> {
 async fn read(client: &Client) -> Result<Value, Failure> {
     let mut found: Value = client.get("api/v1/dependencies").await?;
     // The log says itself if it cannot be read; the rest is shown all the same.
-    found["log"] = match client.text("api/v2/checkpoint").await.as_deref().map(Checkpoint::parse) {
+    found["log"] = match client
+        .text("api/v2/checkpoint")
+        .await
+        .as_deref()
+        .map(Checkpoint::parse)
+    {
         Ok(Ok(checkpoint)) => json!({ "origin": checkpoint.origin, "entries": checkpoint.size }),
         Ok(Err(error)) => json!({ "error": error.to_string() }),
         Err(failure) => json!({ "error": failure.line() }),
@@ -67,13 +72,19 @@ fn print(globals: &Globals, found: &Value) {
         Output::Name => return println(&text(&found["can_deploy"])),
         Output::Table => {}
     }
-    println(&format!("can we deploy?  {}", text(&found["can_deploy"]).to_uppercase()));
+    println(&format!(
+        "can we deploy?  {}",
+        text(&found["can_deploy"]).to_uppercase()
+    ));
     for reason in found["reasons"].as_array().into_iter().flatten() {
         println(&format!("  - {}", text(reason)));
     }
     let log = &found["log"];
     match log["entries"].as_u64() {
-        Some(entries) => println(&format!("log             {entries} entries, {}", text(&log["origin"]))),
+        Some(entries) => println(&format!(
+            "log             {entries} entries, {}",
+            text(&log["origin"])
+        )),
         None => println(&format!("log             {}", text(&log["error"]))),
     }
     println("");
@@ -94,11 +105,17 @@ fn print(globals: &Globals, found: &Value) {
         ]
     };
     let rows: Vec<Vec<String>> = dependencies.iter().map(row).collect();
-    table(&["DEPENDENCY", "STATE", "FOR", "LAST GOOD", "TOOK", "FOUND"], &rows);
+    table(
+        &["DEPENDENCY", "STATE", "FOR", "LAST GOOD", "TOOK", "FOUND"],
+        &rows,
+    );
     for one in &dependencies {
         let (name, hint) = (text(&one["name"]), text(&one["hint"]));
         if !hint.is_empty() && !globals.quiet {
-            say(&format!("{name}: expected {}; hint: {hint}", text(&one["expected"])));
+            say(&format!(
+                "{name}: expected {}; hint: {hint}",
+                text(&one["expected"])
+            ));
         }
     }
 }

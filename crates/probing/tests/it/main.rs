@@ -31,7 +31,10 @@ async fn installed(place: &Place, seed: u64) -> Db {
         .await
         .unwrap();
     let random = SeededRandom::new(seed);
-    Marks::new(db.clone()).installation(&clock(), &random).await.unwrap();
+    Marks::new(db.clone())
+        .installation(&clock(), &random)
+        .await
+        .unwrap();
     db
 }
 
@@ -163,7 +166,10 @@ async fn p20_a_clock_an_hour_back_is_named_also_over_a_restart(place: Place) {
         let probe = ClockProbe::new(late, &db, References::default(), None);
         let named = probe.look().await;
         is(&named, State::WrongClock);
-        assert!(named.found.contains("behind the clock of the database"), "{named:?}");
+        assert!(
+            named.found.contains("behind the clock of the database"),
+            "{named:?}"
+        );
         return;
     }
     let clock = Arc::new(clock());

@@ -75,10 +75,9 @@ pub(super) fn judge(name: &str, known: Option<&Who>, answered: &Answered) -> (Fi
         },
     };
     match known {
-        Some(known) if *known != who => of(
-            State::WrongRegistry,
-            format!("a registry that asks {}", who.asks),
-        ),
+        Some(known) if *known != who => {
+            of(State::WrongRegistry, format!("a registry that asks {}", who.asks))
+        }
         _ => {
             let found = format!("a registry that asks {}", who.asks);
             (Finding::new(State::Ok, expected, found), Some(who))

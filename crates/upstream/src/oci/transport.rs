@@ -1,8 +1,8 @@
 //! One registry as a place that can be called: its two HTTP clients, its limit, its retries.
 
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};

@@ -126,7 +126,11 @@ impl Client {
                 return Ok(());
             }
             if old.size == fresh.size {
-                return if old.root == fresh.root { Ok(()) } else { Err(forked()) };
+                return if old.root == fresh.root {
+                    Ok(())
+                } else {
+                    Err(forked())
+                };
             }
             match new.api {
                 Api::V1 => {

@@ -53,7 +53,8 @@ impl Transport {
         let mut roots = RootCertStore::empty();
         // One that cannot be read is one that nothing is verified with.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let tls = tls("", &roots, ca_pem).map_err(|error| ConfigError::Certificates(kernel::chain(&error)))?;
+        let tls =
+            tls("", &roots, ca_pem).map_err(|error| ConfigError::Certificates(kernel::chain(&error)))?;
         let builder = || {
             reqwest::Client::builder()
                 .tls_backend_preconfigured(tls.clone())

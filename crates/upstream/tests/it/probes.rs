@@ -32,7 +32,11 @@ async fn only_registries_that_were_called_and_answered_are_looked_at() {
     assert!(probes.now().is_empty());
     client.manifest("", &world.tag("v1")).await.unwrap();
     // Nobody is there: what a caller made up is not looked at.
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let made_up = format!("{nobody}/team/app:v1").parse().unwrap();
     assert!(client.manifest("", &made_up).await.is_err());
     let names: Vec<String> = probes.now().iter().map(|probe| probe.name().to_owned()).collect();

@@ -251,10 +251,7 @@ async fn a_checkpoint_of_another_key_or_host_is_named() {
     };
     let id = |pair: &EcdsaKeyPair| hex::encode(&Digest::of(&spki(pair)).as_bytes()[..4]);
     assert!(expected.contains(&id(&stranger)), "{expected}");
-    assert!(
-        found.contains(&id(&log.pair)) && found.contains(TREE),
-        "{found}"
-    );
+    assert!(found.contains(&id(&log.pair)) && found.contains(TREE), "{found}");
     // Nothing is written into it either.
     assert!(matches!(
         reason(own.append(&rekord(b"x")).await),
@@ -328,7 +325,9 @@ fn settings_are_checked_without_the_log() {
     let url = "url = \"https://rekor.example\"";
     let by_key = settings(format!("{url}\npublic_key = {key:?}")).unwrap().unwrap();
     assert_eq!(by_key.trusted().verifier.origin(), "rekor.example");
-    let by_root = settings(format!("{url}\ntrusted_root = {root:?}")).unwrap().unwrap();
+    let by_root = settings(format!("{url}\ntrusted_root = {root:?}"))
+        .unwrap()
+        .unwrap();
     assert_eq!(by_root.trusted().verifier, by_key.trusted().verifier);
     assert!(by_root.trusted().ends.is_some());
     let bad_key = file("bad.pub", "nonsense");
