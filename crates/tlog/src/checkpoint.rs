@@ -375,7 +375,8 @@ mod tests {
         );
         let (found, lines) = split_note(&note).unwrap();
         assert_eq!(found, text);
-        let key = UnparsedPublicKey::new(&ED25519, &verifier.spki()[SPKI_PREFIX.len()..]);
+        let spki = verifier.spki();
+        let key = UnparsedPublicKey::new(&ED25519, &spki[SPKI_PREFIX.len()..]);
         assert!(key.verify(text.as_bytes(), &lines[0].signature).is_ok());
     }
 
@@ -389,7 +390,7 @@ mod tests {
             other.verifier().verify(&checkpoint.note),
             Err(CheckpointError::NotSigned { .. })
         ));
-        let renamed = LogVerifier::new("b.log.example", log.verifier().public_key).unwrap();
+        let renamed = LogVerifier::from_spki("b.log.example", &log.verifier().spki()).unwrap();
         assert!(matches!(
             renamed.verify(&checkpoint.note),
             Err(CheckpointError::Origin { .. })
@@ -431,6 +432,39 @@ mod tests {
             LogKey::new("a", b"not a key"),
             Err(CheckpointError::Key)
         ));
+    }
+
+    /// What Rekor v1 writes: ECDSA P-256, and the number of the tree in the first line.
+    #[test]
+    fn a_checkpoint_of_rekor_v1_verifies_under_its_name_with_a_tree_number_only() {
+        use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+        use aws_lc_rs::rand::SystemRandom;
+        use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+        let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).unwrap();
+        let plain = LogVerifier::from_spki("rekor.example", spki.as_ref()).unwrap();
+        let with_tree = plain.clone().with_tree_number();
+        assert_eq!(plain.log_id(), digest(&SHA256, spki.as_ref()).as_ref());
+        let note = |origin: &str| {
+            let text = format!("{origin}\n42\n{}\n", STANDARD.encode([7; 32]));
+            let signature = pair.sign(&SystemRandom::new(), text.as_bytes()).unwrap();
+            let line = STANDARD.encode([&plain.log_id()[..4], signature.as_ref()].concat());
+            format!("{text}\n— rekor.example {line}\n")
+        };
+        assert!(plain.verify(&note("rekor.example")).is_ok());
+        assert!(with_tree.verify(&note("rekor.example - 12")).is_ok());
+        let changed = note("rekor.example - 12").replacen("42", "43", 1);
+        assert_eq!(with_tree.verify(&changed), Err(CheckpointError::Signature));
+        for (verifier, origin) in [
+            (&plain, "rekor.example - 12"),
+            (&with_tree, "rekor.example - "),
+            (&with_tree, "rekor.example - 1x"),
+            (&with_tree, "rekor.example.evil - 12"),
+        ] {
+            let refused = verifier.verify(&note(origin));
+            assert!(matches!(refused, Err(CheckpointError::Origin { .. })), "{origin}");
+        }
     }
 
     proptest! {

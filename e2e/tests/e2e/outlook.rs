@@ -22,12 +22,8 @@ async fn dependency(api: &Api, name: &str, question: impl Fn(&Value) -> bool) ->
     let mut last = Value::Null;
     for _ in 0..1_200 {
         let all = api.get("/api/v1/dependencies").await.unwrap().body;
-        let found = all["dependencies"].as_array().into_iter().flatten();
-        last = found
-            .filter(|one| one["name"] == name)
-            .next()
-            .cloned()
-            .unwrap_or_default();
+        let mut found = all["dependencies"].as_array().into_iter().flatten();
+        last = found.find(|one| one["name"] == name).cloned().unwrap_or_default();
         if question(&last) {
             return last;
         }
@@ -309,8 +305,8 @@ async fn doctor_goes_on_after_failures_and_gives_a_hint_for_each() {
     assert_eq!(ill.code, Some(9), "{}", ill.text());
     let found: Value = serde_json::from_str(&ill.stdout).unwrap();
     let outcome = |name: &str| {
-        let checks = found["checks"].as_array().unwrap().iter();
-        let check = checks.filter(|check| check["name"] == name).next().unwrap();
+        let mut checks = found["checks"].as_array().unwrap().iter();
+        let check = checks.find(|check| check["name"] == name).unwrap();
         if check["outcome"] == "problem" {
             assert!(!check["hint"].as_str().unwrap().is_empty(), "{check}");
         }

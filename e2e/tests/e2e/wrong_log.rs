@@ -64,9 +64,9 @@ impl World {
 
     async fn external(&self) -> Value {
         let all = self.api.get("/api/v1/dependencies").await.unwrap().body;
-        let found = all["dependencies"].as_array().into_iter().flatten();
-        let mut found = found.filter(|one| one["name"] == "external-log");
-        found.next().cloned().unwrap_or_default()
+        let mut found = all["dependencies"].as_array().into_iter().flatten();
+        let found = found.find(|one| one["name"] == "external-log");
+        found.cloned().unwrap_or_default()
     }
 
     /// Waits for the state; how it is described then.
@@ -275,10 +275,9 @@ async fn p14_a_server_starts_with_dns_gone() {
     let began = clock.monotonic();
     loop {
         let all = api.get("/api/v1/dependencies").await.unwrap().body;
-        let one = all["dependencies"].as_array().unwrap().iter();
-        let one = one
-            .filter(|one| one["name"] == "external-log")
-            .next()
+        let mut all_of_them = all["dependencies"].as_array().unwrap().iter();
+        let one = all_of_them
+            .find(|one| one["name"] == "external-log")
             .unwrap()
             .clone();
         if one["state"] == "UNREACHABLE" {

@@ -131,14 +131,14 @@ impl Settings {
                     .map_err(|error| ConfigError::PublicKey(file.clone(), error))?,
                 ends: None,
             },
-            (None, Some(file)) => self.from_root(file, &origin, &url)?,
+            (None, Some(file)) => self.in_root(file, &origin, &url)?,
             _ => return Err(ConfigError::Key),
         };
         Ok(Checked { url, trusted })
     }
 
     /// The log's own entry of a trusted root: the one whose `baseUrl` has the name in the checkpoints, or this address.
-    fn from_root(&self, file: &Path, origin: &str, url: &Url) -> Result<TrustedLog, ConfigError> {
+    fn in_root(&self, file: &Path, origin: &str, url: &Url) -> Result<TrustedLog, ConfigError> {
         let bad = |why: String| ConfigError::TrustedRoot {
             file: file.to_owned(),
             why,

@@ -125,7 +125,7 @@ async fn append(State(log): State<Arc<V1>>, Json(entry): Json<Value>) -> Respons
     let leaf = hex::encode(leaf_hash(&body));
     let there = {
         let mut bodies = log.bodies.lock().unwrap();
-        let there = bodies.iter().any(|own| *own == body);
+        let there = bodies.contains(&body);
         if !there {
             bodies.push(body);
         }
