@@ -189,6 +189,7 @@ impl Kind {
                 WrongRegistry,
                 Stale,
                 Expiring,
+                Expired,
             ],
             Self::Clock => &[Unknown, Ok, WrongClock, Stale],
             Self::Disk => &[Unknown, Ok, Unreachable, Low, Stale],

@@ -5,6 +5,7 @@ use std::error::Error;
 
 use jiff::Timestamp;
 use kernel::Digest;
+use rustls::CertificateError;
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
@@ -44,13 +45,27 @@ pub(crate) fn of(response: &reqwest::Response) -> Option<Shown> {
     read(tls.peer_certificate()?)
 }
 
+/// A certificate that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub why: String,
+    /// It was the right one, and has ended.
+    pub expired: bool,
+}
+
 /// Why a certificate was refused, if that is why an exchange failed.
-pub(crate) fn refused(error: &reqwest::Error) -> Option<String> {
+pub(crate) fn refused(error: &reqwest::Error) -> Option<Refused> {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(current) = cause {
         let tls = in_io(current).or_else(|| current.downcast_ref());
-        if let Some(refused @ rustls::Error::InvalidCertificate(_)) = tls {
-            return Some(kernel::words(&refused.to_string()));
+        if let Some(refused @ rustls::Error::InvalidCertificate(reason)) = tls {
+            return Some(Refused {
+                why: kernel::words(&refused.to_string()),
+                expired: matches!(
+                    reason,
+                    CertificateError::Expired | CertificateError::ExpiredContext { .. }
+                ),
+            });
         }
         cause = current.source();
     }

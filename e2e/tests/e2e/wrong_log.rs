@@ -131,8 +131,8 @@ impl World {
     }
 }
 
-/// Shown to fail: with `Client::verified` parsing the checkpoint instead of verifying it, the other log is larger and
-/// gets another name (FORKED); with connections that are kept, it is never noticed.
+/// Shown to fail: with `Client::verified` parsing the checkpoint instead of verifying it, the other log gets another name
+/// (FORKED); with connections that are kept, it is never noticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn p14_the_logs_name_leads_to_another_log() {
     let world = World::new().await;
@@ -161,7 +161,8 @@ async fn p14_the_logs_name_leads_to_another_log() {
     world.is_right_again().await;
 }
 
-/// Shown to fail: with `Answer::found` taking any status and `document::note` any text, it is a WRONG_LOG of nobody.
+/// Shown to fail: with `document::note` taking any text and a malformed checkpoint counted as another log's, it is a
+/// WRONG_LOG; either alone is caught by the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn p14_the_logs_name_leads_to_a_web_server() {
     let world = World::new().await;
@@ -177,7 +178,8 @@ async fn p14_the_logs_name_leads_to_a_web_server() {
     world.is_right_again().await;
 }
 
-/// Shown to fail: without the deadline of a look (`Watch::look`), the state is OK until the server ends.
+/// Shown to fail: without the deadline of a look (`Watch::look`), the state is OK until the call itself gives up, after
+/// `call_seconds_max`.
 #[tokio::test(flavor = "multi_thread")]
 async fn p14_the_logs_name_leads_to_a_silent_socket() {
     let world = World::new().await;
@@ -196,7 +198,8 @@ async fn p14_the_logs_name_leads_to_a_silent_socket() {
     world.is_right_again().await;
 }
 
-/// Shown to fail: with `compare` taking a smaller size for good, it is OK.
+/// Shown to fail: with `compare` taking a smaller size for good, it is OK; with the mark not read at the start, it is after
+/// the restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn p14_the_logs_name_leads_to_an_older_copy() {
     let mut world = World::new().await;
@@ -218,8 +221,8 @@ async fn p14_the_logs_name_leads_to_an_older_copy() {
     assert_eq!(named["last_good"], Value::Null, "{named}");
 }
 
-/// Shown to fail: without the proof (`Step::Prove` taken for good), it is OK; without the comparison of the proven old
-/// root with the one that was seen, too: a fork proves its own past.
+/// Shown to fail: without the proof (`Client::follows` saying yes), it is OK; without the comparison of the proven old root
+/// with the one that was seen, too: a fork proves its own past; without the comparison of roots of one size, the twin is.
 #[tokio::test(flavor = "multi_thread")]
 async fn p14_the_logs_name_leads_to_a_fork() {
     let world = World::new().await;

@@ -110,6 +110,8 @@ impl Client {
 /// Looks at one registry.
 pub struct RegistryProbe {
     host: Arc<Host>,
+    /// Whether the configuration names it.
+    configured: bool,
     clock: Arc<dyn Clock>,
     references: References,
 }
@@ -128,7 +130,8 @@ impl RegistryProbe {
     async fn ask(&self) -> Result<(Answered, Option<certificate::Shown>), Finding> {
         let failed = |error: reqwest::Error| {
             let (state, found) = match certificate::refused(&error) {
-                Some(why) => (State::WrongRegistry, why),
+                Some(refused) if refused.expired => (State::Expired, refused.why),
+                Some(refused) => (State::WrongRegistry, refused.why),
                 None => (
                     State::Unreachable,
                     kernel::words(&kernel::chain(&error.without_url())),
@@ -147,8 +150,8 @@ impl RegistryProbe {
             .filter_map(|value| value.to_str().ok());
         let challenge = Challenge::choose(challenges);
         if let Some(date) = text(DATE.as_str()).and_then(http_date) {
-            // A registry on this machine has this machine's clock.
-            if !egress::is_loopback(&self.host.origin) {
+            // One on this machine has this machine's clock, and one that a caller made up may show any time.
+            if self.configured && !egress::is_loopback(&self.host.origin) {
                 self.references.note(&self.host.name, date, &*self.clock);
             }
         }
@@ -221,8 +224,9 @@ impl Probes for InUse {
     fn now(&self) -> Vec<Arc<dyn Probe>> {
         let names = self.client.in_use(self.clock.monotonic());
         let hosts = names.iter().filter_map(|name| self.client.host(name).ok());
-        let probe = |host| -> Arc<dyn Probe> {
+        let probe = |host: Arc<Host>| -> Arc<dyn Probe> {
             Arc::new(RegistryProbe {
+                configured: self.client.config.registries.contains_key(&host.name),
                 host,
                 clock: self.clock.clone(),
                 references: self.references.clone(),

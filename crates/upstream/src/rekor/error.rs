@@ -23,6 +23,8 @@ pub enum RekorReason {
     WrongLog { expected: String, found: String },
     #[error("whoever answers does not prove the name: {0}")]
     Impostor(String),
+    #[error("its certificate has ended: {0}")]
+    Expired(String),
     #[error("it has forked: {new} does not follow {old}")]
     Forked { old: String, new: String },
     #[error("what it says could not be proven: {0}")]
@@ -43,7 +45,9 @@ impl Fault for RekorError {
 
     fn code(&self) -> &'static Code {
         match self.reason {
-            RekorReason::Unreachable(_) | RekorReason::Throttled { .. } => &codes::UNREACHABLE,
+            RekorReason::Unreachable(_) | RekorReason::Expired(_) | RekorReason::Throttled { .. } => {
+                &codes::UNREACHABLE
+            }
             RekorReason::NotALog(_) => &codes::NOT_A_LOG,
             RekorReason::WrongLog { .. } | RekorReason::Impostor(_) => &codes::WRONG_LOG,
             RekorReason::Forked { .. } | RekorReason::Unproven(_) => &codes::FORKED,

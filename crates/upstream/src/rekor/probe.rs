@@ -113,6 +113,7 @@ impl LogProbe {
             RekorReason::NotALog(why) => of(State::NotALog, why),
             RekorReason::WrongLog { found, .. } => of(State::WrongLog, found),
             RekorReason::Impostor(why) => of(State::WrongLog, why),
+            RekorReason::Expired(why) => of(State::Expired, why),
             RekorReason::Forked { old, new } => Finding::new(
                 State::Forked,
                 format!("{}, that follows {old}", self.expected()),

@@ -168,8 +168,10 @@ impl Answer {
 
 /// An exchange that failed. The text has no URL: it is in the error around this one.
 fn unreachable(error: reqwest::Error) -> RekorReason {
-    if let Some(why) = certificate::refused(&error) {
-        return RekorReason::Impostor(why);
+    match certificate::refused(&error) {
+        Some(refused) if refused.expired => return RekorReason::Expired(refused.why),
+        Some(refused) => return RekorReason::Impostor(refused.why),
+        None => {}
     }
     RekorReason::Unreachable(kernel::words(&kernel::chain(&error.without_url())))
 }

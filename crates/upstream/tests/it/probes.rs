@@ -46,7 +46,8 @@ async fn only_registries_that_were_called_and_answered_are_looked_at() {
     drop(idle);
 }
 
-/// Shown to fail: without `judge`, or with connections that are kept, all of it is OK.
+/// Shown to fail: with what is no registry let through in `judge`, the web server is a WRONG_REGISTRY; without the
+/// comparison with the first answer, the impostor is OK.
 #[tokio::test]
 async fn p14_a_registry_that_is_gone_or_is_another_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
