@@ -31,6 +31,7 @@ impl OutsideLog {
             db,
             blobs: Blobs::folder(&folder.path().join("blobs")).unwrap(),
             key: LogKey::new(origin, &pkcs8).unwrap(),
+            name: tlog::Name::Signatures,
             holder: "test".to_owned(),
             lease_ttl: Duration::from_secs(60),
             mark: None,
