@@ -15,6 +15,7 @@ mod signing_cost;
 mod storm;
 mod transparency;
 mod verifying;
+mod wrong_log;
 
 use anyhow::{Result, bail};
 use figures::Figure;
@@ -33,6 +34,7 @@ const NAMES: &[&str] = &[
     "storm",
     "clients",
     "overload",
+    "wrong-log",
 ];
 
 #[tokio::main]
@@ -87,6 +89,7 @@ async fn run(name: &str, all: bool) -> Result<Vec<Figure>> {
         "storm" => storm::storm().await,
         "clients" => storm::clients().await,
         "overload" => storm::overload().await,
+        "wrong-log" => wrong_log::named().await,
         _ => bail!(
             "there is no benchmark {name}; there are: all, {}",
             NAMES.join(", ")

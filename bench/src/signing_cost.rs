@@ -33,7 +33,7 @@ impl Images {
 
     /// Its host and port.
     pub fn host(&self) -> String {
-        self.running.host().to_string()
+        self.running.host()
     }
 
     /// Puts so many images, and gives their references by digest.

@@ -302,7 +302,7 @@ pub async fn overload() -> Result<Vec<Figure>> {
     let body = json!({ "quota": { "signatures_per_minute": 1_000_000, "burst": 1_000_000 } });
     server.patch("/api/v1/projects/default", &body).await?;
     let warm = images.put("warm", 1_000).await?;
-    let peak = offered(&server, warm.clone(), 64, None).await?;
+    let peak = offered(&server, warm, 128, None).await?;
     let rate = peak.good_per_second * OVERLOAD_TIMES;
     let count = (rate * OVERLOAD_SECONDS) as usize;
     let fresh = images.put("fresh", count).await?;

@@ -24,9 +24,11 @@ use signing::trust::{LogIdentity, TrustRoot, trusted_root};
 use signing::verify::{Policy, check_blob, check_bundle, check_legacy};
 use tlog::tile::{TilePath, encode_bundle, parse_bundle, parse_hashes};
 use tlog::{Checkpoint, LogKey, LogVerifier};
+use upstream::certificate;
 use upstream::oci::challenge::Challenge;
 use upstream::oci::login::{DockerConfig, Login, helper_answer};
 use upstream::oci::{document, header};
+use upstream::rekor::document as answer;
 
 pub use self::audit::{audit_export_line, audit_record};
 
@@ -46,6 +48,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("digest", digest),
     ("docker_config", docker_config),
     ("entry_bundle", entry_bundle),
+    ("http_date", http_date),
     ("image_index", image_index),
     ("image_manifest", image_manifest),
     ("image_policy", image_policy),
@@ -60,12 +63,14 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("reference", reference),
     ("registry_error", registry_error),
     ("registry_token", registry_token),
+    ("rekor_answer", rekor_answer),
     ("rekor_request", rekor_request),
     ("retry_after", retry_after),
     ("simple_signing", simple_signing),
     ("statement_json", statement_json),
     ("tile_hashes", tile_hashes),
     ("tile_path", tile_path),
+    ("tls_certificate", tls_certificate),
     ("token", token),
     ("trust_root", trust_root),
 ];
@@ -384,6 +389,37 @@ pub fn log_public_key(bytes: &[u8]) {
     }
 }
 
+/// A date is a time, whoever wrote it.
+pub fn http_date(bytes: &[u8]) {
+    let _ = header::http_date(text(bytes));
+}
+
+/// Whatever a log answers is an answer or an error of a few words, which stay in their line.
+pub fn rekor_answer(bytes: &[u8]) {
+    if let Ok(note) = answer::note(bytes) {
+        assert!(Checkpoint::parse(&note).is_ok());
+    }
+    let said = [
+        answer::signed_tree_head(bytes).map(drop).err(),
+        answer::consistency_proof(bytes).map(drop).err(),
+        answer::v1_entry(bytes).map(drop).err(),
+        answer::v2_entry(bytes).map(drop).err(),
+        answer::trusted_logs(bytes).map(drop).err(),
+        Some(answer::refusal(bytes)),
+    ];
+    for words in said.into_iter().flatten() {
+        assert!(words.chars().count() <= WORDS_CHARS_MAX && !words.contains(char::is_control));
+    }
+}
+
+/// What a certificate says of itself stays in its line.
+pub fn tls_certificate(bytes: &[u8]) {
+    if let Some(shown) = certificate::read(bytes) {
+        assert_eq!(shown.fingerprint.len(), 64);
+        assert!(!shown.issuer.contains(char::is_control));
+    }
+}
+
 /// A pattern without stars matches its own name only.
 pub fn pattern(bytes: &[u8]) {
     let Ok(pattern) = text(bytes).parse::<access::Pattern>() else {
@@ -490,5 +526,7 @@ pub fn token(bytes: &[u8]) {
 }
 
 pub fn trust_root(bytes: &[u8]) {
-    let _ = TrustRoot::from_json(text(bytes));
+    if let Ok(root) = TrustRoot::from_json(text(bytes)) {
+        let _ = root.ends();
+    }
 }

@@ -27,13 +27,15 @@ const EDGES: &[(&str, &[&str])] = &[
     // Floor 3: siblings, which never know each other.
     ("signing", &["kernel", "flow", "store", "web", "access"]),
     ("tlog", &["kernel", "store", "web", "access"]),
-    // Floor 4: adapters outward, which implement the ports of floor 3.
-    ("upstream", &["kernel", "flow", "signing", "tlog"]),
+    ("probing", &["kernel", "store", "web", "access"]),
+    // Floor 4: adapters outward, which implement the ports of floor 3; the client of somebody else's log checks what
+    // it is told with the rules of our own.
+    ("upstream", &["kernel", "flow", "signing", "tlog", "probing"]),
     // Floor 5: the one place where siblings meet.
     (
         "portcullis",
         &[
-            "kernel", "flow", "store", "web", "registry", "access", "signing", "tlog", "upstream",
+            "kernel", "flow", "store", "web", "registry", "access", "signing", "tlog", "probing", "upstream",
         ],
     ),
     // Not part of the program.
@@ -42,13 +44,15 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "e2e",
         &[
-            "kernel", "store", "web", "registry", "access", "signing", "tlog", "upstream", "testkit",
+            "kernel", "store", "web", "registry", "access", "signing", "tlog", "probing", "upstream",
+            "testkit",
         ],
     ),
     (
         "bench",
         &[
-            "kernel", "store", "web", "registry", "access", "signing", "tlog", "upstream", "testkit",
+            "kernel", "store", "web", "registry", "access", "signing", "tlog", "probing", "upstream",
+            "testkit",
         ],
     ),
 ];

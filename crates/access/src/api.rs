@@ -97,6 +97,9 @@ pub struct WhoAmI {
     pub project: String,
     /// Whether the token is good for every project.
     pub everywhere: bool,
+    /// When the token ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
     /// What it may do.
     pub actions: Vec<Action>,
 }
@@ -281,6 +284,7 @@ pub(crate) async fn whoami(context: Context) -> Json<WhoAmI> {
         role: context.role,
         project: context.project.to_string(),
         everywhere: context.everywhere,
+        expires_at: context.expires_at.map(|at| at.to_string()),
         actions,
     })
 }

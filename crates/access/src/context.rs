@@ -5,6 +5,7 @@ use std::fmt;
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use jiff::Timestamp;
 use kernel::Id;
 use web::{Problem, ProblemDocument, RequestId};
 
@@ -35,6 +36,8 @@ pub struct Context {
     pub project: ProjectName,
     /// Whether the actor is bound to that project, or may name any.
     pub everywhere: bool,
+    /// When the actor's token ends, if it is one.
+    pub expires_at: Option<Timestamp>,
     pub request_id: String,
     asker: Asker,
 }
@@ -48,6 +51,7 @@ impl Context {
             role: Role::Admin,
             project,
             everywhere: true,
+            expires_at: None,
             request_id: String::new(),
             asker: Asker::default(),
         }
@@ -169,7 +173,7 @@ where
         let RequestId(request_id) = RequestId::from_request_parts(parts, state)
             .await
             .unwrap_or(RequestId(String::new()));
-        let everywhere = token.project.is_none();
+        let (everywhere, expires_at) = (token.project.is_none(), Some(token.expires_at));
         let project = match (token.project, wanted) {
             (Some(own), Some(wanted)) if own != wanted => {
                 // Whether that project exists is not this token's to know.
@@ -191,6 +195,7 @@ where
             role: token.role,
             project,
             everywhere,
+            expires_at,
             request_id,
             asker,
         })

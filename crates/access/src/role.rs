@@ -43,7 +43,7 @@ macro_rules! words {
 words! {
     /// A named set of [`Action`]s.
     Role, "role" {
-        /// Reads signatures, public keys, image policies and the project; verifies images.
+        /// Reads signatures, public keys, image policies, the project and the state of dependencies; verifies images.
         Viewer = "viewer",
         /// A viewer that also signs images.
         Signer = "signer",
@@ -65,6 +65,7 @@ words! {
         ReadPolicies = "read-policies",
         ManagePolicies = "manage-policies",
         ReadProjects = "read-projects",
+        ReadDependencies = "read-dependencies",
         /// Only for the administrator of the whole server.
         ManageProjects = "manage-projects",
         ManageTokens = "manage-tokens",
@@ -77,12 +78,12 @@ impl Role {
     #[must_use]
     pub fn allows(self, action: Action) -> bool {
         use Action::{
-            ManageKeys, ManagePolicies, ManageProjects, ManageTokens, ReadAudit, ReadKeys, ReadPolicies,
-            ReadProjects, ReadSignatures, SignImages, VerifyImages,
+            ManageKeys, ManagePolicies, ManageProjects, ManageTokens, ReadAudit, ReadDependencies, ReadKeys,
+            ReadPolicies, ReadProjects, ReadSignatures, SignImages, VerifyImages,
         };
         let viewer = matches!(
             action,
-            ReadSignatures | VerifyImages | ReadKeys | ReadPolicies | ReadProjects
+            ReadSignatures | VerifyImages | ReadKeys | ReadPolicies | ReadProjects | ReadDependencies
         );
         match self {
             Self::Viewer => viewer,
@@ -118,6 +119,7 @@ mod tests {
             "read-keys",
             "read-policies",
             "read-projects",
+            "read-dependencies",
         ];
         assert_eq!(allowed(Role::Viewer), viewer);
         assert_eq!(
@@ -128,7 +130,8 @@ mod tests {
                 "sign-images",
                 "read-keys",
                 "read-policies",
-                "read-projects"
+                "read-projects",
+                "read-dependencies"
             ]
         );
         assert_eq!(allowed(Role::Auditor), [&viewer[..], &["read-audit"]].concat());

@@ -78,24 +78,29 @@ impl Clock for SystemClock {
 #[derive(Debug)]
 pub struct TestClock {
     now_us: AtomicI64,
-    start_us: i64,
+    passed_us: AtomicI64,
 }
 
 impl TestClock {
     /// A clock that shows `now`.
     #[must_use]
     pub fn at(now: Timestamp) -> Self {
-        let now_us = now.as_microsecond();
         Self {
-            now_us: AtomicI64::new(now_us),
-            start_us: now_us,
+            now_us: AtomicI64::new(now.as_microsecond()),
+            passed_us: AtomicI64::new(0),
         }
+    }
+
+    /// Sets the wall clock, to whatever time, without any time passing.
+    pub fn set(&self, now: Timestamp) {
+        self.now_us.store(now.as_microsecond(), Ordering::SeqCst);
     }
 
     /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         let us = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
         self.now_us.fetch_add(us, Ordering::SeqCst);
+        self.passed_us.fetch_add(us, Ordering::SeqCst);
     }
 }
 
@@ -105,7 +110,7 @@ impl Clock for TestClock {
     }
 
     fn monotonic(&self) -> Monotonic {
-        let us = self.now_us.load(Ordering::SeqCst).saturating_sub(self.start_us);
+        let us = self.passed_us.load(Ordering::SeqCst);
         Monotonic(Duration::from_micros(u64::try_from(us).unwrap_or(0)))
     }
 }

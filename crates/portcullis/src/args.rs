@@ -2,6 +2,7 @@
 
 mod audit;
 mod log;
+mod watching;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use signing::Formats;
 
 pub use self::audit::{Audit, AuditFilter, ExportFormat};
 pub use self::log::{Log, LogArgs};
+pub use self::watching::{Doctor, Status};
 
 /// Signs and verifies container images, with a transparency log of its own.
 ///
@@ -120,6 +122,10 @@ pub enum Command {
     /// Who am I, and what may I do
     #[command(subcommand)]
     Auth(Auth),
+    /// Can we deploy right now? What the server found of everything that it depends on
+    Status(Status),
+    /// Check everything from here to the server; exit code 9 if there are problems
+    Doctor(Doctor),
     /// Run the server
     Serve(Serve),
     /// Write a commented portcullis.toml

@@ -12,12 +12,13 @@ use signing::{Formats, FormatsOf};
 use upstream::oci::RegistryConfig;
 
 use crate::args::{ConfigFile, Serve};
+use crate::canary::CanarySection;
 use crate::config_error::describe;
 use crate::explain::codes;
 use crate::failure::Failure;
 
 /// The file that is read when none is named and it is there.
-const FILE: &str = "portcullis.toml";
+pub const FILE: &str = "portcullis.toml";
 
 /// Everything that can be configured.
 #[derive(Debug, Default, Deserialize)]
@@ -34,6 +35,9 @@ pub struct Config {
     pub quota: QuotaSection,
     /// Trusted roots that image policies name with `trustRootRef`: name and file.
     pub trusted_roots: BTreeMap<String, PathBuf>,
+    /// A Rekor of somebody else's that is watched.
+    pub external_log: Option<upstream::rekor::Settings>,
+    pub canary: Option<CanarySection>,
     /// By host and port, as references name them.
     pub registries: BTreeMap<String, RegistryConfig>,
 }
@@ -273,6 +277,11 @@ impl Loaded {
             return Err(Failure::coded(1, &codes::CONFIG, cause));
         }
         let _read = self.config.trusted_roots()?;
+        if let Some(settings) = &self.config.external_log {
+            // Whether the log answers is not asked: a server starts without it.
+            let _usable = upstream::rekor::Client::new(settings)?;
+        }
+        self.config.canary.as_ref().map_or(Ok(()), CanarySection::check)?;
         self.config.oci()?.checked().map(|_| ()).map_err(Failure::from)
     }
 
@@ -294,6 +303,14 @@ impl Loaded {
         for (name, file) in &self.config.trusted_roots {
             let text = format!("{:?}", file.display().to_string());
             rows.push([format!("trusted_roots.{name}"), text, "file".to_owned()]);
+        }
+        if let Some(log) = &self.config.external_log {
+            let text = format!("{:?}", log.url);
+            rows.push(["external_log.url".to_owned(), text, "file".to_owned()]);
+        }
+        if let Some(canary) = &self.config.canary {
+            let text = format!("{:?}", canary.image);
+            rows.push(["canary.image".to_owned(), text, "file".to_owned()]);
         }
         for (host, registry) in &self.config.registries {
             let projects: Vec<&str> = registry.credentials.keys().map(String::as_str).collect();

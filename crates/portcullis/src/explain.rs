@@ -154,6 +154,7 @@ pub fn all() -> Vec<&'static Code> {
         signing::ports::codes::ALL,
         tlog::codes::ALL,
         upstream::oci::codes::ALL,
+        upstream::rekor::codes::ALL,
         access::codes::ALL,
         web::body_codes::ALL,
         web::route::codes::ALL,

@@ -126,6 +126,11 @@ impl Failure {
         self.0.exit
     }
 
+    /// What to do next.
+    pub fn hint(&self) -> &str {
+        &self.0.hint
+    }
+
     /// One line, for lists of outcomes.
     pub fn line(&self) -> String {
         let code = &self.0.code;

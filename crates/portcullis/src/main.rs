@@ -4,17 +4,20 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
+mod canary;
 mod cli;
 mod client;
 mod config;
 mod config_error;
 mod demo;
+mod dependency_metrics;
 mod docs;
 mod explain;
 mod failure;
 mod lifecycle;
 mod metrics;
 mod output;
+mod probes;
 mod seal;
 mod secrets;
 mod telemetry;

@@ -8,11 +8,14 @@
 use std::collections::HashSet;
 use std::io::{Error, ErrorKind, IsTerminal as _, Write as _};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::args::{Globals, Output};
 
 /// The first error that lost output.
 static LOST: OnceLock<Error> = OnceLock::new();
+/// Whether a reader closed the output, which loses nothing.
+static CLOSED: AtomicBool = AtomicBool::new(false);
 
 /// Prints a table with a header, columns as wide as they need.
 pub fn table(header: &[&str], rows: &[Vec<String>]) {
@@ -83,8 +86,14 @@ pub fn remember(written: std::io::Result<()>) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             let _ = LOST.set(error);
         }
-        _ => {}
+        Err(_) => CLOSED.store(true, Ordering::Relaxed),
+        Ok(()) => {}
     }
+}
+
+/// Whether nobody reads the output any more: its reader closed it, or it was lost.
+pub fn closed() -> bool {
+    lost().is_some() || CLOSED.load(Ordering::Relaxed)
 }
 
 /// What lost output, if any was lost.

@@ -8,13 +8,14 @@ use std::time::Duration;
 use access::audit::{self, Trail};
 use access::{Access, Context, NewToken, ProjectName, Role};
 use async_trait::async_trait;
-use axum::extract::{FromRef, State};
+use axum::extract::{FromRef, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use kernel::{Clock, Fault, Kind, Random, SystemClock, SystemRandom};
+use probing::{Board, Severity, Watch};
 use signing::image_policy::ImagePolicies;
 use signing::ports::{Log, LoggedEntry, NewEntry};
 use signing::trust::{self, LogIdentity, TrustRoot};
@@ -27,8 +28,9 @@ use crate::config::Config;
 use crate::explain::codes;
 use crate::failure::Failure;
 use crate::metrics::{self, Metrics};
+use crate::probes::Parts;
 use crate::seal::{Place, Seal};
-use crate::secrets;
+use crate::{dependency_metrics, probes, secrets};
 
 /// How long the log's lease lasts when its holder does not renew it, in seconds; another server waits that long.
 const LEASE_SECONDS: u64 = 5;
@@ -48,6 +50,7 @@ pub struct App {
     pub trail: Trail,
     seal: Arc<Seal>,
     pub metrics: Metrics,
+    watch: Watch,
     db: Db,
     identity: Arc<LogIdentity>,
     public_url: Arc<str>,
@@ -129,7 +132,11 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         }
         other => other.into(),
     })?;
-    let client = upstream::oci::Client::new(config.oci()?, clock.clone(), random.clone())?;
+    let client = Arc::new(upstream::oci::Client::new(
+        config.oci()?,
+        clock.clone(),
+        random.clone(),
+    )?);
     let trust = Arc::new(TrustRoot::from_json(&trust::trusted_root(&identity))?);
     let log = Arc::new(EmbeddedLog {
         tlog: tlog.clone(),
@@ -139,7 +146,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         db: db.clone(),
         access: access.clone(),
         keyring,
-        registry: Arc::new(client),
+        registry: client.clone(),
         log,
         formats: config.formats()?,
         quota: flow::Rate {
@@ -170,6 +177,19 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         .clone()
         .unwrap_or_else(|| format!("http://{address}"));
     let public_url: Arc<str> = public_url.trim_end_matches('/').into();
+    let watch = probes::start(Parts {
+        config,
+        db: db.clone(),
+        blobs: blobs(config)?,
+        tlog: tlog.clone(),
+        registries: client,
+        metrics: metrics.clone(),
+        holder: holder(&config.data.folder)?,
+        public_url: &public_url,
+        clock: clock.clone(),
+        random: random.clone(),
+    })
+    .await?;
     let (identity, lock) = (Arc::new(identity), Arc::new(lock));
     trail.start();
     let app = App {
@@ -181,6 +201,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         policies,
         tlog,
         metrics,
+        watch,
         db,
         identity,
         public_url,
@@ -192,8 +213,10 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
 }
 
 impl App {
-    /// Seals what is left, stops the logs and closes the database; SQLite then moves what waits beside its file into it.
+    /// Stops the probes, seals what is left, stops the logs and closes the database; SQLite then moves what waits beside
+    /// its file into it.
     pub async fn close(&self) {
+        self.watch.close().await;
         self.trail.close().await;
         self.seal.close().await;
         self.tlog.close().await;
@@ -211,6 +234,7 @@ pub async fn open_database(config: &Config) -> Result<Db, Failure> {
             access::MIGRATIONS,
             signing::MIGRATIONS,
             tlog::MIGRATIONS,
+            probing::MIGRATIONS,
         ]
         .concat(),
     )
@@ -315,6 +339,12 @@ impl FromRef<App> for Trail {
     }
 }
 
+impl FromRef<App> for Board {
+    fn from_ref(app: &App) -> Self {
+        app.watch.board().clone()
+    }
+}
+
 impl FromRef<App> for Signing {
     fn from_ref(app: &App) -> Self {
         app.signing.clone()
@@ -343,6 +373,7 @@ pub fn router(app: &App) -> Router {
         .merge(access::api::router::<App>())
         .merge(audit::router::<App>())
         .merge(signing::api::router::<App>())
+        .merge(probing::api::router::<App>())
         .route("/trust/trusted_root.json", get(trusted_root))
         .route("/trust/signing_config.json", get(signing_config))
         .route("/openapi.json", get(|| async { Json(openapi()) }));
@@ -370,16 +401,27 @@ async fn no_sniff(mut response: Response) -> Response {
     response
 }
 
-/// Ready is who can read its own store; no dependency plays a part.
-async fn readyz(State(app): State<App>) -> Response {
-    match app.db.read_one("SELECT 1 AS one", Vec::new()).await {
-        Ok(_) => "ready\n".into_response(),
+/// Ready is who can read its own store; no dependency plays a part. `?verbose` lists them all the same.
+async fn readyz(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
+    let (status, mut text) = match app.db.read_one("SELECT 1 AS one", Vec::new()).await {
+        Ok(_) => (StatusCode::OK, "ready\n".to_owned()),
         Err(error) => (
             StatusCode::SERVICE_UNAVAILABLE,
             format!("{}\n", kernel::chain(&error)),
-        )
-            .into_response(),
+        ),
+    };
+    if query.is_some_and(|query| query.split('&').any(|word| word == "verbose")) {
+        for dependency in app.watch.board().all() {
+            let mark = match dependency.state.severity() {
+                Severity::Fine => '+',
+                Severity::Warning => '!',
+                Severity::Broken => '-',
+            };
+            // Without what was found: whoever asks here has shown no token.
+            text.push_str(&format!("[{mark}] {} {}\n", dependency.kind, dependency.state));
+        }
     }
+    (status, text).into_response()
 }
 
 async fn render_metrics(State(app): State<App>) -> String {
@@ -390,7 +432,7 @@ async fn render_metrics(State(app): State<App>) -> String {
         app.metrics.audit(&status);
     }
     app.metrics.signing(&app.signing);
-    app.metrics.render()
+    app.metrics.render() + &dependency_metrics::render(&app.watch.board().all(), &*app.clock)
 }
 
 async fn trusted_root(State(app): State<App>) -> impl IntoResponse {
@@ -416,6 +458,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     root.merge(access::api::Docs::openapi());
     root.merge(audit::Docs::openapi());
     root.merge(signing::api::Docs::openapi());
+    root.merge(probing::api::Docs::openapi());
     crate::docs::complete(root)
 }
 

@@ -26,9 +26,9 @@ const LOOKUPS_WAITING: Bounds = Bounds {
 };
 /// Images that are worked on at one registry at once, each with one to a few calls under way there.
 const WORK_AT_ONCE: usize = 64;
-/// Images that wait for one registry: at 30 a second, which a slow registry takes, a project's last one waits for 17 s.
+/// Images that wait for one registry: at 30 a second, which a slow registry takes, a project's last one waits for 34 s.
 const WORK_WAITING: Bounds = Bounds {
-    project_max: 512,
+    project_max: 1_024,
     waiting_max: 4_096,
 };
 /// Registries with a gate of their own. Their names come from requests, so there is an end; the others share one.

@@ -13,7 +13,7 @@ use crate::format;
 use crate::key::{PublicKey, Signer};
 use crate::parts::Parts;
 use crate::ports::{Descriptor, LoggedEntry, NewEntry};
-use crate::request::{SignRequest, Signed};
+use crate::request::{Ask, SignRequest, Signed};
 use crate::tables::{self, SignatureRow, Wish};
 use crate::{Formats, KeyInfo, SigningError, publish, resolve};
 
@@ -55,7 +55,7 @@ impl Draft {
 
     pub(crate) fn signed(&self, row: &SignatureRow, deduplicated: bool) -> Signed {
         if deduplicated {
-            self.parts.counts.known();
+            self.parts.counts.count_known();
         }
         Signed {
             id: row.id.clone(),
@@ -82,10 +82,30 @@ impl Draft {
     }
 
     /// The image by its tag, with everything under it, or with a look into the registry: it has to be resolved first.
-    pub(crate) async fn resolved(&self) -> Result<Vec<Signed>, SigningError> {
+    /// Who asks the same while that waits for its turn waits with it. Later ones do not: the tag may have moved since.
+    pub(crate) async fn by_name(self) -> Result<Vec<Signed>, SigningError> {
+        let request = &self.request;
+        let ask = Ask {
+            project: self.context.project.to_string(),
+            image: request.image.to_string(),
+            key_id: self.key.id(),
+            payload: Wish::payload(&request.annotations, self.formats),
+            recursive: request.recursive,
+            repair: request.repair,
+        };
+        let parts = self.parts.clone();
+        let lead = move |boarding| async move { self.resolved(boarding).await.map_err(Arc::new) };
+        match parts.asked.join(ask, lead).await {
+            Some(outcome) => outcome.map_err(SigningError::Shared),
+            None => Err(SigningError::Lost),
+        }
+    }
+
+    async fn resolved(&self, boarding: impl Send) -> Result<Vec<Signed>, SigningError> {
         let (image, recursive) = (&self.request.image, self.request.recursive);
         let subjects = {
             let _turn = self.turn(1).await?;
+            drop(boarding);
             resolve::subjects(&*self.parts.registry, self.caller(), image, recursive).await?
         };
         let mut signed = Vec::with_capacity(subjects.len());
@@ -124,7 +144,11 @@ impl Draft {
         subject: Option<Descriptor>,
     ) -> Result<Signed, SigningError> {
         let draft = self.clone();
-        let lead = move || async move { draft.lead(digest, subject).await.map_err(Arc::new) };
+        let lead = move |boarding| async move {
+            let outcome = draft.lead(digest, subject).await.map_err(Arc::new);
+            drop(boarding);
+            outcome
+        };
         match self.parts.flights.join(self.wish(digest), lead).await {
             Some(outcome) => outcome.map_err(SigningError::Shared),
             None => Err(SigningError::Lost),
@@ -322,7 +346,7 @@ impl Draft {
             if !tables::finish(&mut tx, wish, id, *index, self.parts.clock.now_us()).await? {
                 continue;
             }
-            self.parts.counts.new();
+            self.parts.counts.count_new();
             let resource = format!("{}@{}", wish.repository, wish.digest);
             let detail = format!("{id} key {} log index {index}", self.key.name);
             let record = Record {

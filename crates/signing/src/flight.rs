@@ -21,8 +21,13 @@ impl<K: Hash + Eq + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Fl
         Self { open: Arc::default() }
     }
 
-    /// Joins the flight for `key`, or starts `work` for it. The answer is `None` only if the work's task died.
-    pub(crate) async fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> Option<V>
+    /// Joins the flight for `key`, or starts `work` for it. Others can join until the work drops its `Boarding`, at
+    /// the latest when it ends. The answer is `None` only if the work's task died.
+    pub(crate) async fn join<F>(
+        &self,
+        key: K,
+        work: impl FnOnce(Boarding<K, V>) -> F + Send + 'static,
+    ) -> Option<V>
     where
         F: Future<Output = V> + Send + 'static,
     {
@@ -31,13 +36,12 @@ impl<K: Hash + Eq + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Fl
             match open.get(&key) {
                 Some(flight) => flight.clone(),
                 None => {
-                    let task = tokio::spawn(
-                        Landing {
-                            open: self.open.clone(),
-                            key: key.clone(),
-                        }
-                        .after(work()),
-                    );
+                    let boarding = Boarding {
+                        open: self.open.clone(),
+                        key: key.clone(),
+                    };
+                    // The work begins in its own task: here it would find the list locked, should it end at once.
+                    let task = tokio::spawn(async move { work(boarding).await });
                     let flight = task.map(Result::ok).boxed().shared();
                     open.insert(key, flight.clone());
                     flight
@@ -48,19 +52,13 @@ impl<K: Hash + Eq + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Fl
     }
 }
 
-/// Takes the flight off the list when the work ends, however it ends.
-struct Landing<K: Hash + Eq, V> {
+/// Others can join the flight as long as this lives.
+pub(crate) struct Boarding<K: Hash + Eq, V> {
     open: Arc<Mutex<HashMap<K, Flight<V>>>>,
     key: K,
 }
 
-impl<K: Hash + Eq, V> Landing<K, V> {
-    async fn after<F: Future<Output = V>>(self, work: F) -> V {
-        work.await
-    }
-}
-
-impl<K: Hash + Eq, V> Drop for Landing<K, V> {
+impl<K: Hash + Eq, V> Drop for Boarding<K, V> {
     fn drop(&mut self) {
         self.open
             .lock()
@@ -80,8 +78,9 @@ mod tests {
         let flights = Arc::new(Flights::<&str, u32>::new());
         let runs = Arc::new(AtomicU32::new(0));
         let call = |flights: Arc<Flights<&'static str, u32>>, runs: Arc<AtomicU32>| async move {
-            let work = || async move {
+            let work = |boarding| async move {
                 tokio::time::sleep(Duration::from_millis(50)).await;
+                drop(boarding);
                 runs.fetch_add(1, Ordering::SeqCst) + 1
             };
             flights.join("image", work).await
@@ -103,7 +102,33 @@ mod tests {
     #[tokio::test]
     async fn a_work_that_panics_is_told_and_does_not_stay() {
         let flights = Flights::<u8, u8>::new();
-        assert_eq!(flights.join(1, || async { panic!("on purpose") }).await, None);
-        assert_eq!(flights.join(1, || async { 7 }).await, Some(7));
+        assert_eq!(
+            flights.join(1, |_boarding| async { panic!("on purpose") }).await,
+            None
+        );
+        assert_eq!(flights.join(1, |_boarding| async { 7 }).await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn who_comes_after_boarding_gets_a_flight_of_its_own() {
+        let flights = Arc::new(Flights::<&str, u32>::new());
+        let (left, mut gone) = tokio::sync::mpsc::unbounded_channel();
+        let (land, landing) = tokio::sync::oneshot::channel::<()>();
+        let first = tokio::spawn({
+            let flights = flights.clone();
+            async move {
+                let work = |boarding| async move {
+                    drop(boarding);
+                    left.send(()).unwrap();
+                    landing.await.unwrap();
+                    1
+                };
+                flights.join("tag", work).await
+            }
+        });
+        gone.recv().await.unwrap();
+        assert_eq!(flights.join("tag", |_boarding| async { 2 }).await, Some(2));
+        land.send(()).unwrap();
+        assert_eq!(first.await.unwrap(), Some(1));
     }
 }

@@ -10,7 +10,7 @@ use store::Db;
 use crate::door::Door;
 use crate::flight::Flights;
 use crate::ports::{Log, Registry};
-use crate::request::Signed;
+use crate::request::{Ask, Signed};
 use crate::tables::Wish;
 use crate::tally::Counts;
 use crate::verdicts::Verdicts;
@@ -45,6 +45,9 @@ pub(crate) struct Parts {
     pub formats: FormatsOf,
     pub quota: Rate,
     pub door: Door,
+    /// Requests that wait to be resolved.
+    pub asked: Flights<Ask, Result<Vec<Signed>, Arc<SigningError>>>,
+    /// Images that are being signed.
     pub flights: Flights<Wish, Result<Signed, Arc<SigningError>>>,
     pub verdicts: Verdicts,
     pub counts: Counts,

@@ -40,3 +40,15 @@ pub struct Signed {
     /// Whether the registry had lost it, and holds it again.
     pub repaired: bool,
 }
+
+/// What makes two requests the same before it is known which image they mean.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Ask {
+    pub project: String,
+    pub image: String,
+    pub key_id: String,
+    /// Hex SHA-256 over annotations and formats.
+    pub payload: String,
+    pub recursive: bool,
+    pub repair: bool,
+}

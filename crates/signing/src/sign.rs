@@ -45,7 +45,8 @@ impl Signing {
             clock,
             random,
         } = settings;
-        let (flights, verdicts) = (Flights::new(), Verdicts::new(clock.clone()));
+        let (asked, flights) = (Flights::new(), Flights::new());
+        let verdicts = Verdicts::new(clock.clone());
         let door = Door::new(clock.clone());
         Self {
             parts: Arc::new(Parts {
@@ -59,6 +60,7 @@ impl Signing {
                 formats,
                 quota,
                 door,
+                asked,
                 flights,
                 verdicts,
                 counts: Counts::default(),
@@ -124,8 +126,7 @@ impl Signing {
             return Ok(vec![draft.one(digest, None).await?]);
         }
         drop(turn);
-        let work = tokio::spawn(async move { draft.resolved().await });
-        work.await.map_err(|_| SigningError::Lost)?
+        draft.by_name().await
     }
 
     async fn draft(&self, context: &Context, request: &SignRequest) -> Result<Draft, SigningError> {

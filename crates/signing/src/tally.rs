@@ -18,11 +18,11 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    pub fn new(&self) {
+    pub fn count_new(&self) {
         self.new.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn known(&self) {
+    pub fn count_known(&self) {
         self.known.fetch_add(1, Ordering::Relaxed);
     }
 

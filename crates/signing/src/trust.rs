@@ -1,5 +1,6 @@
 //! What a verifier believes, and the two files by which unmodified cosign believes us.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use base64::Engine as _;
@@ -98,6 +99,28 @@ impl TrustRoot {
             root,
             json: format!("{} {url}", self.json),
         })
+    }
+
+    /// What of it ends, and when. Of logs or authorities of one address the last end counts: that is how a root changes
+    /// its keys. What has no end is left out.
+    #[must_use]
+    pub fn ends(&self) -> Vec<(String, Timestamp)> {
+        let logs = self.root.tlogs.iter();
+        let logs = logs.map(|log| (format!("the log {}", log.base_url), log.public_key.valid_for));
+        let authorities = self.root.certificate_authorities.iter();
+        let authorities =
+            authorities.map(|authority| (format!("the authority {}", authority.uri), authority.valid_for));
+        let mut latest: BTreeMap<String, Option<Timestamp>> = BTreeMap::new();
+        for (name, window) in logs.chain(authorities) {
+            let end = window.and_then(|window| window.end);
+            let entry = latest.entry(kernel::words(&name)).or_insert(end);
+            *entry = match (*entry, end) {
+                (Some(one), Some(other)) => Some(one.max(other)),
+                _ => None,
+            };
+        }
+        let ends = latest.into_iter().filter_map(|(name, end)| Some((name, end?)));
+        ends.collect()
     }
 
     /// Whether certificates can be believed at all.

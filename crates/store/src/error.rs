@@ -77,6 +77,18 @@ impl StoreError {
         }
     }
 
+    /// Whether the cause is a table that is not there: this is another database, or an empty one.
+    #[must_use]
+    pub fn is_missing_table(&self) -> bool {
+        let Self::Query { source, .. } = self else {
+            return false;
+        };
+        source.as_database_error().is_some_and(|error| {
+            // PostgreSQL's undefined_table is 42P01; SQLite has one code for everything that does not compile.
+            error.code().as_deref() == Some("42P01") || error.message().starts_with("no such table")
+        })
+    }
+
     /// Whether the cause is a row that is there already (a unique constraint).
     #[must_use]
     pub fn is_duplicate(&self) -> bool {

@@ -18,6 +18,29 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
           );",
 }];
 
+/// The database's time in microseconds since 1970.
+const POSTGRES_NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT) AS now";
+const SQLITE_NOW: &str = "SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now";
+
+impl Db {
+    /// What the database's own clock shows, in microseconds since 1970; SQLite's is this machine's.
+    ///
+    /// # Errors
+    /// If the database does not answer, or shows no time.
+    pub async fn now_us(&self) -> Result<i64, StoreError> {
+        let sql = if self.is_shared() {
+            POSTGRES_NOW
+        } else {
+            SQLITE_NOW
+        };
+        let wrong = || StoreError::column("now", "the database told no time");
+        self.read_one(sql, Vec::new())
+            .await?
+            .ok_or_else(wrong)?
+            .int("now")
+    }
+}
+
 /// A duty that is held.
 #[derive(Clone)]
 pub struct Lease {
@@ -127,9 +150,9 @@ pub async fn check(tx: &mut Tx, name: &str, fence: i64) -> Result<bool, StoreErr
 /// The database's clock, in microseconds since 1970: the one clock that all servers share.
 async fn now_us(tx: &mut Tx) -> Result<i64, StoreError> {
     let sql = if tx.is_postgres() {
-        "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT) AS now"
+        POSTGRES_NOW
     } else {
-        "SELECT CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER) AS now"
+        SQLITE_NOW
     };
     let row = tx.read_one(sql, Vec::new()).await?;
     row.ok_or_else(|| StoreError::column("now", "the database told no time"))?

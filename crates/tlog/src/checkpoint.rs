@@ -1,11 +1,15 @@
-//! The checkpoint: a C2SP tlog-checkpoint inside a C2SP signed-note, signed with Ed25519.
+//! The checkpoint: a C2SP tlog-checkpoint inside a C2SP signed-note. Ours is signed with Ed25519; those of other
+//! people's logs may be signed with ECDSA P-256 too, as Rekor does.
 
-use aws_lc_rs::digest::{Context, SHA256};
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use aws_lc_rs::digest::{Context, SHA256, digest};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey, VerificationAlgorithm,
+};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
+use crate::der::{KeyKind, key_kind};
 use crate::merkle::Hash;
 
 /// A note, in bytes: a checkpoint with room for dozens of witnesses.
@@ -32,7 +36,7 @@ pub enum CheckpointError {
     NotSigned { key_id: String },
     #[error("the signature by the log's key does not verify")]
     Signature,
-    #[error("the log's key is not an Ed25519 key in PKCS#8")]
+    #[error("the log's key is not a key that logs sign with: Ed25519, or ECDSA P-256 to verify with")]
     Key,
     #[error("{0:?} is no origin: it has 1 to {ORIGIN_BYTES_MAX} bytes, no space and no plus sign")]
     BadOrigin(String),
@@ -52,7 +56,16 @@ pub struct Checkpoint {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogVerifier {
     origin: String,
-    public_key: [u8; 32],
+    public_key: PublicKey,
+    /// Whether the origin in a checkpoint is followed by the number of a tree, as Rekor v1 writes it.
+    with_tree: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum PublicKey {
+    Ed25519([u8; 32]),
+    /// SubjectPublicKeyInfo, DER.
+    P256(Vec<u8>),
 }
 
 /// The private half: signs checkpoints.
@@ -100,6 +113,17 @@ fn is_origin(text: &str) -> bool {
 }
 
 impl Checkpoint {
+    /// Who says to have signed it: names with the first four bytes of their key ids, in hexadecimal. Nothing of it is
+    /// checked; it names a wrong log to a person.
+    #[must_use]
+    pub fn signers(&self) -> Vec<String> {
+        let lines = split_note(&self.note).map(|(_, lines)| lines).unwrap_or_default();
+        lines
+            .iter()
+            .map(|line| format!("{} {}", line.name, hex::encode(line.key_id)))
+            .collect()
+    }
+
     /// Reads a note **without** checking any signature; [`LogVerifier::verify`] does both.
     ///
     /// # Errors
@@ -131,6 +155,10 @@ impl LogVerifier {
     /// # Errors
     /// If the origin is not one.
     pub fn new(origin: &str, public_key: [u8; 32]) -> Result<Self, CheckpointError> {
+        Self::with_key(origin, PublicKey::Ed25519(public_key))
+    }
+
+    fn with_key(origin: &str, public_key: PublicKey) -> Result<Self, CheckpointError> {
         if !is_origin(origin) {
             return Err(CheckpointError::BadOrigin(
                 origin.chars().take(ORIGIN_BYTES_MAX).collect(),
@@ -139,18 +167,46 @@ impl LogVerifier {
         Ok(Self {
             origin: origin.to_owned(),
             public_key,
+            with_tree: false,
         })
     }
 
     /// From the key's SubjectPublicKeyInfo, DER.
     ///
     /// # Errors
-    /// If it is not one of an Ed25519 key, or the origin is not one.
+    /// If it is not one of an Ed25519 or ECDSA P-256 key, or the origin is not one.
     pub fn from_spki(origin: &str, spki: &[u8]) -> Result<Self, CheckpointError> {
-        let key = spki
+        let ed25519 = spki
             .strip_prefix(&SPKI_PREFIX)
             .and_then(|key| <[u8; 32]>::try_from(key).ok());
-        Self::new(origin, key.ok_or(CheckpointError::Key)?)
+        let key = match (ed25519, key_kind(spki)) {
+            (Some(key), _) => PublicKey::Ed25519(key),
+            (None, Some(KeyKind::P256)) => PublicKey::P256(spki.to_vec()),
+            _ => return Err(CheckpointError::Key),
+        };
+        Self::with_key(origin, key)
+    }
+
+    /// The same log as Rekor v1 writes its checkpoints: signed by the name `origin`, over a first line that is
+    /// `origin - TREE`, with the number of its tree (rekor `pkg/util/checkpoint.go`).
+    #[must_use]
+    pub fn with_tree_number(self) -> Self {
+        Self {
+            with_tree: true,
+            ..self
+        }
+    }
+
+    /// Whether the first line of a checkpoint is this log's.
+    fn is_own(&self, line: &str) -> bool {
+        if line == self.origin {
+            return true;
+        }
+        let tree = line
+            .strip_prefix(&self.origin)
+            .and_then(|rest| rest.strip_prefix(" - "));
+        self.with_tree
+            && tree.is_some_and(|tree| !tree.is_empty() && tree.bytes().all(|byte| byte.is_ascii_digit()))
     }
 
     /// From what [`LogVerifier::pem`] writes.
@@ -168,10 +224,13 @@ impl LogVerifier {
         &self.origin
     }
 
-    /// The public key as SubjectPublicKeyInfo, DER (RFC 8410).
+    /// The public key as SubjectPublicKeyInfo, DER (RFC 8410, RFC 5480).
     #[must_use]
     pub fn spki(&self) -> Vec<u8> {
-        [&SPKI_PREFIX[..], &self.public_key].concat()
+        match &self.public_key {
+            PublicKey::Ed25519(key) => [&SPKI_PREFIX[..], key].concat(),
+            PublicKey::P256(spki) => spki.clone(),
+        }
     }
 
     /// The public key as a `PUBLIC KEY` block (RFC 7468, section 13).
@@ -183,16 +242,23 @@ impl LogVerifier {
         )
     }
 
-    /// The log's id: SHA-256 over origin, newline, signature type and key. Its first four bytes are the key
-    /// id in notes (C2SP signed-note, "Signatures"); the whole is `logId.keyId` (rekor-tiles `pkg/note`).
+    /// The log's id: for Ed25519, SHA-256 over origin, newline, signature type and key; for ECDSA, SHA-256 over the
+    /// SubjectPublicKeyInfo. Its first four bytes are the key id in notes (C2SP signed-note, "Signatures"); the whole
+    /// is `logId.keyId` (rekor-tiles `pkg/note`).
     #[must_use]
     pub fn log_id(&self) -> [u8; 32] {
-        let mut context = Context::new(&SHA256);
-        context.update(self.origin.as_bytes());
-        context.update(&[b'\n', ED25519_TYPE]);
-        context.update(&self.public_key);
+        let id = match &self.public_key {
+            PublicKey::Ed25519(key) => {
+                let mut context = Context::new(&SHA256);
+                context.update(self.origin.as_bytes());
+                context.update(&[b'\n', ED25519_TYPE]);
+                context.update(key);
+                context.finish()
+            }
+            PublicKey::P256(spki) => digest(&SHA256, spki),
+        };
         let mut out = [0; 32];
-        out.copy_from_slice(context.finish().as_ref());
+        out.copy_from_slice(id.as_ref());
         out
     }
 
@@ -208,7 +274,7 @@ impl LogVerifier {
     pub fn verify(&self, note: &str) -> Result<Checkpoint, CheckpointError> {
         let checkpoint = Checkpoint::parse(note)?;
         let (text, signatures) = split_note(note).ok_or(CheckpointError::Malformed)?;
-        if checkpoint.origin != self.origin {
+        if !self.is_own(&checkpoint.origin) {
             return Err(CheckpointError::Origin {
                 expected: self.origin.clone(),
                 found: checkpoint.origin,
@@ -221,8 +287,12 @@ impl LogVerifier {
         let own = own.ok_or_else(|| CheckpointError::NotSigned {
             key_id: hex::encode(key_id),
         })?;
-        let key = UnparsedPublicKey::new(&ED25519, &self.public_key);
-        key.verify(text.as_bytes(), &own.signature)
+        let (algorithm, key): (&'static dyn VerificationAlgorithm, &[u8]) = match &self.public_key {
+            PublicKey::Ed25519(key) => (&ED25519, key),
+            PublicKey::P256(spki) => (&ECDSA_P256_SHA256_ASN1, spki),
+        };
+        UnparsedPublicKey::new(algorithm, key)
+            .verify(text.as_bytes(), &own.signature)
             .map_err(|_| CheckpointError::Signature)?;
         Ok(checkpoint)
     }
@@ -305,7 +375,8 @@ mod tests {
         );
         let (found, lines) = split_note(&note).unwrap();
         assert_eq!(found, text);
-        let key = UnparsedPublicKey::new(&ED25519, &verifier.public_key);
+        let spki = verifier.spki();
+        let key = UnparsedPublicKey::new(&ED25519, &spki[SPKI_PREFIX.len()..]);
         assert!(key.verify(text.as_bytes(), &lines[0].signature).is_ok());
     }
 
@@ -319,7 +390,7 @@ mod tests {
             other.verifier().verify(&checkpoint.note),
             Err(CheckpointError::NotSigned { .. })
         ));
-        let renamed = LogVerifier::new("b.log.example", log.verifier().public_key).unwrap();
+        let renamed = LogVerifier::from_spki("b.log.example", &log.verifier().spki()).unwrap();
         assert!(matches!(
             renamed.verify(&checkpoint.note),
             Err(CheckpointError::Origin { .. })
@@ -361,6 +432,39 @@ mod tests {
             LogKey::new("a", b"not a key"),
             Err(CheckpointError::Key)
         ));
+    }
+
+    /// What Rekor v1 writes: ECDSA P-256, and the number of the tree in the first line.
+    #[test]
+    fn a_checkpoint_of_rekor_v1_verifies_under_its_name_with_a_tree_number_only() {
+        use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+        use aws_lc_rs::rand::SystemRandom;
+        use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+        let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).unwrap();
+        let plain = LogVerifier::from_spki("rekor.example", spki.as_ref()).unwrap();
+        let with_tree = plain.clone().with_tree_number();
+        assert_eq!(plain.log_id(), digest(&SHA256, spki.as_ref()).as_ref());
+        let note = |origin: &str| {
+            let text = format!("{origin}\n42\n{}\n", STANDARD.encode([7; 32]));
+            let signature = pair.sign(&SystemRandom::new(), text.as_bytes()).unwrap();
+            let line = STANDARD.encode([&plain.log_id()[..4], signature.as_ref()].concat());
+            format!("{text}\n— rekor.example {line}\n")
+        };
+        assert!(plain.verify(&note("rekor.example")).is_ok());
+        assert!(with_tree.verify(&note("rekor.example - 12")).is_ok());
+        let changed = note("rekor.example - 12").replacen("42", "43", 1);
+        assert_eq!(with_tree.verify(&changed), Err(CheckpointError::Signature));
+        for (verifier, origin) in [
+            (&plain, "rekor.example - 12"),
+            (&with_tree, "rekor.example - "),
+            (&with_tree, "rekor.example - 1x"),
+            (&with_tree, "rekor.example.evil - 12"),
+        ] {
+            let refused = verifier.verify(&note(origin));
+            assert!(matches!(refused, Err(CheckpointError::Origin { .. })), "{origin}");
+        }
     }
 
     proptest! {

@@ -198,6 +198,12 @@ impl Tlog {
         self.core.checkpoint().await.map(Arc::unwrap_or_clone)
     }
 
+    /// How many entries wait for this server's sequencer.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.waiting.max_capacity() - self.waiting.capacity()
+    }
+
     /// The public half of the log's key, its origin and its id.
     #[must_use]
     pub fn verifier(&self) -> &LogVerifier {

@@ -1,4 +1,4 @@
-//! Adapters to what is outside: today the OCI registries that hold images.
+//! Adapters to what is outside: the OCI registries that hold images, and a transparency log of somebody else's.
 //!
 //! [`oci::Client`] implements `signing::ports::Registry`. It speaks the OCI distribution specification 1.1
 //! over HTTPS and owns everything that makes this safe and steady towards a registry that may be slow,
@@ -19,7 +19,12 @@
 //!         reqwest on rustls on aws-lc-rs
 //! ```
 //!
+//! [`rekor::Client`] speaks to a Rekor, v1 or v2, and believes nothing that it says without proof. Both have probes for
+//! `probing::Watch`, which ask who answers and not only whether somebody does.
+//!
 //! It does not know what a signature is, keeps nothing on disk, and reads no environment variable except
 //! through [`oci::user_docker_config`], which only the command line calls.
 
+pub mod certificate;
 pub mod oci;
+pub mod rekor;

@@ -98,7 +98,7 @@ async fn p19_a_registry_that_hangs_slows_nothing_but_its_own_images() {
         api.post("/api/v1/verifications", &verify).await.unwrap().body["verified"],
         true
     );
-    let stuck = bad.put("stuck", 700).await;
+    let stuck = bad.put("stuck", 1_200).await;
     let also_known = bad.put("known", 1).await.remove(0);
     assert_eq!(sign(&api, &also_known).await.status, 201);
     bad.registry.fault(|plan| plan.hang = true);
@@ -126,7 +126,7 @@ async fn p19_a_registry_that_hangs_slows_nothing_but_its_own_images() {
         )
     };
     let began = clock.monotonic();
-    while standing().await != (64.0, 512.0) {
+    while standing().await != (64.0, 1_024.0) {
         let waited = clock.monotonic().since(began);
         assert!(waited < Duration::from_secs(20), "{:?}", standing().await);
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -162,7 +162,7 @@ async fn p19_a_registry_that_hangs_slows_nothing_but_its_own_images() {
     for task in waiting {
         *statuses.entry(task.await.unwrap().unwrap().status).or_default() += 1;
     }
-    assert_eq!(statuses.get(&429), Some(&(700 - 64 - 512)), "{statuses:?}");
+    assert_eq!(statuses.get(&429), Some(&(1_200 - 64 - 1_024)), "{statuses:?}");
     assert!(
         statuses.keys().all(|status| matches!(status, 201 | 429 | 503)),
         "{statuses:?}"

@@ -114,7 +114,7 @@ fn expected(key: &str, note: &str) -> Result<LogVerifier, Failure> {
 }
 
 /// The server's log: where it is asked and by which key it is checked.
-async fn identity(client: &Client) -> Result<LogVerifier, Failure> {
+pub async fn identity(client: &Client) -> Result<LogVerifier, Failure> {
     let root: Value = client.get("api/v1/trust/trusted_root.json").await?;
     let log = &root["tlogs"][0];
     let origin = log["baseUrl"]

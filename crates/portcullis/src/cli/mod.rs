@@ -3,6 +3,7 @@
 mod admin;
 mod audit;
 mod blob;
+mod doctor;
 mod image;
 mod image_policy;
 mod input;
@@ -11,6 +12,7 @@ mod log;
 mod serve;
 mod settings;
 mod sign;
+mod status;
 mod verify;
 
 use std::process::ExitCode;
@@ -45,6 +47,8 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Project(own) => admin::project(globals, own).await,
         Command::Token(own) => admin::token(globals, own).await,
         Command::Auth(own) => admin::auth(globals, own).await,
+        Command::Status(own) => status::run(globals, &own).await,
+        Command::Doctor(own) => doctor::run(globals, &own).await,
         Command::Serve(own) => serve::run(&own).await,
         Command::Init(own) => settings::init(&own),
         Command::Config(own) => settings::run(globals, own),

@@ -20,6 +20,9 @@ const BUCKETS_SECONDS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
 ];
 
+/// Outcomes of a run of the canary: it came through, it did not.
+const CANARY_OUTCOMES: [&str; 2] = ["ok", "failed"];
+
 /// What the server counts.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -32,6 +35,7 @@ struct Inner {
     log_entries: IntGauge,
     audit: Audit,
     queues: Mutex<Queues>,
+    canary: IntCounterVec,
 }
 
 /// What is counted of the audit trail.
@@ -93,6 +97,14 @@ impl Metrics {
             "portcullis_tlog_entries",
             "Entries that the transparency log holds",
         )?;
+        let canary = IntCounterVec::new(
+            Opts::new(
+                "portcullis_canary_runs_total",
+                "Runs of the canary by their outcome",
+            ),
+            &["outcome"],
+        )?;
+        registry.register(Box::new(canary.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(log_entries.clone()))?;
@@ -102,6 +114,9 @@ impl Metrics {
         }
         let audit = Audit::new(&registry)?;
         let queues = Mutex::new(Queues::new(&registry)?);
+        for outcome in CANARY_OUTCOMES {
+            canary.with_label_values(&[outcome]);
+        }
         Ok(Self(Arc::new(Inner {
             clock,
             registry,
@@ -110,7 +125,13 @@ impl Metrics {
             log_entries,
             audit,
             queues,
+            canary,
         })))
+    }
+
+    pub fn canary_ran(&self, through: bool) {
+        let outcome = CANARY_OUTCOMES[usize::from(!through)];
+        self.0.canary.with_label_values(&[outcome]).inc();
     }
 
     pub fn log_entries(&self, entries: u64) {

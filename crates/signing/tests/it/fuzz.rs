@@ -74,7 +74,7 @@ fn examples(target: &str) -> Vec<Vec<u8>> {
                 key_bundle(&signer, &file, &[]),
             ];
         }
-        "certificate" => {
+        "certificate" | "tls_certificate" => {
             let ca = Ca::new((60, -60), (60, -60));
             return vec![ca.issue((30, -30)).der, signer.public_key().spki().to_vec()];
         }
@@ -108,6 +108,7 @@ fn examples(target: &str) -> Vec<Vec<u8>> {
             let body = work.rekord.accept().unwrap().body;
             return vec![tlog::tile::encode_bundle(&[body.clone(), body]).unwrap()];
         }
+        "http_date" => vec!["Wed, 21 Oct 2015 07:28:00 GMT".to_owned()],
         "image_index" | "image_manifest" => {
             let entry = serde_json::json!({
                 "mediaType": referrer::IMAGE_MANIFEST, "digest": image, "size": 7, "artifactType": "text/plain",
@@ -191,6 +192,25 @@ fn examples(target: &str) -> Vec<Vec<u8>> {
             r#"{"token":"a.b.c","expires_in":300,"issued_at":"2026-01-01T00:00:00Z"}"#.to_owned(),
             r#"{"access_token":"a.b.c","refresh_token":"x"}"#.to_owned(),
         ],
+        "rekor_answer" => {
+            let (note, hash) = (&entry["inclusionProof"]["checkpoint"]["envelope"], image.hex());
+            let v1 = serde_json::json!({ "24296fb24b8ad77a": {
+                "body": "e30=", "integratedTime": 7, "logIndex": 3, "logID": hash,
+                "verification": { "signedEntryTimestamp": "", "inclusionProof": {
+                    "checkpoint": note, "hashes": [hash], "logIndex": 2, "rootHash": hash, "treeSize": 3,
+                }},
+            }});
+            vec![
+                note.as_str().unwrap().to_owned(),
+                serde_json::json!({ "signedTreeHead": note, "treeID": "1", "treeSize": 1 }).to_string(),
+                serde_json::json!({ "rootHash": hash, "hashes": [hash] }).to_string(),
+                v1.to_string(),
+                entry.to_string(),
+                r#"{"code":6,"message":"an equivalent entry\nis there"}"#.to_owned(),
+                r#"{"tlogs":[{"baseUrl":"https://a","publicKey":{"rawBytes":"","validFor":{"end":"2030-01-01T00:00:00Z"}}}]}"#
+                    .to_owned(),
+            ]
+        }
         "rekor_request" => vec![
             serde_json::json!({ "hashedRekordRequestV002": {
                 "digest": b64(&work.rekord.digest),

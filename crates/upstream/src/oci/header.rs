@@ -67,8 +67,14 @@ pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse::<u32>() {
         return Some(Duration::from_secs(seconds.into()));
     }
-    let date = jiff::fmt::rfc2822::parse(value.trim()).ok()?.timestamp();
+    let date = http_date(value)?;
     Some(Duration::try_from(date.duration_since(now)).unwrap_or(Duration::ZERO))
+}
+
+/// A date as HTTP writes it (RFC 9110, section 5.6.7), such as that of the header `Date`.
+#[must_use]
+pub fn http_date(value: &str) -> Option<Timestamp> {
+    Some(jiff::fmt::rfc2822::parse(value.trim()).ok()?.timestamp())
 }
 
 #[cfg(test)]

@@ -15,9 +15,10 @@ pub mod document;
 mod egress;
 pub mod header;
 pub mod login;
+mod probe;
 mod read;
 mod session;
-mod transport;
+pub(crate) mod transport;
 mod wait;
 mod write;
 
@@ -36,6 +37,8 @@ pub use config::{
     codes,
 };
 pub use docker::user_docker_config;
+pub(crate) use egress::is_loopback;
+pub use probe::{REGISTRIES_PROBED_MAX, RegistryProbe};
 
 use auth::{Authenticator, Scope};
 use session::{Session, within};

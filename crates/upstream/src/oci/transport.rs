@@ -1,13 +1,13 @@
 //! One registry as a place that can be called: its two HTTP clients, its limit, its retries.
 
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use flow::{Bounds, Gate, Limit};
-use kernel::{Clock, Random};
+use kernel::{Clock, Monotonic, Random};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, StatusCode, Url};
 use rustls::pki_types::CertificateDer;
@@ -16,8 +16,11 @@ use rustls::{ClientConfig, RootCertStore};
 use signing::ports::RegistryReason;
 
 use super::config::{ConfigError, RegistryConfig};
+use crate::certificate::in_io;
+
 use super::egress::{self, Home, HomeResolver, Refused, TargetResolver};
 use super::header::retry_after;
+use super::probe::Who;
 use super::wait::{ATTEMPTS_MAX, THROTTLE_SECONDS_MAX, backoff};
 
 /// Milliseconds for name resolution, TCP and TLS together: three lost packets, and still time to retry.
@@ -104,6 +107,14 @@ pub struct Host {
     home: Arc<Home>,
     client: reqwest::Client,
     away: reqwest::Client,
+    /// Keeps no connection: whoever the name leads to now answers a probe.
+    pub fresh: reqwest::Client,
+    /// When it was last called.
+    last_call: Mutex<Option<Monotonic>>,
+    /// Whether it ever answered.
+    answered: AtomicBool,
+    /// Whom the first good probe found.
+    pub known: Mutex<Option<Who>>,
 }
 
 /// The TLS side of every client: aws-lc-rs, named here and not taken from a global.
@@ -200,7 +211,21 @@ impl Host {
                     .dns_resolver(HomeResolver(Arc::clone(&home)))
                     .build(),
             )?,
-            away: made(build(tls).dns_resolver(TargetResolver(Arc::clone(&home))).build())?,
+            away: made(
+                build(tls.clone())
+                    .dns_resolver(TargetResolver(Arc::clone(&home)))
+                    .build(),
+            )?,
+            fresh: made(
+                build(tls)
+                    .dns_resolver(HomeResolver(Arc::clone(&home)))
+                    .pool_max_idle_per_host(0)
+                    .tls_info(true)
+                    .build(),
+            )?,
+            last_call: Mutex::new(None),
+            answered: AtomicBool::new(false),
+            known: Mutex::new(None),
             home,
             origin,
             config,
@@ -236,8 +261,12 @@ impl Host {
         random: &dyn Random,
     ) -> Result<Answer, RegistryReason> {
         let (mut failures, mut throttles, mut waited) = (0, 0, Duration::ZERO);
+        *self.last_call.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock.monotonic());
         loop {
             let outcome = self.once(ask, authorization).await;
+            if outcome.is_ok() {
+                self.answered.store(true, Ordering::Relaxed);
+            }
             let wait = match &outcome {
                 Ok(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
                     let asked = answer
@@ -312,6 +341,12 @@ impl Host {
         })
     }
 
+    /// When it was last called, if it ever answered; what never did may be whatever a caller made up.
+    pub fn last_use(&self) -> Option<Monotonic> {
+        let last = *self.last_call.lock().unwrap_or_else(PoisonError::into_inner);
+        last.filter(|_| self.answered.load(Ordering::Relaxed))
+    }
+
     /// Whether a blob may be in the `POST` of its upload, as far as is known.
     pub fn takes_blobs_at_once(&self) -> bool {
         !self.opens_uploads_first.load(Ordering::Relaxed)
@@ -360,18 +395,6 @@ fn failure(error: reqwest::Error) -> RegistryReason {
         cause = current.source();
     }
     unavailable(&error)
-}
-
-/// The TLS error inside an I/O error: `source()` of an I/O error passes over what it wraps.
-fn in_io<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut inside = error.downcast_ref::<std::io::Error>()?.get_ref()?;
-    while let Some(inner) = inside
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref)
-    {
-        inside = inner;
-    }
-    inside.downcast_ref()
 }
 
 fn unavailable(error: &(dyn Error + 'static)) -> RegistryReason {

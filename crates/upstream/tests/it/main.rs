@@ -6,7 +6,9 @@ mod auth;
 mod docker;
 mod faults;
 mod hostile;
+mod probes;
 mod race;
+mod rekor;
 mod round_trip;
 mod tls;
 

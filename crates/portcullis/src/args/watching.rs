@@ -1,0 +1,29 @@
+//! Arguments of the commands that look at how things are.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use kernel::Reference;
+
+use super::{ConfigFile, LocalRegistry};
+
+#[derive(Debug, ClapArgs)]
+pub struct Status {
+    /// Look again every two seconds, until interrupted
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Doctor {
+    /// Try everything with this image, short of signing it
+    #[arg(value_name = "REF")]
+    pub image: Option<Reference>,
+    #[command(flatten)]
+    pub file: ConfigFile,
+    /// A trusted_root.json that should be the server's
+    #[arg(long, value_name = "FILE")]
+    pub trusted_root: Option<PathBuf>,
+    #[command(flatten)]
+    pub registry: LocalRegistry,
+}

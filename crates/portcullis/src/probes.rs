@@ -1,0 +1,226 @@
+//! What this server looks at, and how: its own store and log, the registries in use, the external log, the clock, the
+//! disk, and what ends.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use kernel::{Clock, Fault as _, Random};
+use probing::log::{Seen, Step, compare};
+use probing::{
+    BlobsProbe, Board, ClockProbe, DatabaseProbe, DiskProbe, ExpiryProbe, Finding, Kind, Marks, Probe,
+    References, State, Watch,
+};
+use signing::ports::Registry;
+use signing::trust::TrustRoot;
+use store::{Blobs, Db};
+use tlog::{Checkpoint, Tlog, TlogError};
+use upstream::oci::RegistryProbe;
+use upstream::rekor::LogProbe;
+
+use crate::canary::Canary;
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::metrics::Metrics;
+
+/// What is looked at.
+pub struct Parts<'a> {
+    pub config: &'a Config,
+    pub db: Db,
+    pub blobs: Blobs,
+    pub tlog: Tlog,
+    pub registries: Arc<upstream::oci::Client>,
+    pub metrics: Metrics,
+    /// This server's name on leases.
+    pub holder: String,
+    /// Where users reach this server.
+    pub public_url: &'a str,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+}
+
+/// Starts to look. Nothing outside is waited for.
+pub async fn start(parts: Parts<'_>) -> Result<Watch, Failure> {
+    let (config, db, clock) = (parts.config, &parts.db, parts.clock);
+    let folder = &config.data.folder;
+    let watch = Watch::new(Board::new(clock.clone()), clock.clone(), parts.random.clone());
+    let (marks, references) = (Marks::new(db.clone()), References::default());
+    let installation = marks.installation(&*clock, &*parts.random).await?;
+
+    let database = DatabaseProbe::new(
+        marks.clone(),
+        folder.join("database.mark"),
+        sqlite_file(config, db),
+    );
+    watch.add(Arc::new(database));
+    watch.add(Arc::new(EmbeddedLog::new(parts.tlog.clone())));
+    let blobs = BlobsProbe::new(parts.blobs, marks.clone(), clock.clone(), installation);
+    watch.add(Arc::new(blobs));
+    let latest = ClockProbe::latest(&marks).await?;
+    watch.add(Arc::new(ClockProbe::new(
+        clock.clone(),
+        db,
+        references.clone(),
+        latest,
+    )));
+    watch.add(Arc::new(DiskProbe::new(folder.clone())));
+    for (name, root) in config.trusted_roots()? {
+        watch.add(Arc::new(trust_root(&name, &root, clock.clone())));
+    }
+    if let Some(settings) = &config.external_log {
+        let client = Arc::new(upstream::rekor::Client::new(settings)?);
+        let mark = marks.read(&LogProbe::mark(&client)).await?;
+        let (clock, references) = (clock.clone(), references.clone());
+        let probe = LogProbe::new(client, marks, mark.as_deref(), clock, references);
+        watch.add(Arc::new(probe));
+    }
+    watch.add_all(RegistryProbe::in_use(
+        parts.registries.clone(),
+        clock.clone(),
+        references,
+    ));
+    if let Some(settings) = &config.canary {
+        let registry: Arc<dyn Registry> = parts.registries;
+        let canary = Canary::new(
+            settings,
+            registry,
+            db.clone(),
+            parts.holder,
+            parts.public_url,
+            parts.metrics,
+            clock,
+        )?;
+        watch.add(Arc::new(canary));
+    }
+    Ok(watch)
+}
+
+/// SQLite's file, which may be replaced under the server that has it open.
+fn sqlite_file(config: &Config, db: &Db) -> Option<PathBuf> {
+    if db.is_shared() {
+        return None;
+    }
+    let default = || config.data.folder.join("portcullis.db");
+    let named = config
+        .database
+        .url
+        .as_deref()
+        .and_then(|url| url.strip_prefix("sqlite:"));
+    Some(named.map_or_else(default, |path| {
+        Path::new(path.strip_prefix("//").unwrap_or(path)).to_owned()
+    }))
+}
+
+fn trust_root(name: &str, root: &TrustRoot, clock: Arc<dyn Clock>) -> ExpiryProbe {
+    ExpiryProbe::new(format!("trust-root {name}"), root.ends(), clock)
+}
+
+/// Looks at this server's own log: is its checkpoint by its key, does it only grow, and does it move when it has to?
+struct EmbeddedLog {
+    tlog: Tlog,
+    last: Mutex<Option<Last>>,
+}
+
+#[derive(Clone)]
+struct Last {
+    seen: Seen,
+    /// Whether entries waited already at the last look.
+    waited: bool,
+}
+
+impl EmbeddedLog {
+    fn new(tlog: Tlog) -> Self {
+        Self {
+            tlog,
+            last: Mutex::new(None),
+        }
+    }
+
+    async fn judge(&self, last: Option<&Last>) -> Result<(Finding, Last), TlogError> {
+        let queued = self.tlog.queued();
+        let checkpoint = self.tlog.checkpoint().await?;
+        let seen = seen(&checkpoint);
+        let expected = last.map_or_else(
+            || self.expected(),
+            |last| format!("{}, that follows {}", self.expected(), last.seen.described()),
+        );
+        let mut state = match compare(last.map(|last| &last.seen), &seen) {
+            Step::Good => State::Ok,
+            Step::RolledBack => State::RolledBack,
+            Step::Forked => State::Forked,
+            Step::Renamed => State::WrongLog,
+            Step::Prove => self.follows(last, &checkpoint).await?,
+        };
+        let mut found = seen.described();
+        let stuck = last.is_some_and(|last| last.waited && last.seen.size == seen.size);
+        if state == State::Ok && queued > 0 && stuck {
+            state = State::Stale;
+            found = format!("{found}; {queued} entries wait and it does not move");
+        }
+        let next = Last {
+            seen,
+            waited: queued > 0,
+        };
+        Ok((Finding::new(state, expected, found), next))
+    }
+
+    async fn follows(&self, last: Option<&Last>, now: &Checkpoint) -> Result<State, TlogError> {
+        let Some(last) = last else { return Ok(State::Ok) };
+        let proof = self.tlog.consistency(last.seen.size, now.size).await?;
+        let same = hex(proof.old_root) == last.seen.root;
+        Ok(if same { State::Ok } else { State::Forked })
+    }
+}
+
+#[async_trait]
+impl Probe for EmbeddedLog {
+    fn name(&self) -> &str {
+        "log"
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Log
+    }
+
+    fn expected(&self) -> String {
+        let verifier = self.tlog.verifier();
+        let id = hex(verifier.log_id());
+        format!("{} signed by key {}", verifier.origin(), &id[..8])
+    }
+
+    async fn look(&self) -> Finding {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match self.judge(last.as_ref()).await {
+            Ok((finding, next)) => {
+                // What was good is remembered, also beside entries that wait.
+                if matches!(finding.state, State::Ok | State::Stale) {
+                    *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
+                }
+                finding
+            }
+            Err(error) => {
+                let state = match &error {
+                    TlogError::Checkpoint(_) => State::WrongLog,
+                    TlogError::RolledBack { .. } => State::RolledBack,
+                    error if error.is_damage() => State::Forked,
+                    _ => State::Unreachable,
+                };
+                let found = format!("{}: {}", error.code().id, kernel::chain(&error));
+                Finding::new(state, self.expected(), kernel::words(&found))
+            }
+        }
+    }
+}
+
+fn seen(checkpoint: &Checkpoint) -> Seen {
+    Seen {
+        origin: checkpoint.origin.clone(),
+        size: checkpoint.size,
+        root: hex(checkpoint.root),
+        note: checkpoint.note.clone(),
+    }
+}
+
+fn hex(bytes: [u8; 32]) -> String {
+    kernel::Digest::from_bytes(bytes).hex()
+}

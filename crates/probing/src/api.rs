@@ -1,0 +1,99 @@
+//! Routes: what is known of each dependency.
+
+use access::{Access, Action, Context};
+use axum::Router;
+use axum::extract::{FromRef, State};
+use axum::routing::get;
+use web::{Json, Problem};
+
+use crate::board::{Board, Status};
+use crate::verdict::{CanDeploy, Verdict};
+use crate::{Kind, State as Found};
+
+/// All dependencies, and what they come to.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct DependenciesBody {
+    /// Whether images can be signed and verified right now.
+    pub can_deploy: CanDeploy,
+    /// Why not, or not all of it; the worst first.
+    pub reasons: Vec<String>,
+    pub dependencies: Vec<DependencyBody>,
+}
+
+/// One dependency, as its probe found it last.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct DependencyBody {
+    pub name: String,
+    pub kind: Kind,
+    pub state: Found,
+    /// Who or what has to be there.
+    pub expected: String,
+    /// Who or what is.
+    pub found: String,
+    /// Since when it is in this state.
+    pub since: String,
+    /// When the last look ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checked_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_good: Option<String>,
+    /// How long the last look took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
+    /// Days until its certificate, or the first of its keys, ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_days_left: Option<i64>,
+    /// What stops working while it is broken.
+    pub blast_radius: String,
+    /// What to do first; empty if there is nothing to do.
+    pub hint: String,
+}
+
+impl From<Status> for DependencyBody {
+    fn from(status: Status) -> Self {
+        Self {
+            blast_radius: status.kind.blast_radius().to_owned(),
+            hint: status.state.hint().to_owned(),
+            name: status.name,
+            kind: status.kind,
+            state: status.state,
+            expected: status.expected,
+            found: status.found,
+            since: status.since.to_string(),
+            checked_at: status.checked_at.map(|at| at.to_string()),
+            last_good: status.last_good.map(|at| at.to_string()),
+            latency_ms: status.latency.map(|latency| latency.as_secs_f64() * 1_000.0),
+            certificate_days_left: status.certificate_days_left,
+        }
+    }
+}
+
+/// The routes of this domain, below `/api/v1`.
+pub fn router<S>() -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+    Access: FromRef<S>,
+    Board: FromRef<S>,
+{
+    Router::new().route("/dependencies", get(list))
+}
+
+#[utoipa::path(get, path = "/api/v1/dependencies", tag = "dependencies", responses((status = 200, body = DependenciesBody)))]
+pub(crate) async fn list(
+    State(board): State<Board>,
+    context: Context,
+) -> Result<Json<DependenciesBody>, Problem> {
+    context.require(Action::ReadDependencies)?;
+    let all = board.all();
+    let Verdict { can_deploy, reasons } = Verdict::of(&all);
+    Ok(Json(DependenciesBody {
+        can_deploy,
+        reasons,
+        dependencies: all.into_iter().map(DependencyBody::from).collect(),
+    }))
+}
+
+/// The descriptions of these routes.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(list))]
+pub struct Docs;

@@ -1,0 +1,111 @@
+//! The blob store: is it ours?
+//!
+//! A blob with the installation's id lies in it. The database remembers that it was written, so a store without it is
+//! not a new one but another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use kernel::Clock;
+use store::Blobs;
+
+use crate::database::unanswered;
+use crate::marks::Marks;
+use crate::state::{Finding, Kind, State};
+use crate::watch::Probe;
+
+/// The name of the blob, and of the mark that it was written.
+const BLOB: &str = "installation";
+const MARK: &str = "blobs";
+
+/// Looks at the blob store.
+pub struct BlobsProbe {
+    blobs: Blobs,
+    marks: Marks,
+    clock: Arc<dyn Clock>,
+    installation: String,
+    remembered: AtomicBool,
+}
+
+impl BlobsProbe {
+    #[must_use]
+    pub fn new(blobs: Blobs, marks: Marks, clock: Arc<dyn Clock>, installation: String) -> Self {
+        Self {
+            blobs,
+            marks,
+            clock,
+            installation,
+            remembered: AtomicBool::new(false),
+        }
+    }
+
+    /// Writes the blob into a store that never had it.
+    async fn begin(&self) -> Finding {
+        let expected = self.expected();
+        match self.marks.read(MARK).await {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                return Finding::new(
+                    State::WrongStore,
+                    expected,
+                    "a store that was never this installation's, or lost its blobs",
+                );
+            }
+            Err(error) => return Finding::new(State::Unreachable, expected, unanswered(&error)),
+        }
+        let written = self
+            .blobs
+            .put(BLOB, self.installation.clone().into_bytes().into());
+        if let Err(error) = written.await {
+            return Finding::new(State::Unreachable, expected, unanswered(&error));
+        }
+        self.remember().await;
+        Finding::new(State::Ok, expected.clone(), expected)
+    }
+
+    /// Writes down, once, that the blob is there. Until that has gone well, every look tries.
+    async fn remember(&self) {
+        if self.remembered.load(Ordering::Relaxed) {
+            return;
+        }
+        match self.marks.keep(MARK, &self.installation, self.clock.now()).await {
+            Ok(()) => self.remembered.store(true, Ordering::Relaxed),
+            Err(error) => tracing::debug!(
+                error = kernel::chain(&error),
+                "not written down that blobs are there"
+            ),
+        }
+    }
+}
+
+#[async_trait]
+impl Probe for BlobsProbe {
+    fn name(&self) -> &str {
+        "blobs"
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Blobs
+    }
+
+    fn expected(&self) -> String {
+        format!("installation {}", self.installation)
+    }
+
+    async fn look(&self) -> Finding {
+        let expected = self.expected();
+        match self.blobs.get(BLOB).await {
+            Err(error) => Finding::new(State::Unreachable, expected, unanswered(&error)),
+            Ok(None) => self.begin().await,
+            Ok(Some(found)) if found == self.installation.as_bytes() => {
+                self.remember().await;
+                Finding::new(State::Ok, expected.clone(), expected)
+            }
+            Ok(Some(found)) => {
+                let found = kernel::words(&String::from_utf8_lossy(&found));
+                Finding::new(State::WrongStore, expected, format!("installation {found}"))
+            }
+        }
+    }
+}

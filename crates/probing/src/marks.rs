@@ -1,0 +1,98 @@
+//! What has to be remembered over a restart: who this installation is, and the last good state of things outside.
+
+use jiff::Timestamp;
+use kernel::{Clock, Id, Random};
+use store::{Db, Migration, StoreError, args};
+
+/// The tables of this domain. `installation` has one row: the id that database and blobs are known by, and a count
+/// that only grows. `probe_mark` has the last good state of a dependency, as its probe writes it.
+pub const MIGRATIONS: &[Migration] = &[Migration {
+    domain: "probing",
+    version: 1,
+    sql: "CREATE TABLE installation (id BIGINT PRIMARY KEY, name TEXT NOT NULL, beat BIGINT NOT NULL);
+          CREATE TABLE probe_mark (name TEXT PRIMARY KEY, mark TEXT NOT NULL, written_at BIGINT NOT NULL);",
+}];
+
+/// The installation's row, read and moved on.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Beat {
+    /// The installation's id.
+    pub installation: String,
+    /// Grows by one with every look of any server.
+    pub beat: i64,
+}
+
+/// The tables. Cheap to clone.
+#[derive(Clone)]
+pub struct Marks {
+    db: Db,
+}
+
+impl Marks {
+    #[must_use]
+    pub fn new(db: Db) -> Self {
+        Self { db }
+    }
+
+    /// The installation's id, made by whoever asks first.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn installation(&self, clock: &dyn Clock, random: &dyn Random) -> Result<String, StoreError> {
+        let id = Id::new("ins", clock, random).to_string();
+        let mut tx = self.db.begin().await?;
+        tx.execute(
+            "INSERT INTO installation (id, name, beat) VALUES (1, $1, 0) ON CONFLICT (id) DO NOTHING",
+            args![id.as_str()],
+        )
+        .await?;
+        let row = tx
+            .read_one("SELECT name FROM installation WHERE id = 1", Vec::new())
+            .await?;
+        tx.commit().await?;
+        row.map_or(Ok(id), |row| row.text("name"))
+    }
+
+    /// Moves the count on, which shows that the database takes writes, and gives the row as it was written; `None` if
+    /// there is no row.
+    pub(crate) async fn beat(&self) -> Result<Option<Beat>, StoreError> {
+        let mut tx = self.db.begin().await?;
+        let row = tx
+            .read_one(
+                "UPDATE installation SET beat = beat + 1 WHERE id = 1 RETURNING name, beat",
+                Vec::new(),
+            )
+            .await?;
+        tx.commit().await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Beat {
+            installation: row.text("name")?,
+            beat: row.int("beat")?,
+        }))
+    }
+
+    /// The last good state of the dependency `name`.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn read(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT mark FROM probe_mark WHERE name = $1";
+        let row = self.db.read_one(sql, args![name]).await?;
+        row.map(|row| row.text("mark")).transpose()
+    }
+
+    /// Keeps it.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn keep(&self, name: &str, mark: &str, now: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.db.begin().await?;
+        tx.execute(
+            "INSERT INTO probe_mark (name, mark, written_at) VALUES ($1, $2, $3) \
+             ON CONFLICT (name) DO UPDATE SET mark = excluded.mark, written_at = excluded.written_at",
+            args![name, mark, now.as_microsecond()],
+        )
+        .await?;
+        tx.commit().await
+    }
+}

@@ -1,0 +1,358 @@
+//! The client of somebody else's log against a Rekor v1 (a stub with real signatures and real proofs) and against what
+//! is none. Rekor v2 is tried in `e2e`: with our own engine, and with rekor-tiles.
+
+use std::sync::{Arc, Mutex};
+
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::rand::SystemRandom as Rng;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kernel::Digest;
+use serde_json::{Value, json};
+use tlog::merkle::{Hash, consistency_ranges, empty_root, inclusion_ranges, leaf_hash, node_hash};
+use tlog::{HashedRekord, Verifier};
+use upstream::rekor::{Api, Client, RekorError, RekorReason, Settings};
+
+const HOST: &str = "rekor.example";
+const TREE: &str = "1193050959916656506";
+
+fn spki(pair: &EcdsaKeyPair) -> Vec<u8> {
+    let der = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).unwrap();
+    der.as_ref().to_vec()
+}
+
+fn pem(pair: &EcdsaKeyPair) -> String {
+    let text = STANDARD.encode(spki(pair));
+    format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n")
+}
+
+/// The root over a range of leaves (RFC 6962, section 2.1).
+fn root(leaves: &[Hash]) -> Hash {
+    match leaves {
+        [] => empty_root(),
+        [one] => *one,
+        many => {
+            let middle = 1 << (many.len() - 1).ilog2();
+            node_hash(&root(&many[..middle]), &root(&many[middle..]))
+        }
+    }
+}
+
+fn over(leaves: &[Hash], ranges: &[(u64, u64)]) -> Vec<String> {
+    let hash = |&(from, to): &(u64, u64)| hex::encode(root(&leaves[from as usize..to as usize]));
+    ranges.iter().map(hash).collect()
+}
+
+/// A Rekor v1, as much of it as a client of `hashedrekord` sees.
+struct V1 {
+    pair: EcdsaKeyPair,
+    bodies: Mutex<Vec<Vec<u8>>>,
+    lies: Lie,
+}
+
+/// How a log may answer a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lie {
+    Not,
+    /// With an entry that is in the log, and is not the one that was sent.
+    AnotherEntry,
+    /// With the entry that was sent, and a proof of another.
+    AnotherProof,
+}
+
+impl V1 {
+    fn leaves(&self) -> Vec<Hash> {
+        self.bodies
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|body| leaf_hash(body))
+            .collect()
+    }
+
+    fn note(&self) -> String {
+        let leaves = self.leaves();
+        let text = format!(
+            "{HOST} - {TREE}\n{}\n{}\n",
+            leaves.len(),
+            STANDARD.encode(root(&leaves))
+        );
+        let id = Digest::of(&spki(&self.pair));
+        let signature = self.pair.sign(&Rng::new(), text.as_bytes()).unwrap();
+        let line = [&id.as_bytes()[..4], signature.as_ref()].concat();
+        format!("{text}\n— {HOST} {}\n", STANDARD.encode(line))
+    }
+
+    fn entry(&self, index: usize) -> Value {
+        let leaves = self.leaves();
+        let (shown, proven) = match self.lies {
+            Lie::Not => (index, index),
+            Lie::AnotherEntry => (0, 0),
+            Lie::AnotherProof => (index, 0),
+        };
+        let (body, size) = (self.bodies.lock().unwrap()[shown].clone(), leaves.len() as u64);
+        json!({ hex::encode(leaves[index]): {
+            "body": STANDARD.encode(body), "integratedTime": 1_700_000_000, "logIndex": index + 1_000, "logID": "00",
+            "verification": { "signedEntryTimestamp": "", "inclusionProof": {
+                "checkpoint": self.note(), "hashes": over(&leaves, &inclusion_ranges(proven as u64, size)),
+                "logIndex": proven, "rootHash": "", "treeSize": size,
+            }},
+        }})
+    }
+}
+
+async fn info(State(log): State<Arc<V1>>) -> Json<Value> {
+    let size = log.leaves().len();
+    Json(json!({ "rootHash": "", "signedTreeHead": log.note(), "treeID": TREE, "treeSize": size }))
+}
+
+#[derive(serde::Deserialize)]
+struct Sizes {
+    #[serde(rename = "firstSize")]
+    first: u64,
+    #[serde(rename = "lastSize")]
+    last: u64,
+    #[serde(rename = "treeID")]
+    tree: String,
+}
+
+async fn proof(State(log): State<Arc<V1>>, Query(sizes): Query<Sizes>) -> Json<Value> {
+    assert_eq!(sizes.tree, TREE);
+    let hashes = over(&log.leaves(), &consistency_ranges(sizes.first, sizes.last));
+    Json(json!({ "rootHash": "", "hashes": hashes }))
+}
+
+async fn append(State(log): State<Arc<V1>>, Json(entry): Json<Value>) -> Response {
+    let body = serde_json::to_vec(&entry).unwrap();
+    let leaf = hex::encode(leaf_hash(&body));
+    let there = {
+        let mut bodies = log.bodies.lock().unwrap();
+        let there = bodies.contains(&body);
+        if !there {
+            bodies.push(body);
+        }
+        there
+    };
+    if there {
+        let location = format!("/api/v1/log/entries/{leaf}");
+        return (StatusCode::CONFLICT, [(header::LOCATION, location)]).into_response();
+    }
+    let index = log.leaves().len() - 1;
+    (StatusCode::CREATED, Json(log.entry(index))).into_response()
+}
+
+async fn one(State(log): State<Arc<V1>>, Path(uuid): Path<String>) -> Json<Value> {
+    let leaves = log.leaves();
+    let index = leaves.iter().position(|leaf| hex::encode(leaf) == uuid).unwrap();
+    Json(log.entry(index))
+}
+
+async fn serve(router: Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    format!("http://{address}")
+}
+
+async fn start(bodies: &[&str], lies: Lie) -> (String, Arc<V1>) {
+    let log = Arc::new(V1 {
+        pair: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap(),
+        bodies: Mutex::new(bodies.iter().map(|body| body.as_bytes().to_vec()).collect()),
+        lies,
+    });
+    let router = Router::new()
+        .route("/api/v1/log", get(info))
+        .route("/api/v1/log/proof", get(proof))
+        .route("/api/v1/log/entries", post(append))
+        .route("/api/v1/log/entries/{uuid}", get(one))
+        .with_state(log.clone());
+    (serve(router).await, log)
+}
+
+/// A client that expects the key of `pem` at `url`.
+fn client(url: &str, pem: &str, api: Api) -> Client {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), pem).unwrap();
+    Client::new(&Settings {
+        url: url.to_owned(),
+        origin: Some(HOST.to_owned()),
+        public_key: Some(file.path().to_owned()),
+        trusted_root: None,
+        api,
+        ca_pem: None,
+        call_seconds_max: 5,
+    })
+    .unwrap()
+}
+
+fn rekord(message: &[u8]) -> HashedRekord {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+    HashedRekord {
+        digest: Digest::of(message).as_bytes().to_vec(),
+        signature: pair.sign(&Rng::new(), message).unwrap().as_ref().to_vec(),
+        verifier: Verifier::PublicKey(spki(&pair)),
+    }
+}
+
+fn reason<T: std::fmt::Debug>(outcome: Result<T, RekorError>) -> RekorReason {
+    outcome.unwrap_err().reason
+}
+
+#[tokio::test]
+async fn a_rekor_v1_is_found_out_and_its_growth_is_proven() {
+    let (url, log) = start(&["a", "b", "c"], Lie::Not).await;
+    let client = client(&url, &pem(&log.pair), Api::Auto);
+    let first = client.checkpoint().await.unwrap();
+    assert_eq!((first.api, first.checkpoint.size), (Api::V1, 3));
+    for body in ["d", "e", "f", "g"] {
+        log.bodies.lock().unwrap().push(body.as_bytes().to_vec());
+    }
+    let second = client.checkpoint().await.unwrap();
+    client.follows(&first.checkpoint, &second).await.unwrap();
+    client.follows(&second.checkpoint, &second).await.unwrap();
+    // It forgets what it said.
+    log.bodies.lock().unwrap()[1] = b"x".to_vec();
+    let third = client.checkpoint().await.unwrap();
+    for old in [&first.checkpoint, &second.checkpoint] {
+        assert!(matches!(
+            reason(client.follows(old, &third).await),
+            RekorReason::Forked { .. }
+        ));
+    }
+}
+
+/// Shown to fail: with `included` left out of `append_v1` a proof of another entry is believed, without the comparison
+/// of the body another entry is.
+#[tokio::test]
+async fn an_entry_is_in_a_rekor_v1_once_and_proven() {
+    let (url, log) = start(&["a", "b", "c"], Lie::Not).await;
+    let own = client(&url, &pem(&log.pair), Api::Auto);
+    let entry = rekord(b"signed");
+    let new = own.append(&entry).await.unwrap();
+    assert_eq!((new.index, new.already), (Some(1_003), false));
+    assert_eq!(new.at.map(|at| at.as_second()), Some(1_700_000_000));
+    // The retry of an answer that was lost.
+    let again = own.append(&entry).await.unwrap();
+    assert_eq!((again.index, again.already), (Some(1_003), true));
+    assert_eq!(log.leaves().len(), 4);
+
+    for lie in [Lie::AnotherEntry, Lie::AnotherProof] {
+        let (url, liar) = start(&["a", "b"], lie).await;
+        let own = client(&url, &pem(&liar.pair), Api::V1);
+        let found = reason(own.append(&entry).await);
+        assert!(matches!(found, RekorReason::Unproven(_)), "{lie:?}: {found}");
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_of_another_key_or_host_is_named() {
+    let (url, log) = start(&["a"], Lie::Not).await;
+    let stranger = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+    let own = client(&url, &pem(&stranger), Api::Auto);
+    let RekorReason::WrongLog { expected, found } = reason(own.checkpoint().await) else {
+        panic!("another log is not named");
+    };
+    let id = |pair: &EcdsaKeyPair| hex::encode(&Digest::of(&spki(pair)).as_bytes()[..4]);
+    assert!(expected.contains(&id(&stranger)), "{expected}");
+    assert!(found.contains(&id(&log.pair)) && found.contains(TREE), "{found}");
+    // Nothing is written into it either.
+    assert!(matches!(
+        reason(own.append(&rekord(b"x")).await),
+        RekorReason::WrongLog { .. }
+    ));
+    assert_eq!(log.leaves().len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_log_refuses_or_puts_off_is_told_apart() {
+    let answers = |status: u16| async move {
+        let status = StatusCode::from_u16(status).unwrap();
+        let body = json!({ "code": 3, "message": "no such key details\u{1b}[2J" });
+        serve(Router::new().fallback(move || async move {
+            (status, [(header::RETRY_AFTER, "7")], Json(body.clone())).into_response()
+        }))
+        .await
+    };
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+    for (status, expected) in [
+        (400, "refused"),
+        (409, "already"),
+        (429, "throttled"),
+        (503, "unreachable"),
+        (404, "no log"),
+    ] {
+        let client = client(&answers(status).await, &pem(&pair), Api::V2);
+        let outcome = client.append(&rekord(b"x")).await;
+        let found = match &outcome {
+            Ok(logged) if logged.already && logged.index.is_none() => "already",
+            Ok(_) => "logged",
+            Err(error) => match &error.reason {
+                RekorReason::Refused(why) => {
+                    assert!(
+                        why.contains("no such key details") && !why.contains('\u{1b}'),
+                        "{why}"
+                    );
+                    "refused"
+                }
+                RekorReason::Throttled { after_seconds } => {
+                    assert_eq!(*after_seconds, Some(7));
+                    "throttled"
+                }
+                RekorReason::Unreachable(_) => "unreachable",
+                RekorReason::NotALog(_) => "no log",
+                other => panic!("{other}"),
+            },
+        };
+        assert_eq!(found, expected, "{status}");
+    }
+}
+
+#[test]
+fn settings_are_checked_without_the_log() {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let key = file("rekor.pub", &pem(&pair));
+    let root = json!({ "tlogs": [
+        { "baseUrl": "https://other.example", "publicKey": { "rawBytes": "AAAA" } },
+        { "baseUrl": "https://rekor.example", "publicKey": {
+            "rawBytes": STANDARD.encode(spki(&pair)), "validFor": { "end": "2030-01-01T00:00:00Z" },
+        }},
+    ]});
+    let root = file("trusted_root.json", &root.to_string());
+    let settings = |text: String| toml::from_str::<Settings>(&text).map(|settings| Client::new(&settings));
+    let url = "url = \"https://rekor.example\"";
+    let by_key = settings(format!("{url}\npublic_key = {key:?}")).unwrap().unwrap();
+    assert_eq!(by_key.trusted().verifier.origin(), "rekor.example");
+    let by_root = settings(format!("{url}\ntrusted_root = {root:?}"))
+        .unwrap()
+        .unwrap();
+    assert_eq!(by_root.trusted().verifier, by_key.trusted().verifier);
+    assert!(by_root.trusted().ends.is_some());
+    let bad_key = file("bad.pub", "nonsense");
+    for wrong in [
+        url.to_owned(),
+        format!("{url}\npublic_key = {key:?}\ntrusted_root = {root:?}"),
+        format!("{url}\npublic_key = \"/no/such/file\""),
+        format!("{url}\npublic_key = {bad_key:?}"),
+        format!("{url}\norigin = \"third.example\"\ntrusted_root = {bad_key:?}"),
+        format!("url = \"http://rekor.example\"\npublic_key = {key:?}"),
+        format!("url = \"https://u@rekor.example\"\npublic_key = {key:?}"),
+        format!("url = \"https://rekor.example?x\"\npublic_key = {key:?}"),
+        format!("{url}\npublic_key = {key:?}\ncall_seconds_max = 0"),
+        format!("{url}\npublic_key = {key:?}\nca_pem = \"nonsense\""),
+    ] {
+        assert!(settings(wrong.clone()).unwrap().is_err(), "{wrong}");
+    }
+    assert!(settings(format!("{url}\nkey = \"x\"")).is_err());
+}
