@@ -254,7 +254,7 @@ mod tests {
                 let (gate, count) = (gate.clone(), count.clone());
                 tokio::spawn(async move {
                     let _pass = gate
-                        .enter(sign(if number % 3 == 0 { "a" } else { "b" }), 1)
+                        .enter(sign(if number < 70 { "a" } else { "b" }), 1)
                         .await
                         .unwrap();
                     count.send(gate.standing().running).unwrap();
