@@ -351,7 +351,8 @@ pub enum Project {
 }
 
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = true, id = "change")]
+#[group(skip)]
+#[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
 pub struct ProjectChange {
     #[arg(value_parser = name)]
     pub name: String,
