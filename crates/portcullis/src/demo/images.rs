@@ -35,12 +35,12 @@ impl Images {
         Ok(references)
     }
 
-    /// Changes the first `count` of them.
-    pub async fn change(&self, repository: &str, count: usize) -> Result<(), Failure> {
+    /// Changes the first `count` of them to what they never were.
+    pub async fn change(&self, repository: &str, count: usize, version: &str) -> Result<(), Failure> {
         for number in 1..=count {
             let repository = format!("{repository}-{number}");
-            self.push(&repository, "1.0", &format!("{repository} in its second version"))
-                .await?;
+            let content = format!("{repository} in its {version} version");
+            self.push(&repository, "1.0", &content).await?;
         }
         Ok(())
     }

@@ -8,13 +8,14 @@ mod server;
 mod stage;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use registry::{Options, Registry};
 
 use crate::args::Demo;
 use crate::demo::images::Images;
 use crate::demo::server::ServerProcess;
-use crate::demo::stage::{Expect, Stage};
+use crate::demo::stage::{Begun, Expect, Stage};
 use crate::failure::Failure;
 use crate::lifecycle::Lifecycle;
 use crate::output::println;
@@ -24,6 +25,10 @@ const RELEASE: usize = 40;
 /// Images of the fleet, and how many of them change.
 const FLEET: usize = 400;
 const CHANGED: usize = 3;
+/// How often a pipeline that went wild signs all of them at once.
+const TIMES: usize = 3;
+/// When the storm is in full swing.
+const STORM_BEGUN: Duration = Duration::from_millis(100);
 
 pub async fn run(own: Demo) -> Result<ExitCode, Failure> {
     let folder = Folder::new(own.data.clone())?;
@@ -136,6 +141,7 @@ async fn story(stage: &mut Stage, images: &Images, server: &mut ServerProcess) -
         .await?;
 
     fleet(stage, images).await?;
+    storm(stage, images).await?;
     crash(stage, server, &release[0]).await
 }
 
@@ -147,7 +153,7 @@ async fn fleet(stage: &mut Stage, images: &Images) -> Result<(), Failure> {
     let list = stage.write("fleet.txt", &fleet)?;
     let expect = Expect::code(0).prints_err(&format!("{FLEET} signed, 0 already signed, 0 failed"));
     stage.run(&["sign", "--from-file", &list], expect).await?;
-    images.change("fleet/service", CHANGED).await?;
+    images.change("fleet/service", CHANGED, "second").await?;
     let before = stage.log_size().await?;
     let known = FLEET - CHANGED;
     let expect = Expect::code(0).prints_err(&format!("{CHANGED} signed, {known} already signed, 0 failed"));
@@ -156,6 +162,52 @@ async fn fleet(stage: &mut Stage, images: &Images) -> Result<(), Failure> {
         "entries that the log grew by",
         stage.log_size().await? - before,
         CHANGED as u64,
+    );
+    Ok(())
+}
+
+async fn storm(stage: &mut Stage, images: &Images) -> Result<(), Failure> {
+    stage.chapter(&format!(
+        "Its pipeline goes wild: all {FLEET} images {TIMES} times at once, {CHANGED} changed; another team signs meanwhile"
+    ));
+    stage
+        .run(
+            &["project", "create", "payments", "--image", "**"],
+            Expect::code(0),
+        )
+        .await?;
+    stage
+        .run(
+            &["--project", "payments", "key", "create", "default"],
+            Expect::code(0),
+        )
+        .await?;
+    let alone = images
+        .push("payments/api", "1.0", "the first of payments")
+        .await?;
+    let beside = images
+        .push("payments/web", "1.0", "the second of payments")
+        .await?;
+    let signed = || Expect::code(0).prints("signed ");
+    stage
+        .run(&["--project", "payments", "sign", &alone], signed())
+        .await?;
+    images.change("fleet/service", CHANGED, "third").await?;
+    let before = stage.log_size().await?;
+    let begun: Vec<Begun> = (0..TIMES)
+        .map(|_| stage.begin(&["sign", "--from-file", "fleet.txt"]))
+        .collect();
+    tokio::time::sleep(STORM_BEGUN).await;
+    stage
+        .run(&["--project", "payments", "sign", &beside], signed())
+        .await?;
+    for storm in begun {
+        stage.end(storm, Expect::code(0).prints_err("0 failed")).await?;
+    }
+    stage.check(
+        "entries that the log grew by, of the changed images and the other team's",
+        stage.log_size().await? - before,
+        CHANGED as u64 + 1,
     );
     Ok(())
 }

@@ -51,6 +51,9 @@ impl Expect {
     }
 }
 
+/// A command that runs.
+pub struct Begun(tokio::task::JoinHandle<Result<Ran, Failure>>);
+
 struct Ran {
     code: i32,
     out: String,
@@ -97,6 +100,41 @@ impl Stage {
     pub async fn run(&mut self, words: &[&str], expect: Expect) -> Result<(), Failure> {
         println(&format!("$ portcullis {}", words.join(" ")));
         let ran = self.command(words).await?;
+        self.judge(&ran, &expect);
+        Ok(())
+    }
+
+    /// Begins a command that runs beside the next ones.
+    pub fn begin(&self, words: &[&str]) -> Begun {
+        println(&format!("$ portcullis {} &", words.join(" ")));
+        let (stage, words) = (self.other(), words.iter().map(|word| (*word).to_owned()));
+        let words: Vec<String> = words.collect();
+        Begun(tokio::spawn(async move {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            stage.command(&words).await
+        }))
+    }
+
+    /// Waits for its end.
+    pub async fn end(&mut self, begun: Begun, expect: Expect) -> Result<(), Failure> {
+        let ran = begun.0.await;
+        let ran = ran.map_err(|error| Failure::local("waiting for a command", &error))??;
+        self.judge(&ran, &expect);
+        Ok(())
+    }
+
+    fn other(&self) -> Self {
+        Self {
+            folder: self.folder.clone(),
+            url: self.url.clone(),
+            token: self.token.clone(),
+            clock: self.clock,
+            failed: 0,
+            chapters: 0,
+        }
+    }
+
+    fn judge(&mut self, ran: &Ran, expect: &Expect) {
         show(&ran.out);
         show(&ran.err);
         println(&format!("  ({:.2} s, exit code {})", ran.seconds, ran.code));
@@ -110,7 +148,6 @@ impl Stage {
                 expect.code
             ));
         }
-        Ok(())
     }
 
     /// Compares a number with what it has to be.
