@@ -110,7 +110,7 @@ impl Victim {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_loses_nothing_and_never_forks_when_it_is_killed() {
+async fn p11_the_log_loses_nothing_and_never_forks_when_it_is_killed() {
     let mut victim = Victim::new().await;
     for step in CRASH_STEPS.iter().filter(|step| **step != UPPER) {
         let at_once = AT_ONCE.contains(step);

@@ -191,7 +191,7 @@ async fn assert_recorded(server: &mut Server, acknowledged: &BTreeMap<String, Ac
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signing_loses_nothing_that_it_acknowledged_when_it_is_killed() {
+async fn p11_signing_loses_nothing_that_it_acknowledged_when_it_is_killed() {
     let registry = Registry::memory(Options::default());
     let running = registry.serve_on_loopback().await.unwrap();
     let mut victim = Victim::new(registry.clone(), running.host()).await;

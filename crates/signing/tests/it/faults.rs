@@ -402,7 +402,7 @@ async fn a_candidate_whose_content_is_gone_is_no_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_takes_a_put_and_drops_the_connection_ends_in_the_truth() {
+async fn p12_a_registry_that_takes_a_put_and_drops_the_connection_ends_in_the_truth() {
     for cuts in 1..=4 {
         let world = World::new().await;
         world.fake.fault(|plan| plan.cut_after_puts = cuts);
