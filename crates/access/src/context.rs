@@ -24,6 +24,8 @@ pub enum Actor {
     Server,
     /// A person at the command line who opens the database without a server.
     Local,
+    /// Whoever asked for what is done now, possibly by a server that is gone.
+    Earlier(String),
 }
 
 /// The first argument of everything that reads or changes: who, with what right, for which project, in which
@@ -40,6 +42,16 @@ pub struct Context {
     pub expires_at: Option<Timestamp>,
     pub request_id: String,
     asker: Asker,
+}
+
+/// A context in the database.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Stored {
+    actor: String,
+    role: Role,
+    project: String,
+    everywhere: bool,
+    request_id: String,
 }
 
 impl Context {
@@ -64,6 +76,32 @@ impl Context {
             actor: Actor::Local,
             ..Self::server(project)
         }
+    }
+
+    /// For work that outlives the request: who asked, with what right. Read again by [`Self::from_json`].
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let stored = Stored {
+            actor: self.actor.to_string(),
+            role: self.role,
+            project: self.project.to_string(),
+            everywhere: self.everywhere,
+            request_id: self.request_id.clone(),
+        };
+        serde_json::to_string(&stored).unwrap_or_default()
+    }
+
+    /// Who asked for what is done now. `None` if the text is not one of [`Self::to_json`].
+    #[must_use]
+    pub fn from_json(text: &str) -> Option<Self> {
+        let stored: Stored = serde_json::from_str(text).ok()?;
+        Some(Self {
+            actor: Actor::Earlier(stored.actor),
+            role: stored.role,
+            everywhere: stored.everywhere,
+            request_id: stored.request_id,
+            ..Self::server(stored.project.parse().ok()?)
+        })
     }
 
     /// Says what the request is about, where its path does not: for the record, should it be refused.
@@ -112,6 +150,7 @@ impl fmt::Display for Actor {
             Self::Token { id, name } => write!(f, "token {name} ({id})"),
             Self::Server => f.write_str("server"),
             Self::Local => f.write_str("local"),
+            Self::Earlier(text) => f.write_str(text),
         }
     }
 }

@@ -22,6 +22,7 @@ use signing::trust::{self, LogIdentity, TrustRoot};
 use signing::{Keyring, Signing, SigningError, Verifying};
 use store::{Blobs, Db, FolderLock};
 use tlog::{HashedRekord, LogKey, Name, Settings, Tlog};
+use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi as _;
 
 use crate::config::Config;
@@ -56,6 +57,8 @@ pub struct App {
     public_url: Arc<str>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    /// Ends what runs beside the requests.
+    stop: CancellationToken,
     /// Released when the last clone goes.
     _lock: Arc<FolderLock>,
 }
@@ -207,8 +210,10 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         public_url,
         clock,
         random,
+        stop: CancellationToken::new(),
         _lock: lock,
     };
+    tokio::spawn(app.signing.clone().take_over_operations(app.stop.clone()));
     Ok(Started { app, first_token })
 }
 
@@ -216,6 +221,7 @@ impl App {
     /// Stops the probes, seals what is left, stops the logs and closes the database; SQLite then moves what waits beside
     /// its file into it.
     pub async fn close(&self) {
+        self.stop.cancel();
         self.watch.close().await;
         self.trail.close().await;
         self.seal.close().await;

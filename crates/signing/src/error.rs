@@ -38,6 +38,8 @@ pub enum SigningError {
     Access(#[from] access::AccessError),
     #[error(transparent)]
     Store(#[from] store::StoreError),
+    #[error("there is no operation {0} in this project")]
+    NoOperation(String),
     #[error("the index {0} names itself")]
     IndexCycle(Digest),
     #[error("the index {image} has more than {max} manifests, the cap INDEX_MANIFESTS_MAX", max = kernel::limits::INDEX_MANIFESTS_MAX)]
@@ -122,7 +124,9 @@ impl From<KeyFileError> for SigningError {
 impl Fault for SigningError {
     fn kind(&self) -> Kind {
         match self {
-            Self::NoKey { .. } | Self::NoSignature(_) | Self::NoImagePolicy(_) => Kind::NotFound,
+            Self::NoKey { .. } | Self::NoSignature(_) | Self::NoImagePolicy(_) | Self::NoOperation(_) => {
+                Kind::NotFound
+            }
             Self::KeyExists { .. }
             | Self::TagMoved { .. }
             | Self::LegacyTag { .. }
@@ -164,6 +168,7 @@ impl Fault for SigningError {
             Self::LegacyTag { .. } => &codes::LEGACY_TAG,
             Self::Request(_) => &codes::REQUEST,
             Self::NoSignature(_) => &codes::NO_SIGNATURE,
+            Self::NoOperation(_) => &codes::NO_OPERATION,
             Self::TrustedRoot(_) => &codes::TRUSTED_ROOT,
             Self::ImagePolicy { .. } => &codes::IMAGE_POLICY,
             Self::NoImagePolicy(_) => &codes::NO_IMAGE_POLICY,
@@ -331,6 +336,12 @@ has a bound, so that an image with hundreds of attachments in a slow registry do
 was not read is not known: this is no verdict.",
         hint: "look at what is attached with `portcullis image tree`, remove what nobody needs, then try again",
     };
+    pub const NO_OPERATION: Code = Code {
+        id: "PC1219",
+        title: "there is no such operation",
+        explanation: "Operations belong to a project, and are kept for a day after they are done. What they signed stays.",
+        hint: "portcullis signature list shows what is signed",
+    };
     pub const INTERNAL: Code = Code {
         id: "PC1299",
         title: "signing failed by our own mistake",
@@ -357,6 +368,7 @@ id; nothing was answered with success that is not durable.",
         &KEY_CLOSED,
         &KEYS_BUSY,
         &SLOW,
+        &NO_OPERATION,
         &INTERNAL,
     ];
 }

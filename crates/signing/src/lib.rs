@@ -29,6 +29,7 @@ pub mod image_policy;
 pub mod key;
 mod keyring;
 pub mod local;
+mod operations;
 mod parts;
 pub mod ports;
 mod publish;

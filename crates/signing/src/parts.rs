@@ -9,6 +9,7 @@ use store::Db;
 
 use crate::door::Door;
 use crate::flight::Flights;
+use crate::operations::Operations;
 use crate::ports::{Log, Registry};
 use crate::request::{Ask, Signed};
 use crate::tables::Wish;
@@ -50,5 +51,6 @@ pub(crate) struct Parts {
     /// Images that are being signed.
     pub flights: Flights<Wish, Result<Signed, Arc<SigningError>>>,
     pub verdicts: Verdicts,
+    pub operations: Operations,
     pub counts: Counts,
 }

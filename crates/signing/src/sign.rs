@@ -11,6 +11,7 @@ use crate::door::{Door, DoorStanding};
 use crate::draft::Draft;
 use crate::flight::Flights;
 use crate::format::Annotations;
+use crate::operations::Operations;
 use crate::parts::{Parts, Settings};
 use crate::request::{SignRequest, Signed};
 use crate::tally::{Counts, Tally};
@@ -48,6 +49,7 @@ impl Signing {
         let (asked, flights) = (Flights::new(), Flights::new());
         let verdicts = Verdicts::new(clock.clone());
         let door = Door::new(clock.clone());
+        let operations = Operations::new(db.clone(), clock.clone(), random.clone());
         Self {
             parts: Arc::new(Parts {
                 db,
@@ -63,6 +65,7 @@ impl Signing {
                 asked,
                 flights,
                 verdicts,
+                operations,
                 counts: Counts::default(),
             }),
         }

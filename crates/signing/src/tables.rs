@@ -9,7 +9,11 @@ use crate::format::Annotations;
 use crate::publish::Formats;
 
 /// The tables of this domain.
-pub const MIGRATIONS: &[Migration] = &[KEYS_AND_SIGNATURES, crate::image_policy::MIGRATION];
+pub const MIGRATIONS: &[Migration] = &[
+    KEYS_AND_SIGNATURES,
+    crate::image_policy::MIGRATION,
+    crate::operations::MIGRATION,
+];
 
 const KEYS_AND_SIGNATURES: Migration = Migration {
     domain: "signing",

@@ -97,6 +97,22 @@ impl Problem {
         self.kind
     }
 
+    /// After how long it makes sense to try again, where that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The same once more, for each of those whom it concerns.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self {
+            kind: self.kind,
+            document: self.document.clone(),
+            retry_after: self.retry_after,
+        }
+    }
+
     #[must_use]
     pub fn document(&self) -> &ProblemDocument {
         &self.document

@@ -2,6 +2,7 @@
 
 mod image_policies;
 mod keys;
+mod operations;
 mod quota;
 mod signatures;
 mod verifications;
@@ -13,6 +14,7 @@ use axum::routing::{get, post};
 
 pub use image_policies::ImagePolicyBody;
 pub use keys::{CosignPub, KeyBody, NewKeyBody};
+pub use operations::OperationBody;
 pub use quota::QuotaStanding;
 pub use signatures::{BatchBody, BatchLine, SignBody, SignatureBody};
 pub use verifications::{CandidateBody, ReportBody, VerifyBody};
@@ -42,6 +44,7 @@ where
                 .put(image_policies::put)
                 .delete(image_policies::delete),
         )
+        .route("/operations/{id}", get(operations::get))
         .route("/quota", get(quota::get))
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{name}", get(keys::one).post(keys::rotate))
@@ -60,6 +63,7 @@ where
     image_policies::one,
     image_policies::put,
     image_policies::delete,
+    operations::get,
     quota::get,
     keys::list,
     keys::create,

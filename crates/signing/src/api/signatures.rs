@@ -9,14 +9,16 @@ use flow::Class;
 use futures::stream::{self, StreamExt};
 use kernel::Reference;
 use kernel::limits::BATCH_ITEMS_MAX;
+use tokio::time::timeout;
 use web::{Json, Page, Paging, Problem, ProblemDocument};
 
+use super::operations::{self, OperationBody, Order};
 use crate::format::Annotations;
 use crate::tables::{self, Filter};
 use crate::{Formats, SignRequest, SignatureRow, Signed, Signing, SigningError};
 
 /// Items of one batch that are worked on at once.
-const BATCH_CONCURRENT_MAX: usize = 32;
+pub(super) const BATCH_CONCURRENT_MAX: usize = 32;
 const NDJSON: &str = "application/x-ndjson";
 
 /// An image to sign.
@@ -91,26 +93,42 @@ pub struct BatchLine {
 }
 
 #[utoipa::path(post, path = "/api/v1/signatures", tag = "signatures", request_body = SignBody,
-    responses((status = 201, body = SignatureBody), (status = 200, description = "it stood already", body = SignatureBody)))]
+    params(("prefer" = Option<String>, Header, description = "`wait=N`: what takes longer than N seconds becomes an operation.")),
+    responses((status = 201, body = SignatureBody), (status = 200, description = "it stood already", body = SignatureBody),
+        (status = 202, description = "accepted and durable; Location names the operation", body = OperationBody)))]
 pub(crate) async fn create(
     State(signing): State<Signing>,
     context: Context,
+    headers: HeaderMap,
     Json(body): Json<SignBody>,
-) -> Result<impl IntoResponse, Problem> {
+) -> Result<Response, Problem> {
     context.about(&body.image);
-    let body = sign(&signing, &context, body, Class::Sign).await?;
-    let fresh = !body.deduplicated || body.manifests.iter().any(|own| !own.deduplicated);
-    Ok((
-        if fresh {
-            StatusCode::CREATED
-        } else {
-            StatusCode::OK
-        },
-        Json(body),
-    ))
+    let Some(wait) = operations::wait(&headers) else {
+        return sign(&signing, &context, body, Class::Sign).await.map(created);
+    };
+    let order = Order {
+        items: vec![body.clone()],
+        release: false,
+    };
+    let (own, by) = (signing.clone(), context.clone());
+    let work = tokio::spawn(async move { sign(&own, &by, body, Class::Sign).await });
+    match timeout(wait, work).await {
+        Ok(done) => done.map_err(|_| SigningError::Lost)?.map(created),
+        Err(_) => operations::accept(&signing, &context, order, wait).await,
+    }
 }
 
-async fn sign(
+fn created(body: SignatureBody) -> Response {
+    let fresh = !body.deduplicated || body.manifests.iter().any(|own| !own.deduplicated);
+    let status = if fresh {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    (status, Json(body)).into_response()
+}
+
+pub(super) async fn sign(
     signing: &Signing,
     context: &Context,
     body: SignBody,
@@ -130,7 +148,9 @@ async fn sign(
 }
 
 #[utoipa::path(post, path = "/api/v1/signatures:batch", tag = "signatures", request_body = BatchBody,
-    responses((status = 200, body = Vec<BatchLine>, description = "a line for each item; as they come with Accept: application/x-ndjson")))]
+    params(("prefer" = Option<String>, Header, description = "`wait=N`: what takes longer than N seconds becomes an operation.")),
+    responses((status = 200, body = Vec<BatchLine>, description = "a line for each item; as they come with Accept: application/x-ndjson"),
+        (status = 202, description = "accepted and durable; Location names the operation", body = OperationBody)))]
 pub(crate) async fn batch(
     State(signing): State<Signing>,
     context: Context,
@@ -146,15 +166,42 @@ pub(crate) async fn batch(
     let streamed = headers
         .get(header::ACCEPT)
         .is_some_and(|accept| accept.as_bytes().starts_with(NDJSON.as_bytes()));
-    if body.release {
-        let lines = release(&signing, &context, body.items).await?;
+    let BatchBody { items, release } = body;
+    let Some(wait) = operations::wait(&headers) else {
+        return answer(signing, context, items, release, streamed).await;
+    };
+    let order = Order {
+        items: items.clone(),
+        release,
+    };
+    match timeout(
+        wait,
+        answer(signing.clone(), context.clone(), items, release, false),
+    )
+    .await
+    {
+        Ok(done) => done,
+        Err(_) => operations::accept(&signing, &context, order, wait).await,
+    }
+}
+
+/// The lines of a batch; `streamed`, as they come.
+async fn answer(
+    signing: Signing,
+    context: Context,
+    items: Vec<SignBody>,
+    release: bool,
+    streamed: bool,
+) -> Result<Response, Problem> {
+    if release {
+        let lines = self::release(&signing, &context, items).await?;
         return Ok(if streamed {
             ndjson(stream::iter(lines))
         } else {
             Json(lines).into_response()
         });
     }
-    let lines = stream::iter(body.items.into_iter().enumerate()).map(move |(item, body)| {
+    let lines = stream::iter(items.into_iter().enumerate()).map(move |(item, body)| {
         let (signing, context) = (signing.clone(), context.clone());
         // A task of its own: what was accepted is finished, whether or not somebody reads the answer.
         let task = tokio::spawn(async move {
@@ -173,7 +220,7 @@ pub(crate) async fn batch(
     Ok(Json(lines.buffered(BATCH_CONCURRENT_MAX).collect::<Vec<_>>().await).into_response())
 }
 
-async fn release(
+pub(super) async fn release(
     signing: &Signing,
     context: &Context,
     items: Vec<SignBody>,
@@ -204,14 +251,14 @@ async fn release(
 }
 
 /// Has the refusal of an item recorded, as that of a whole request would be.
-fn told(context: &Context, line: BatchLine) -> BatchLine {
+pub(super) fn told(context: &Context, line: BatchLine) -> BatchLine {
     if let Some(problem) = &line.problem {
         context.item_refused("signature.create", &line.image, problem);
     }
     line
 }
 
-fn line(item: usize, image: String, outcome: Result<SignatureBody, Problem>) -> BatchLine {
+pub(super) fn line(item: usize, image: String, outcome: Result<SignatureBody, Problem>) -> BatchLine {
     match outcome {
         Ok(signature) => BatchLine {
             item,
