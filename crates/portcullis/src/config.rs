@@ -40,6 +40,8 @@ pub struct Config {
     pub canary: Option<CanarySection>,
     /// By host and port, as references name them.
     pub registries: BTreeMap<String, RegistryConfig>,
+    /// Trust rules for the tokens of build systems.
+    pub oidc: Vec<access::oidc::Rule>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -282,6 +284,7 @@ impl Loaded {
             let _usable = upstream::rekor::Client::new(settings)?;
         }
         self.config.canary.as_ref().map_or(Ok(()), CanarySection::check)?;
+        let _issuers = crate::workloads::check(&self.config.oidc)?;
         self.config.oci()?.checked().map(|_| ()).map_err(Failure::from)
     }
 
@@ -316,6 +319,10 @@ impl Loaded {
             let projects: Vec<&str> = registry.credentials.keys().map(String::as_str).collect();
             let text = format!("credentials for [{}]", projects.join(", "));
             rows.push([format!("registries.{host:?}"), text, "file".to_owned()]);
+        }
+        for rule in &self.config.oidc {
+            let text = crate::workloads::line(rule);
+            rows.push([format!("oidc.{}", rule.name), text, "file".to_owned()]);
         }
         rows
     }
@@ -461,6 +468,7 @@ mod tests {
             .fold(String::new(), |text, line| text + line + "\n");
         let config: Config = toml::from_str(&all).unwrap();
         assert_eq!(config.registries.len(), 1);
+        assert_eq!(config.oidc.len(), 2);
     }
 
     #[test]
