@@ -13,7 +13,7 @@ use upstream::oci::RegistryConfig;
 
 use crate::args::{ConfigFile, Serve};
 use crate::canary::CanarySection;
-use crate::config_error::describe;
+use crate::config_error::{describe, without_password};
 use crate::explain::codes;
 use crate::failure::Failure;
 
@@ -357,23 +357,6 @@ fn value_of(key: &str, text: &str) -> toml::Value {
         ),
         _ => toml::Value::String(text.to_owned()),
     }
-}
-
-fn without_password(url: &str) -> String {
-    if url.starts_with("sqlite:") {
-        return url.to_owned();
-    }
-    let Ok(mut url) = url::Url::parse(url) else {
-        return "***".to_owned();
-    };
-    if url.password().is_some() {
-        let _ = url.set_password(Some("***"));
-    }
-    // libpq takes it there too.
-    if url.query_pairs().any(|(name, _)| name == "password") {
-        url.set_query(Some("***"));
-    }
-    url.to_string()
 }
 
 impl Config {
