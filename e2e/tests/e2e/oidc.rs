@@ -54,10 +54,22 @@ fn code(answer: &Answer) -> (u16, &str) {
     (answer.status, answer.body["code"].as_str().unwrap_or_default())
 }
 
-/// Waits until the server has heard its issuer.
+/// The files of keys that the server has kept.
+fn kept(server: &Server) -> Vec<String> {
+    let entries = std::fs::read_dir(server.data().join("oidc"))
+        .into_iter()
+        .flatten();
+    let names = entries
+        .flatten()
+        .map(|entry| entry.file_name().into_string().unwrap());
+    names.collect()
+}
+
+/// Waits until the server has heard its issuer, and kept what it heard.
 async fn heard(server: &Server, issuer: &Issuer) {
     for _ in 0..100 {
-        if whoami(server, &issuer.token(&claims())).await.status == 200 {
+        let good = whoami(server, &issuer.token(&claims())).await.status == 200;
+        if good && kept(server).iter().any(|name| name.ends_with(".json")) {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -221,26 +233,13 @@ async fn a_server_that_dies_while_it_keeps_keys_starts_again_and_keeps_them() {
     std::fs::write(server.folder().join("portcullis.toml"), config(&issuer)).unwrap();
     let _ = server.launch(Some("oidc.staged_keys")).unwrap();
     wait_for(|| (!server.is_running()).then_some(())).expect("it dies at the point");
-    let folder = server.data().join("oidc");
-    let names = |folder: &Path| -> Vec<String> {
-        let entries = std::fs::read_dir(folder).unwrap().flatten();
-        entries
-            .map(|entry| entry.file_name().into_string().unwrap())
-            .collect()
-    };
     assert!(
-        names(&folder).iter().all(|name| name.ends_with(".new")),
+        kept(&server).iter().all(|name| name.ends_with(".new")),
         "nothing half is in place"
     );
+    assert_eq!(kept(&server).len(), 1);
     server.restart().unwrap();
     heard(&server, &issuer).await;
-    wait_for(|| {
-        names(&folder)
-            .iter()
-            .any(|name| name.ends_with(".json"))
-            .then_some(())
-    })
-    .unwrap();
     issuer.is(Mood::Down);
     server.restart().unwrap();
     assert_eq!(whoami(&server, &issuer.token(&claims())).await.status, 200);
