@@ -8,6 +8,8 @@
 //!   Server ── starts, kills, starts again ──▶ portcullis serve      data in a temporary folder
 //!      ├── command ──▶ portcullis …           with the server's address and token
 //!      └── api ──────▶ HTTP                   status and JSON
+//!
+//!   Issuer ── describes itself, publishes its keys, gives tokens to jobs
 //! ```
 //!
 //! Nothing here looks inside: what a user cannot do, these tests do not do, with two exceptions that the tests
@@ -15,8 +17,10 @@
 
 mod api;
 mod command;
+mod issuer;
 mod server;
 
 pub use api::{Answer, Api};
 pub use command::{Ran, run};
+pub use issuer::{Issuer, Mood};
 pub use server::{Server, Setup, program};

@@ -28,9 +28,12 @@ const EDGES: &[(&str, &[&str])] = &[
     ("signing", &["kernel", "flow", "store", "web", "access"]),
     ("tlog", &["kernel", "store", "web", "access"]),
     ("probing", &["kernel", "store", "web", "access"]),
-    // Floor 4: adapters outward, which implement the ports of floor 3; the client of somebody else's log checks what
-    // it is told with the rules of our own.
-    ("upstream", &["kernel", "flow", "signing", "tlog", "probing"]),
+    // Floor 4: adapters outward, which implement the ports of floors 2 and 3; the client of somebody else's log checks
+    // what it is told with the rules of our own.
+    (
+        "upstream",
+        &["kernel", "flow", "access", "signing", "tlog", "probing"],
+    ),
     // Floor 5: the one place where siblings meet.
     (
         "portcullis",

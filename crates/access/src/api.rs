@@ -9,7 +9,8 @@ use web::{Json, Page, Paging, Problem};
 use flow::Rate;
 
 use crate::{
-    Access, AccessError, Action, Context, NewToken, Pattern, Project, ProjectChange, ProjectName, Role, Token,
+    Access, AccessError, Action, Actor, Context, NewToken, Pattern, Project, ProjectChange, ProjectName,
+    Role, Token,
 };
 
 /// A project, as the API shows it.
@@ -100,6 +101,9 @@ pub struct WhoAmI {
     /// When the token ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
+    /// For a job of a build system: the trust rule that took its token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// What it may do.
     pub actions: Vec<Action>,
 }
@@ -285,6 +289,10 @@ pub(crate) async fn whoami(context: Context) -> Json<WhoAmI> {
         project: context.project.to_string(),
         everywhere: context.everywhere,
         expires_at: context.expires_at.map(|at| at.to_string()),
+        rule: match context.actor {
+            Actor::Workload { rule, .. } => Some(rule),
+            _ => None,
+        },
         actions,
     })
 }

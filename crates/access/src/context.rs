@@ -10,6 +10,7 @@ use kernel::Id;
 use web::{Problem, ProblemDocument, RequestId};
 
 use crate::audit::Asker;
+use crate::oidc::token::is_jwt;
 use crate::{Access, AccessError, Action, ProjectName, Role, TokenText};
 
 /// Names the project of a request whose token is good for all of them.
@@ -20,6 +21,12 @@ const PROJECT_HEADER: &str = "x-portcullis-project";
 pub enum Actor {
     /// A token, by its id and name.
     Token { id: Id, name: String },
+    /// A job of a build system, by the trust rule that took its token, who vouches for it, and as whom.
+    Workload {
+        rule: String,
+        issuer: String,
+        subject: String,
+    },
     /// The server itself, at its start or in the background.
     Server,
     /// A person at the command line who opens the database without a server.
@@ -148,6 +155,11 @@ impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Token { id, name } => write!(f, "token {name} ({id})"),
+            Self::Workload {
+                rule,
+                issuer,
+                subject,
+            } => write!(f, "workload {rule} ({subject} of {issuer})"),
             Self::Server => f.write_str("server"),
             Self::Local => f.write_str("local"),
             Self::Earlier(text) => f.write_str(text),
@@ -176,6 +188,58 @@ fn wanted_project(headers: &HeaderMap) -> Result<Option<ProjectName>, AccessErro
     text.parse().map(Some)
 }
 
+/// Who shows a token, and what it gives.
+struct Bearer {
+    actor: Actor,
+    role: Role,
+    /// Its one project, or all of them.
+    project: Option<ProjectName>,
+    expires_at: Timestamp,
+}
+
+async fn token(access: &Access, text: &str, asker: &Asker) -> Result<Bearer, AccessError> {
+    let token = access.find_token(&TokenText::parse(text)?).await?;
+    let actor = Actor::Token {
+        id: token.id.clone(),
+        name: token.name.clone(),
+    };
+    asker.is(&actor);
+    if let Some(own) = &token.project {
+        asker.within(own);
+    }
+    access.require_valid(&token)?;
+    Ok(Bearer {
+        actor,
+        role: token.role,
+        project: token.project,
+        expires_at: token.expires_at,
+    })
+}
+
+async fn workload(
+    access: &Access,
+    text: &str,
+    headers: &HeaderMap,
+    asker: &Asker,
+) -> Result<Bearer, AccessError> {
+    // Whoever no rule takes is anybody, and stays unknown: his subject is his to choose.
+    let workload = access.oidc.identify(text).await?;
+    let wanted = wanted_project(headers).ok().flatten();
+    let rule = workload.rule(wanted.as_ref());
+    let actor = workload.actor(rule);
+    asker.is(&actor);
+    asker.within(&rule.project);
+    access.oidc.require_current(&workload)?;
+    // A rule may name a project before it is made.
+    let project = access.project(&rule.project).await?.name;
+    Ok(Bearer {
+        actor,
+        role: rule.role,
+        project: Some(project),
+        expires_at: workload.expires_at(),
+    })
+}
+
 impl<S> FromRequestParts<S> for Context
 where
     S: Sync,
@@ -198,22 +262,22 @@ where
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, text)| text.trim())
             .ok_or(AccessError::BadToken("the scheme is not Bearer"))?;
-        let token = access.find_token(&TokenText::parse(text)?).await?;
-        let actor = Actor::Token {
-            id: token.id.clone(),
-            name: token.name.clone(),
+        let bearer = match is_jwt(text) {
+            true => workload(&access, text, &parts.headers, &asker).await?,
+            false => token(&access, text, &asker).await?,
         };
-        asker.is(&actor);
-        if let Some(own) = &token.project {
-            asker.within(own);
-        }
-        access.require_valid(&token)?;
+        let Bearer {
+            actor,
+            role,
+            project,
+            expires_at,
+        } = bearer;
         let wanted = wanted_project(&parts.headers)?;
         let RequestId(request_id) = RequestId::from_request_parts(parts, state)
             .await
             .unwrap_or(RequestId(String::new()));
-        let (everywhere, expires_at) = (token.project.is_none(), Some(token.expires_at));
-        let project = match (token.project, wanted) {
+        let everywhere = project.is_none();
+        let project = match (project, wanted) {
             (Some(own), Some(wanted)) if own != wanted => {
                 // Whether that project exists is not this token's to know.
                 asker.crosses();
@@ -231,10 +295,10 @@ where
         asker.within(&project);
         Ok(Self {
             actor,
-            role: token.role,
+            role,
             project,
             everywhere,
-            expires_at,
+            expires_at: Some(expires_at),
             request_id,
             asker,
         })

@@ -41,6 +41,8 @@ pub enum AccessError {
         why: &'static str,
     },
     #[error(transparent)]
+    Oidc(#[from] crate::oidc::OidcError),
+    #[error(transparent)]
     Store(#[from] store::StoreError),
     #[error("sealing the audit trail")]
     Seal(#[source] SealError),
@@ -76,6 +78,7 @@ impl Fault for AccessError {
             Self::NotFound { .. } => Kind::NotFound,
             Self::Exists { .. } => Kind::Conflict,
             Self::Word { .. } | Self::Invalid { .. } => Kind::Invalid,
+            Self::Oidc(source) => source.kind(),
             Self::Store(source) => source.kind(),
             Self::Seal(source) => source.0.kind(),
         }
@@ -89,6 +92,7 @@ impl Fault for AccessError {
             Self::NotFound { .. } => &codes::NOT_FOUND,
             Self::Exists { .. } => &codes::EXISTS,
             Self::Word { .. } | Self::Invalid { .. } => &codes::INVALID,
+            Self::Oidc(source) => source.code(),
             Self::Store(source) => source.code(),
             Self::Seal(source) => source.0.code(),
         }

@@ -21,6 +21,7 @@ pub mod api;
 pub mod audit;
 mod context;
 mod error;
+pub mod oidc;
 mod pattern;
 mod project;
 mod projects;

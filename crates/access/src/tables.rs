@@ -7,6 +7,7 @@ use kernel::{Clock, Digest, Id, Random};
 use store::{Db, Migration, Recent, Row, args};
 
 use crate::audit::{self, Record};
+use crate::oidc::Oidc;
 use crate::token::LIFE_DAYS_MAX;
 use crate::{AccessError, Context, NewToken, Project, ProjectName, Token, TokenText};
 
@@ -48,6 +49,7 @@ pub struct Access {
     /// By SHA-256 of the text.
     tokens: Arc<Recent<Digest, Token>>,
     pub(crate) projects: Arc<Recent<ProjectName, Project>>,
+    pub(crate) oidc: Oidc,
 }
 
 impl Access {
@@ -56,10 +58,17 @@ impl Access {
         Self {
             tokens: Arc::new(Recent::new(clock.clone())),
             projects: Arc::new(Recent::new(clock.clone())),
+            oidc: Oidc::none(clock.clone()),
             db,
             clock,
             random,
         }
+    }
+
+    /// The same, taking the tokens of workloads too.
+    #[must_use]
+    pub fn with_oidc(self, oidc: Oidc) -> Self {
+        Self { oidc, ..self }
     }
 
     /// Whose token this is. A token that this server revoked is refused at once, one that another server on the

@@ -49,7 +49,7 @@ pub struct Globals {
         value_name = "URL"
     )]
     pub server: String,
-    /// The token to ask with
+    /// The token to ask with: one of Portcullis (pcl_…), or that of a build system's job
     #[arg(
         long,
         global = true,
@@ -58,6 +58,10 @@ pub struct Globals {
         value_name = "TOKEN"
     )]
     pub token: Option<String>,
+    /// The audience of the token that a job of GitHub Actions asks for itself, if it is given none; the server's
+    /// address if left out
+    #[arg(long, global = true, env = "PORTCULLIS_AUDIENCE", value_name = "TEXT")]
+    pub audience: Option<String>,
     /// The project that the request is about; only for tokens that are good for every project, and of no meaning
     /// where no project is asked (log, image tree, --local)
     #[arg(long, global = true, env = "PORTCULLIS_PROJECT", value_name = "NAME")]
@@ -187,6 +191,9 @@ pub struct Sign {
     /// Look into the registry for signatures that stand already, and put back what it has lost
     #[arg(long, conflicts_with_all = ["local", "release"])]
     pub repair: bool,
+    /// Sign what is new in the file and list what is signed already; -o name prints only what is new
+    #[arg(long, requires = "from_file", conflicts_with_all = ["local", "release", "repair", "recursive"])]
+    pub changed_only: bool,
     /// Sign here, without a server; the key file's password is read from COSIGN_PASSWORD
     #[arg(long, requires = "key")]
     pub local: bool,

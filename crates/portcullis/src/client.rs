@@ -7,19 +7,21 @@ use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
 use crate::args::Globals;
+use crate::bearer::Bearer;
 use crate::explain::codes;
 use crate::failure::Failure;
 use crate::output::say;
 
 /// What whoever asked without a token is told.
 const HOW_TO_GET_A_TOKEN: &str = "no token is given: set PORTCULLIS_TOKEN, or give --token. The first start of \
-`portcullis serve` prints the administrator's, who makes others: portcullis token create NAME --role signer";
+`portcullis serve` prints the administrator's, who makes others: portcullis token create NAME --role signer. A job of \
+GitHub Actions or GitLab needs none if a trust rule names it ([[oidc]]) and it has `id-token: write` or PORTCULLIS_ID_TOKEN";
 
 /// A server, asked with a token.
 pub struct Client {
     http: reqwest::Client,
     base: Url,
-    token: Option<String>,
+    bearer: Bearer,
     project: Option<String>,
     verbose: bool,
 }
@@ -40,8 +42,7 @@ impl Client {
         Ok(Self {
             http,
             base,
-            // An empty variable is one that is not set.
-            token: globals.token.clone().filter(|token| !token.trim().is_empty()),
+            bearer: Bearer::new(globals)?,
             project: globals.project.clone().filter(|project| !project.is_empty()),
             verbose: globals.verbose,
         })
@@ -101,7 +102,7 @@ impl Client {
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<Vec<u8>, Failure> {
-        let response = self.sent(self.request(method, path, body)?).await?;
+        let response = self.sent(self.request(method, path, body).await?).await?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
         if status.is_success() {
@@ -114,7 +115,8 @@ impl Client {
     /// A call whose answer is read as it comes.
     pub async fn stream(&self, path: &str, body: &serde_json::Value) -> Result<reqwest::Response, Failure> {
         let request = self
-            .request(Method::POST, path, Some(body))?
+            .request(Method::POST, path, Some(body))
+            .await?
             .header("accept", "application/x-ndjson");
         let response = self.sent(request).await?;
         let status = response.status();
@@ -146,7 +148,7 @@ impl Client {
         response.map_err(|error| self.unreachable(&error))
     }
 
-    fn request(
+    async fn request(
         &self,
         method: Method,
         path: &str,
@@ -157,7 +159,7 @@ impl Client {
             .join(path)
             .map_err(|error| Failure::local(format!("making the address of {path}"), &error))?;
         let mut request = self.http.request(method, url);
-        if let Some(token) = &self.token {
+        if let Some(token) = self.bearer.token(&self.http).await? {
             request = request.bearer_auth(token);
         }
         if let Some(project) = &self.project {
@@ -177,7 +179,7 @@ impl Client {
         match serde_json::from_slice::<serde_json::Value>(bytes) {
             Ok(document) if document["code"].is_string() => {
                 let failure = Failure::problem(status.as_u16(), document);
-                if status == StatusCode::UNAUTHORIZED && self.token.is_none() {
+                if status == StatusCode::UNAUTHORIZED && self.bearer.is_nobody() {
                     failure.with_hint(HOW_TO_GET_A_TOKEN)
                 } else {
                     failure

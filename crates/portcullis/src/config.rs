@@ -13,7 +13,7 @@ use upstream::oci::RegistryConfig;
 
 use crate::args::{ConfigFile, Serve};
 use crate::canary::CanarySection;
-use crate::config_error::describe;
+use crate::config_error::{describe, without_password};
 use crate::explain::codes;
 use crate::failure::Failure;
 
@@ -40,6 +40,8 @@ pub struct Config {
     pub canary: Option<CanarySection>,
     /// By host and port, as references name them.
     pub registries: BTreeMap<String, RegistryConfig>,
+    /// Trust rules for the tokens of build systems.
+    pub oidc: Vec<access::oidc::Rule>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -282,6 +284,7 @@ impl Loaded {
             let _usable = upstream::rekor::Client::new(settings)?;
         }
         self.config.canary.as_ref().map_or(Ok(()), CanarySection::check)?;
+        let _issuers = crate::workloads::check(&self.config.oidc)?;
         self.config.oci()?.checked().map(|_| ()).map_err(Failure::from)
     }
 
@@ -317,6 +320,10 @@ impl Loaded {
             let text = format!("credentials for [{}]", projects.join(", "));
             rows.push([format!("registries.{host:?}"), text, "file".to_owned()]);
         }
+        for rule in &self.config.oidc {
+            let text = crate::workloads::line(rule);
+            rows.push([format!("oidc.{}", rule.name), text, "file".to_owned()]);
+        }
         rows
     }
 }
@@ -350,23 +357,6 @@ fn value_of(key: &str, text: &str) -> toml::Value {
         ),
         _ => toml::Value::String(text.to_owned()),
     }
-}
-
-fn without_password(url: &str) -> String {
-    if url.starts_with("sqlite:") {
-        return url.to_owned();
-    }
-    let Ok(mut url) = url::Url::parse(url) else {
-        return "***".to_owned();
-    };
-    if url.password().is_some() {
-        let _ = url.set_password(Some("***"));
-    }
-    // libpq takes it there too.
-    if url.query_pairs().any(|(name, _)| name == "password") {
-        url.set_query(Some("***"));
-    }
-    url.to_string()
 }
 
 impl Config {
@@ -461,6 +451,7 @@ mod tests {
             .fold(String::new(), |text, line| text + line + "\n");
         let config: Config = toml::from_str(&all).unwrap();
         assert_eq!(config.registries.len(), 1);
+        assert_eq!(config.oidc.len(), 2);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What is said about a configuration that does not read: where and why, never what stands there. The file holds
-//! passwords, and these lines end in the logs of build servers.
+//! passwords, and these lines end in the logs of build servers. So does what is shown of one that reads.
 
 /// serde's words before the value that it met, and before what it wanted.
 const UNWANTED: &[&str] = &[
@@ -52,6 +52,24 @@ fn without_values(message: &str, line: &str) -> String {
         return message.to_owned();
     }
     "it is not valid TOML".to_owned()
+}
+
+/// An address as it may be shown.
+pub fn without_password(url: &str) -> String {
+    if url.starts_with("sqlite:") {
+        return url.to_owned();
+    }
+    let Ok(mut url) = url::Url::parse(url) else {
+        return "***".to_owned();
+    };
+    if url.password().is_some() {
+        let _ = url.set_password(Some("***"));
+    }
+    // libpq takes it there too.
+    if url.query_pairs().any(|(name, _)| name == "password") {
+        url.set_query(Some("***"));
+    }
+    url.to_string()
 }
 
 #[cfg(test)]

@@ -77,8 +77,11 @@ pub fn complete(mut domains: OpenApi) -> OpenApi {
     let components = domains.components.get_or_insert_with(Components::new);
     let token = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .bearer_format("pcl_ and 36 letters and digits")
-        .description(Some("Made with `portcullis token create`."))
+        .bearer_format("pcl_ and 36 letters and digits, or a JSON Web Token")
+        .description(Some(
+            "Made with `portcullis token create`, or the OpenID Connect token of a build system's job that a trust rule \
+             names.",
+        ))
         .build();
     let schemes = &mut components.security_schemes;
     schemes.insert(TOKEN.to_owned(), RefOr::T(SecurityScheme::Http(token)));

@@ -111,6 +111,13 @@ than the story needs.",
         explanation: "The tree shows what was read in time, and calls the rest `not read in time`. Exit code 6.",
         hint: "wait longer with --timeout SECONDS; what nobody needs can be deleted with the registry's own tools",
     };
+    pub const NO_ID_TOKEN: Code = Code {
+        id: "PC1720",
+        title: "the build system gave this job no token",
+        explanation: "No token was given, and the job may ask GitHub Actions for one (ACTIONS_ID_TOKEN_REQUEST_URL is \
+set), which did not answer with a token. The server was not asked.",
+        hint: "run the job again; it needs `permissions: { id-token: write }`",
+    };
     pub const NOT_VERIFIED: Code = Code {
         id: "PC1301",
         title: "the image is not verified",
@@ -140,6 +147,7 @@ the reasons are listed, one for each. This is an answer, not a failure to ask: e
         &STANDS,
         &DEMO,
         &SLOW_TREE,
+        &NO_ID_TOKEN,
         &NOT_VERIFIED,
         &BLOB_NOT_VERIFIED,
     ];
@@ -155,7 +163,9 @@ pub fn all() -> Vec<&'static Code> {
         tlog::codes::ALL,
         upstream::oci::codes::ALL,
         upstream::rekor::codes::ALL,
+        upstream::issuer::codes::ALL,
         access::codes::ALL,
+        access::oidc::codes::ALL,
         web::body_codes::ALL,
         web::route::codes::ALL,
         web::listen::codes::ALL,

@@ -4,6 +4,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
+mod bearer;
 mod canary;
 mod cli;
 mod client;
@@ -22,6 +23,7 @@ mod seal;
 mod secrets;
 mod telemetry;
 mod wiring;
+mod workloads;
 
 use std::process::ExitCode;
 

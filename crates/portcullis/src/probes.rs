@@ -30,6 +30,7 @@ pub struct Parts<'a> {
     pub blobs: Blobs,
     pub tlog: Tlog,
     pub registries: Arc<upstream::oci::Client>,
+    pub oidc: &'a access::oidc::Oidc,
     pub metrics: Metrics,
     /// This server's name on leases.
     pub holder: String,
@@ -74,6 +75,7 @@ pub async fn start(parts: Parts<'_>) -> Result<Watch, Failure> {
         let probe = LogProbe::new(client, marks, mark.as_deref(), clock, references);
         watch.add(Arc::new(probe));
     }
+    crate::workloads::probes(parts.oidc).for_each(|probe| watch.add(probe));
     watch.add_all(RegistryProbe::in_use(
         parts.registries.clone(),
         clock.clone(),

@@ -31,7 +31,7 @@ use crate::failure::Failure;
 use crate::metrics::{self, Metrics};
 use crate::probes::Parts;
 use crate::seal::{Place, Seal};
-use crate::{dependency_metrics, probes, secrets};
+use crate::{dependency_metrics, probes, secrets, workloads};
 
 /// How long the log's lease lasts when its holder does not renew it, in seconds; another server waits that long.
 const LEASE_SECONDS: u64 = 5;
@@ -111,7 +111,8 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         (Arc::new(SystemClock::new()), Arc::new(SystemRandom));
     let lock = FolderLock::take(&config.data.folder)?;
     let db = open_database(config).await?;
-    let access = Access::new(db.clone(), clock.clone(), random.clone());
+    let oidc = workloads::open(config, clock.clone(), &random)?;
+    let access = Access::new(db.clone(), clock.clone(), random.clone()).with_oidc(oidc.clone());
     let fresh = !access.has_tokens().await?;
 
     let (tlog, identity) = open_log(config, db.clone(), fresh, &*clock, &*random).await?;
@@ -186,6 +187,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         blobs: blobs(config)?,
         tlog: tlog.clone(),
         registries: client,
+        oidc: &oidc,
         metrics: metrics.clone(),
         holder: holder(&config.data.folder)?,
         public_url: &public_url,
@@ -195,6 +197,8 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
     .await?;
     let (identity, lock) = (Arc::new(identity), Arc::new(lock));
     trail.start();
+    workloads::warn_of_projects(&access, &config.oidc).await;
+    oidc.start();
     let app = App {
         trail,
         seal,

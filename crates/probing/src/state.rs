@@ -73,6 +73,7 @@ words! {
         Log = "log",
         ExternalLog = "external-log",
         Registry = "registry",
+        TokenIssuer = "token-issuer",
         Clock = "clock",
         Disk = "disk",
         TrustRoots = "trust-roots",
@@ -152,6 +153,7 @@ impl Kind {
         Self::Blobs,
         Self::Registry,
         Self::ExternalLog,
+        Self::TokenIssuer,
         Self::Clock,
         Self::Disk,
         Self::TrustRoots,
@@ -191,6 +193,7 @@ impl Kind {
                 Expiring,
                 Expired,
             ],
+            Self::TokenIssuer => &[Unknown, Ok, Unreachable, Stale],
             Self::Clock => &[Unknown, Ok, WrongClock, Stale],
             Self::Disk => &[Unknown, Ok, Unreachable, Low, Stale],
             Self::TrustRoots => &[Unknown, Ok, Expiring, Expired, Stale],
@@ -211,6 +214,9 @@ impl Kind {
             }
             Self::Registry => "signing and verification of this registry's images; those of others go on",
             Self::ExternalLog => "entries in that log; signing goes on with the embedded one",
+            Self::TokenIssuer => {
+                "build systems' jobs whose token names a key that is new; those with known keys go on for a week"
+            }
             Self::Clock => "tokens, certificates and records are judged by the wrong time",
             Self::Disk => "writes, when it is full; verification of known images goes on",
             Self::TrustRoots => "verification under the policies that name this root",

@@ -1,4 +1,5 @@
-//! Adapters to what is outside: the OCI registries that hold images, and a transparency log of somebody else's.
+//! Adapters to what is outside: the OCI registries that hold images, a transparency log of somebody else's, and the
+//! issuers of workloads' tokens.
 //!
 //! [`oci::Client`] implements `signing::ports::Registry`. It speaks the OCI distribution specification 1.1
 //! over HTTPS and owns everything that makes this safe and steady towards a registry that may be slow,
@@ -22,9 +23,12 @@
 //! [`rekor::Client`] speaks to a Rekor, v1 or v2, and believes nothing that it says without proof. Both have probes for
 //! `probing::Watch`, which ask who answers and not only whether somebody does.
 //!
+//! [`issuer::Client`] implements `access::oidc::Fetch` with the same rules about addresses.
+//!
 //! It does not know what a signature is, keeps nothing on disk, and reads no environment variable except
 //! through [`oci::user_docker_config`], which only the command line calls.
 
 pub mod certificate;
+pub mod issuer;
 pub mod oci;
 pub mod rekor;

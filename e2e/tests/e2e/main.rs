@@ -14,6 +14,7 @@ mod interop;
 mod kill_log;
 mod kill_signing;
 mod ledger;
+mod oidc;
 mod outlook;
 mod output;
 mod outside;

@@ -5,3 +5,4 @@
 
 mod audit;
 mod ends;
+mod oidc;

@@ -1,5 +1,6 @@
 //! `portcullis sign`.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 
 use futures::StreamExt as _;
@@ -22,7 +23,12 @@ const NO_ANSWER: u8 = 6;
 const AGAIN: &str = "run the same command again: what is signed already is only looked up";
 
 pub async fn run(globals: &Globals, own: Sign) -> Result<ExitCode, Failure> {
-    let images = input::images(&own.images)?;
+    let mut images = input::images(&own.images)?;
+    if own.changed_only {
+        // A list that a build gathers names an image as often as somebody uses it.
+        let mut seen = HashSet::new();
+        images.retain(|image| seen.insert(image.clone()));
+    }
     if own.local {
         local(globals, &own, &images).await
     } else {
@@ -62,6 +68,7 @@ async fn server(globals: &Globals, own: &Sign, images: &[Reference]) -> Result<E
         item
     };
     let mut tally = Tally::new(globals, images.len());
+    tally.changed_only = own.changed_only;
     for chunk in images.chunks(BATCH_ITEMS_MAX) {
         let body = json!({ "items": chunk.iter().map(item).collect::<Vec<_>>(), "release": own.release });
         let before = tally.answered;
@@ -147,6 +154,8 @@ struct Tally<'a> {
     progress: Progress,
     /// Of one image the failure alone says it all.
     single: bool,
+    /// Names alone are for whoever works on with what is new.
+    changed_only: bool,
     lines: Vec<Value>,
     /// Images that something came of.
     answered: usize,
@@ -164,6 +173,7 @@ impl<'a> Tally<'a> {
             globals,
             progress,
             single: total == 1,
+            changed_only: false,
             lines: Vec::new(),
             answered: 0,
             signed: 0,
@@ -231,6 +241,7 @@ impl<'a> Tally<'a> {
         let image = signature["image"].as_str().unwrap_or_default();
         match self.globals.output {
             Output::Json | Output::Yaml => {}
+            Output::Name if known && self.changed_only => {}
             Output::Name => println(image),
             Output::Table if repaired => println(&format!("repaired {image}")),
             Output::Table if known => println(&format!("already  {image}")),

@@ -30,7 +30,7 @@ pub async fn run(globals: &Globals, own: Verify) -> Result<ExitCode, Failure> {
     let images = input::images(&own.images)?;
     let verifier = &match own.local {
         true => Verifier::Local(Box::new(Local::new(&own)?)),
-        false => Verifier::Server(Client::new(globals)?, question(&own)?),
+        false => Verifier::Server(Box::new(Client::new(globals)?), question(&own)?),
     };
     let ask = |image: Reference| async move {
         let outcome = match verifier {
@@ -55,7 +55,7 @@ pub async fn run(globals: &Globals, own: Verify) -> Result<ExitCode, Failure> {
 enum Verifier {
     Local(Box<Local>),
     /// With what is asked of each image.
-    Server(Client, Value),
+    Server(Box<Client>, Value),
 }
 
 /// Verifying in this process.

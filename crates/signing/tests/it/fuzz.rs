@@ -211,6 +211,25 @@ fn examples(target: &str) -> Vec<Vec<u8>> {
                     .to_owned(),
             ]
         }
+        "issuer_description" => vec![
+            r#"{"issuer":"https://ci.example","jwks_uri":"https://ci.example/keys"}"#.to_owned(),
+            "https://ci.example:8443/sub".to_owned(),
+        ],
+        "issuer_keys" => vec![
+            targets::ISSUER_KEYS.to_owned(),
+            format!(
+                r#"{{"keys":[{{"kty":"RSA","use":"sig","kid":"k1","n":"{}","e":"AQAB"}}]}}"#,
+                "x".repeat(342)
+            ),
+        ],
+        "workload_token" => vec![
+            format!(
+                "{}\n{}",
+                r#"{"alg":"ES256","kid":"k1","typ":"JWT"}"#,
+                r#"{"iss":"https://ci.example","sub":"s","aud":["a"],"exp":9,"nbf":1,"iat":1,"repository_id":"74"}"#
+            ),
+            "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UifQ.AAAA".to_owned(),
+        ],
         "rekor_request" => vec![
             serde_json::json!({ "hashedRekordRequestV002": {
                 "digest": b64(&work.rekord.digest),

@@ -108,7 +108,7 @@ pub fn is_loopback(url: &Url) -> bool {
 /// An address that may not be called.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    #[error("{host} is at a link-local, metadata or multicast address, where no registry is")]
+    #[error("{host} is at a link-local, metadata or multicast address, which is never called")]
     Registry { host: String },
     #[error("{host} is at a loopback, private or link-local address and the registry is not")]
     Target { host: String },

@@ -12,7 +12,7 @@ pub mod challenge;
 mod config;
 mod docker;
 pub mod document;
-mod egress;
+pub(crate) mod egress;
 pub mod header;
 pub mod login;
 mod probe;

@@ -6,6 +6,7 @@ mod auth;
 mod docker;
 mod faults;
 mod hostile;
+mod issuer;
 mod probes;
 mod race;
 mod rekor;

@@ -41,7 +41,7 @@ impl Listener for Tls {
 }
 
 /// Serves a registry with an image behind TLS until the test's runtime ends; its address and the authority.
-async fn serve() -> (String, String) {
+pub async fn serve() -> (String, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (host, ca_pem, _) = serve_on(listener).await;
     (host, ca_pem)
