@@ -16,6 +16,7 @@ pub struct Api {
     url: String,
     token: String,
     project: Option<String>,
+    prefer: Option<&'static str>,
 }
 
 /// An answer: its status, and its body as JSON; a body that is not JSON is a string.
@@ -40,6 +41,7 @@ impl Api {
             url: url.to_owned(),
             token: token.to_owned(),
             project: None,
+            prefer: None,
         })
     }
 
@@ -48,6 +50,15 @@ impl Api {
     pub fn in_project(&self, name: &str) -> Self {
         Self {
             project: Some(name.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    /// The same with a preference (RFC 7240).
+    #[must_use]
+    pub fn preferring(&self, prefer: &'static str) -> Self {
+        Self {
+            prefer: Some(prefer),
             ..self.clone()
         }
     }
@@ -87,6 +98,9 @@ impl Api {
             .bearer_auth(&self.token);
         if let Some(project) = &self.project {
             request = request.header("x-portcullis-project", project);
+        }
+        if let Some(prefer) = self.prefer {
+            request = request.header("prefer", prefer);
         }
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);

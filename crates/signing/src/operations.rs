@@ -14,7 +14,7 @@ use store::{Db, Migration, Row, args};
 use crate::SigningError;
 
 /// How long a claim lasts that is not renewed; clocks of servers that share a database may differ by less.
-const CLAIM_SECONDS: i64 = 30;
+const CLAIM_SECONDS: i64 = 15;
 /// How often a claim is renewed, and looked for work that nobody works on.
 pub const ROUND: Duration = Duration::from_secs(5);
 /// How long the answer of a finished operation is kept.

@@ -15,6 +15,7 @@ mod kill_log;
 mod kill_signing;
 mod ledger;
 mod oidc;
+mod operations;
 mod outlook;
 mod output;
 mod outside;
