@@ -22,7 +22,11 @@ const BUCKETS_SECONDS: &[f64] = &[
 ];
 
 /// Where alerts count what went wrong.
-const ZEROED_ROUTES: [&str; 3] = ["/api/v1/signatures", "/api/v1/signatures:batch", "/api/v1/verifications"];
+const ZEROED_ROUTES: [&str; 3] = [
+    "/api/v1/signatures",
+    "/api/v1/signatures:batch",
+    "/api/v1/verifications",
+];
 /// Over the quota, and what is not the caller's fault.
 const ZEROED_STATUSES: [&str; 5] = ["200", "429", "500", "503", "507"];
 
