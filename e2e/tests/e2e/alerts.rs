@@ -261,6 +261,17 @@ fn the_dashboard_can_be_imported() {
     }
 }
 
+/// The expressions of the panels of this title, or of all.
+fn expressions(title: &str) -> Vec<String> {
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/dashboard.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let panels = panels.filter(|panel| title.is_empty() || panel["title"] == title);
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    targets
+        .map(|target| target["expr"].as_str().unwrap().to_owned())
+        .collect()
+}
+
 /// A Prometheus with our rules, which looks at one server each second.
 struct Prometheus {
     _process: Process,
@@ -310,6 +321,20 @@ impl Prometheus {
         answer["data"].clone()
     }
 
+    /// The values of an expression as a panel of the dashboard has it, with everything chosen.
+    async fn panel(&self, expression: &str) -> Vec<String> {
+        let expression = expression
+            .replace("$job", ".+")
+            .replace("$instance", ".+")
+            .replace("$__rate_interval", "1m");
+        let encoded: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let answer = self.get(&format!("query?query={encoded}")).await;
+        let found = answer["result"].as_array();
+        let found = found.unwrap_or_else(|| panic!("Prometheus does not take {expression}"));
+        let value = |one: &Value| one["value"][1].as_str().unwrap().to_owned();
+        found.iter().map(value).collect()
+    }
+
     /// The state of an alert, if it is one that is pending or fires.
     async fn alert(&self, name: &str) -> Option<Value> {
         let all = self.get("alerts").await;
@@ -354,6 +379,9 @@ async fn a_real_prometheus_raises_the_alarm_when_the_logs_name_leads_to_another_
     assert_eq!(alert["labels"]["severity"], "critical");
     assert_eq!(alert["labels"]["dependency"], "external-log");
     assert_eq!(alert["labels"]["state"], "WRONG_LOG");
+    let shows = async |panel: &str| prometheus.panel(&expressions(panel)[0]).await;
+    assert_eq!(shows("Wrong, rolled back, forked").await, ["1"]);
+    assert_eq!(shows("Can we sign?").await, ["0"]);
     assert!(
         alert["annotations"]["runbook_url"]
             .as_str()
@@ -365,6 +393,10 @@ async fn a_real_prometheus_raises_the_alarm_when_the_logs_name_leads_to_another_
     prometheus
         .comes_to("PortcullisWrongLog", false, FIRES_WITHIN)
         .await;
+    assert_eq!(shows("Wrong, rolled back, forked").await, ["0"]);
+    for expression in expressions("") {
+        prometheus.panel(&expression).await;
+    }
     // Every rule was evaluated on the series of a real server, and none of them stumbled.
     let groups = prometheus.get("rules").await;
     let groups = groups["groups"].as_array().unwrap();
