@@ -357,7 +357,7 @@ impl Prometheus {
     }
 }
 
-/// Shown to fail: with the state misspelt in the rule, and with the job called otherwise.
+/// Shown to fail: with the state misspelt in the rule.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_prometheus_raises_the_alarm_when_the_logs_name_leads_to_another_log() {
     let prometheus = peer!("prometheus");
