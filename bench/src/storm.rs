@@ -32,7 +32,8 @@ struct Other {
 /// One core for the server, a slow registry, 20 other projects.
 pub async fn storm() -> Result<Vec<Figure>> {
     let images = Images::new(true).await?;
-    let server = Arc::new(Server::start_on_one_core("bundle,legacy").await?);
+    // Without the legacy tag, whose lost updates are looked for after a while: nothing hides what waits in a queue.
+    let server = Arc::new(Server::start_on_one_core("bundle").await?);
     let tags = tagged(&images, "fleet", IMAGES, "first").await?;
     server.sign(&tags).await?;
     let others = others(&server, &images).await?;
@@ -178,6 +179,11 @@ async fn others(server: &Server, images: &Images) -> Result<Vec<Other>> {
         let token = token["token"].as_str().context("no token")?.to_owned();
         let key = json!({ "name": "default" });
         server.post_as(&token, "/api/v1/keys", &key).await?;
+        // A key that is opened for the first time takes a tenth of a second, which is not what is measured.
+        let first = images.put(&format!("{project}-first"), 1).await?.remove(0);
+        server
+            .post_as(&token, "/api/v1/signatures", &json!({ "image": first }))
+            .await?;
         let images = images.put(&project, SIGNED_EACH * 2).await?;
         others.push(Other { token, images });
     }

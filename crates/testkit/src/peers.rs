@@ -52,6 +52,22 @@ pub const PEERS: &[Peer] = &[
         },
     },
     Peer {
+        name: "prometheus",
+        purpose: "scrapes the server and evaluates the alerts",
+        source: Source::Debian {
+            package: "prometheus",
+            program: "prometheus",
+        },
+    },
+    Peer {
+        name: "promtool",
+        purpose: "checks and tests the alerts",
+        source: Source::Debian {
+            package: "prometheus",
+            program: "promtool",
+        },
+    },
+    Peer {
         name: "openssl",
         purpose: "a timestamp authority (RFC 3161)",
         source: Source::Debian {

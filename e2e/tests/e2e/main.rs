@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test may end the test")]
 
 mod access;
+mod alerts;
 mod audit;
 mod connections;
 mod cosign;

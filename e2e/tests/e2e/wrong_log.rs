@@ -18,10 +18,10 @@ const ORIGIN: &str = "rekor.example";
 const NAMED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A server that watches a log of 300 entries, which are more than a tile, under a name that can change.
-struct World {
-    log: OutsideLog,
-    name: Name,
-    server: Server,
+pub struct World {
+    pub log: OutsideLog,
+    pub name: Name,
+    pub server: Server,
     api: Api,
     registry: Registry,
     running: Running,
@@ -30,7 +30,7 @@ struct World {
 }
 
 impl World {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let log = OutsideLog::start(ORIGIN, 1, &entries("entry", 300)).await;
         let name = Name::leads(Target::To(log.address)).await;
         let folder = tempfile::tempdir().unwrap();

@@ -14,11 +14,21 @@ use prometheus::{
 };
 use queues::Queues;
 use signing::Signing;
+use web::ProblemDocument;
 
 /// Seconds: from a look-up in the store to a call that a slow registry holds.
 const BUCKETS_SECONDS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
 ];
+
+/// Where alerts count what went wrong.
+const ZEROED_ROUTES: [&str; 3] = [
+    "/api/v1/signatures",
+    "/api/v1/signatures:batch",
+    "/api/v1/verifications",
+];
+/// Over the quota, and what is not the caller's fault.
+const ZEROED_STATUSES: [&str; 4] = ["429", "500", "503", "507"];
 
 /// Outcomes of a run of the canary: it came through, it did not.
 const CANARY_OUTCOMES: [&str; 2] = ["ok", "failed"];
@@ -32,6 +42,7 @@ struct Inner {
     registry: Registry,
     requests: IntCounterVec,
     seconds: HistogramVec,
+    problems: IntCounterVec,
     log_entries: IntGauge,
     audit: Audit,
     queues: Mutex<Queues>,
@@ -93,6 +104,13 @@ impl Metrics {
             "Time to answer a request, in seconds",
         );
         let seconds = HistogramVec::new(options.buckets(BUCKETS_SECONDS.to_vec()), &["method", "route"])?;
+        let problems = IntCounterVec::new(
+            Opts::new(
+                "portcullis_http_problems_total",
+                "Requests answered with an error, by its code",
+            ),
+            &["code"],
+        )?;
         let log_entries = IntGauge::new(
             "portcullis_tlog_entries",
             "Entries that the transparency log holds",
@@ -107,10 +125,16 @@ impl Metrics {
         registry.register(Box::new(canary.clone()))?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
+        registry.register(Box::new(problems.clone()))?;
         registry.register(Box::new(log_entries.clone()))?;
         // Failure series start at zero, so that their first increase is seen as one.
-        for status in ["500", "503", "507"] {
-            requests.with_label_values(&["POST", "/api/v1/signatures", status]);
+        for route in ZEROED_ROUTES {
+            for status in ZEROED_STATUSES {
+                requests.with_label_values(&["POST", route, status]);
+            }
+        }
+        for code in flow::codes::ALL {
+            problems.with_label_values(&[code.id]);
         }
         let audit = Audit::new(&registry)?;
         let queues = Mutex::new(Queues::new(&registry)?);
@@ -122,6 +146,7 @@ impl Metrics {
             registry,
             requests,
             seconds,
+            problems,
             log_entries,
             audit,
             queues,
@@ -195,6 +220,9 @@ pub async fn layer(State(metrics): State<Metrics>, request: Request, next: Next)
         .requests
         .with_label_values(&[method, &route, response.status().as_str()])
         .inc();
+    if let Some(problem) = response.extensions().get::<ProblemDocument>() {
+        metrics.0.problems.with_label_values(&[&problem.code]).inc();
+    }
     response
 }
 
