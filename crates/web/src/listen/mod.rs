@@ -33,6 +33,7 @@ use std::time::Duration;
 use axum::Router;
 use kernel::{Clock, Code, Fault, Kind};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +69,19 @@ pub async fn serve(
     clock: Arc<dyn Clock>,
     drain: CancellationToken,
 ) {
+    // A task like those of the connections: it takes turns with them.
+    let mut accepting = JoinSet::new();
+    accepting.spawn(accept(listener, router, limits, clock, drain));
+    accepting.join_next().await;
+}
+
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    clock: Arc<dyn Clock>,
+    drain: CancellationToken,
+) {
     let connections = Arc::new(Connections::new(limits, clock));
     let mut sweep = tokio::time::interval(Duration::from_millis(SWEEP_MS));
     loop {
@@ -75,7 +89,11 @@ pub async fn serve(
             () = drain.cancelled() => break,
             _ = sweep.tick() => connections.sweep(),
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => connections.admit(stream, &router, &drain),
+                Ok((stream, _)) => {
+                    connections.admit(stream, &router, &drain);
+                    // A thousand at once are let in one by one: whoever is at work goes on between them.
+                    tokio::task::yield_now().await;
+                }
                 Err(error) if is_the_peers(error.kind()) => {}
                 Err(error) => {
                     connections.could_not_accept(&error);
