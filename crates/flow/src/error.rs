@@ -57,7 +57,7 @@ pub mod codes {
         title: "the project's quota of new signatures is used up",
         explanation: "A project may make so many new signatures a minute, so that one that signs without end costs \
 the others nothing. Images that are signed already cost no quota. Nothing was begun. The quota holds for each server.",
-        hint: "wait as Retry-After says; sign only what changed; see the quota with portcullis project get",
+        hint: "wait as Retry-After says; sign only what changed; see what is left with portcullis project quota",
     };
     pub const PROJECT: Code = Code {
         id: "PC2002",

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may end the test")]
 
+#[path = "../../../store/tests/it/on.rs"]
 mod on;
 
 use std::path::{Path, PathBuf};

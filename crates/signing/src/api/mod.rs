@@ -1,6 +1,7 @@
 //! Routes of signing, below `/api/v1`.
 
 mod image_policies;
+mod items;
 mod keys;
 mod operations;
 mod quota;
@@ -13,10 +14,11 @@ use axum::extract::FromRef;
 use axum::routing::{get, post};
 
 pub use image_policies::ImagePolicyBody;
+pub use items::{BatchLine, SignBody, SignatureBody};
 pub use keys::{CosignPub, KeyBody, NewKeyBody};
 pub use operations::OperationBody;
 pub use quota::QuotaStanding;
-pub use signatures::{BatchBody, BatchLine, SignBody, SignatureBody};
+pub use signatures::BatchBody;
 pub use verifications::{CandidateBody, ReportBody, VerifyBody};
 
 use crate::Signing;

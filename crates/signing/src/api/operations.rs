@@ -16,7 +16,7 @@ use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 use web::{Json, Problem};
 
-use super::signatures::{self, BATCH_CONCURRENT_MAX, BatchLine, SignBody};
+use super::items::{self, BATCH_CONCURRENT_MAX, BatchLine, SignBody};
 use crate::operations::{self, Operation};
 use crate::{Signing, SigningError};
 
@@ -167,21 +167,21 @@ async fn work(signing: Signing, context: Context, operation: Operation, order: O
 async fn fulfil(signing: &Signing, context: &Context, order: Order) -> Vec<BatchLine> {
     if order.release {
         let images: Vec<String> = order.items.iter().map(|item| item.image.clone()).collect();
-        let attempt = || signatures::release(signing, context, order.items.clone());
+        let attempt = || items::release(signing, context, order.items.clone());
         return match persistently(attempt).await {
             Ok(lines) => lines,
             Err(problem) => images
                 .into_iter()
                 .enumerate()
-                .map(|(at, image)| signatures::line(at, image, Err(problem.copy())))
+                .map(|(at, image)| items::line(at, image, Err(problem.copy())))
                 .collect(),
         };
     }
     stream::iter(order.items.into_iter().enumerate())
         .map(|(at, item)| async move {
             let image = item.image.clone();
-            let attempt = || signatures::sign(signing, context, item.clone(), Class::Batch);
-            signatures::told(context, signatures::line(at, image, persistently(attempt).await))
+            let attempt = || items::sign(signing, context, item.clone(), Class::Batch);
+            items::told(context, items::line(at, image, persistently(attempt).await))
         })
         .buffered(BATCH_CONCURRENT_MAX)
         .collect()

@@ -13,6 +13,9 @@ use super::{Verified, unsigned, verifier};
 use crate::cli::input::read_text;
 use crate::failure::Failure;
 
+/// What to do where an export is without the files that were written beside it.
+const COMPANIONS: &str = "an export has its checkpoint and key beside it, FILE.checkpoint and FILE.pub; name others with --checkpoint, --audit-key";
+
 pub fn verify(
     path: &Path,
     partial: bool,
@@ -20,10 +23,11 @@ pub fn verify(
     checkpoint: Option<&Path>,
 ) -> Result<Verified, Failure> {
     let or = |named: Option<&Path>, extension| named.map_or_else(|| beside(path, extension), PathBuf::from);
-    let note = read_text(&or(checkpoint, "checkpoint"))?;
-    let verifier = verifier(&read_text(&or(key, "pub"))?, &note)?;
-    let checkpoint = verifier.verify(&note).map_err(unsigned)?;
     let file = File::open(path).map_err(|error| Failure::file("reading", path, &error))?;
+    let companion = |path: &Path| read_text(path).map_err(|failure| failure.with_hint(COMPANIONS));
+    let note = companion(&or(checkpoint, "checkpoint"))?;
+    let verifier = verifier(&companion(&or(key, "pub"))?, &note)?;
+    let checkpoint = verifier.verify(&note).map_err(unsigned)?;
     let mut check = Check::new(&checkpoint, partial);
     for line in BufReader::new(file).split(b'\n') {
         check.line(&line.map_err(|error| Failure::file("reading", path, &error))?);
