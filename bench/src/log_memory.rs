@@ -191,6 +191,7 @@ async fn open(data: &Path) -> Result<(Tlog, Db)> {
         key: LogKey::new(text("origin")?, &BASE64.decode(text("private_key")?)?)?,
         holder: "bench".to_owned(),
         lease_ttl: Duration::from_secs(5),
+        shared: false,
         mark: None,
     };
     Ok((Tlog::open(settings).await?, db))

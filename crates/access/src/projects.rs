@@ -62,8 +62,8 @@ impl Access {
         change: ProjectChange,
     ) -> Result<Project, AccessError> {
         change.require_valid()?;
-        let _change = self.projects.change();
         let mut tx = self.db.begin().await?;
+        let _change = self.projects.change();
         let mut detail = Vec::new();
         if let Some(images) = &change.images {
             let patterns = joined(images);

@@ -172,8 +172,8 @@ impl Access {
     /// # Errors
     /// [`AccessError::NotFound`] if the context's project has no such token.
     pub async fn revoke_token(&self, context: &Context, id: &str) -> Result<(), AccessError> {
-        let _change = self.tokens.change();
         let mut tx = self.db.begin().await?;
+        let _change = self.tokens.change();
         let rows = tx
             .execute(
                 "UPDATE token SET revoked_at = COALESCE(revoked_at, $1) WHERE id = $2 AND (project = $3 OR $4 = 1)",

@@ -84,6 +84,7 @@ impl Seal {
         let key = LogKey::new(&secret.origin, &secret.pkcs8)
             .map_err(|error| Failure::local("the audit log's key", &error))?;
         let verifier = key.verifier().clone();
+        let shared = place.db.is_shared();
         let settings = Settings {
             name: Name::Audit,
             db: place.db,
@@ -91,6 +92,7 @@ impl Seal {
             key,
             holder: place.holder,
             lease_ttl: place.lease_ttl,
+            shared,
             mark: Some(config.data.folder.join("audit.checkpoint")),
         };
         let log = match Tlog::open(settings).await {

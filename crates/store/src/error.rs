@@ -18,6 +18,8 @@ pub enum StoreError {
         operation: &'static str,
         source: sqlx::Error,
     },
+    #[error("the database {what} is away")]
+    Away { what: String },
     #[error("reading column {column}: {why}")]
     Column { column: String, why: &'static str },
     #[error("the schema of {domain} in the database is version {found}, newer than this program's {known}")]
@@ -105,7 +107,9 @@ impl Fault for StoreError {
             // Found at the start; trying again heals none of them.
             Self::Address { .. } | Self::Folder { .. } | Self::Damaged { .. } => Kind::Invalid,
             Self::Locked { .. } | Self::Newer { .. } => Kind::Conflict,
-            Self::Open { .. } | Self::Query { .. } | Self::Blob { .. } => Kind::Unavailable,
+            Self::Open { .. } | Self::Query { .. } | Self::Away { .. } | Self::Blob { .. } => {
+                Kind::Unavailable
+            }
         }
     }
 
@@ -116,7 +120,9 @@ impl Fault for StoreError {
             Self::Damaged { .. } => &codes::DAMAGED,
             Self::Newer { .. } => &codes::NEWER,
             Self::Locked { .. } => &codes::LOCKED,
-            Self::Open { .. } | Self::Query { .. } | Self::Column { .. } => &codes::DATABASE,
+            Self::Open { .. } | Self::Query { .. } | Self::Away { .. } | Self::Column { .. } => {
+                &codes::DATABASE
+            }
             Self::Folder { .. } => &codes::FOLDER,
             Self::Blob { .. } | Self::BlobDiffers { .. } => &codes::BLOBS,
         }

@@ -11,7 +11,7 @@
 //!      ├──── begin ──▶ Tx ──▶ commit = durable
 //!      ├──── Lease: one holder, a fencing number that its every write checks
 //!      ├──── Blobs: immutable objects in a folder (fsync) or S3
-//!      └──── Recent: rows of a moment ago, for what every request needs
+//!      └──── Recent: rows of a moment ago, for what every request needs, and older ones while the database is away
 //! ```
 //!
 //! The store knows no domain: tables belong to the crates that use them, which bring their migrations.
@@ -23,6 +23,7 @@ pub mod lease;
 mod lock;
 mod migrate;
 mod postgres;
+mod presence;
 mod recent;
 mod sqlite;
 mod value;
@@ -33,5 +34,5 @@ pub use error::{StoreError, codes};
 pub use lease::Lease;
 pub use lock::FolderLock;
 pub use migrate::Migration;
-pub use recent::{Change, RECENT_ROWS_MAX, Recent, STALE_MS_MAX};
+pub use recent::{AWAY_S_MAX, Change, RECENT_ROWS_MAX, Recent, STALE_MS_MAX};
 pub use value::{Row, Value};

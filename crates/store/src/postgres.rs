@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Connection as _, Executor as _, Postgres as Driver, Row as _, Transaction, TypeInfo, ValueRef};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::{Connection as _, Postgres as Driver, Row as _, Transaction, TypeInfo, ValueRef};
 
+use crate::presence::Presence;
 use crate::value::rows_of;
 use crate::{Row, StoreError, Value};
 
@@ -12,9 +13,14 @@ use crate::{Row, StoreError, Value};
 const CONNECTIONS_MAX: u32 = 16;
 /// How long a caller waits for a connection before the database counts as away, in milliseconds.
 const ACQUIRE_MS: u64 = 3_000;
+/// What a connection begins with.
+///
 /// Tables begin empty. A statement that is prepared then would be planned as a walk over the whole table, and stay so
 /// until PostgreSQL counts the rows by itself, a minute and some hundred thousand rows later.
-const INDEXES_FIRST: &str = "SET enable_seqscan = off";
+///
+/// A server that is frozen in the middle of a transaction holds its locks, and with them the duty of every other
+/// server; after two seconds PostgreSQL ends it.
+const SESSION: &str = "SET enable_seqscan = off; SET idle_in_transaction_session_timeout = 2000";
 /// A connection that was idle for longer is asked whether it is still there before it is used, in milliseconds. To
 /// ask a busy one each time would double its round trips; one that broke since fails one call and is gone.
 const IDLE_MS_MAX: u128 = 1_000;
@@ -22,51 +28,58 @@ const IDLE_MS_MAX: u128 = 1_000;
 #[derive(Clone)]
 pub(crate) struct Postgres {
     pool: PgPool,
+    presence: Presence,
 }
 
-pub(crate) struct PostgresTx(Transaction<'static, Driver>);
+pub(crate) struct PostgresTx(Transaction<'static, Driver>, Presence);
 
 impl Postgres {
     pub(crate) async fn open(url: &str) -> Result<Self, StoreError> {
+        let what = without_password(url);
+        let opening = |what: &str, source| StoreError::Open {
+            what: what.to_owned(),
+            source,
+        };
+        let options: PgConnectOptions = url.parse().map_err(|source| opening(&what, source))?;
+        let presence = Presence::new(options.clone(), what.clone());
+        let doubts = presence.clone();
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(Duration::from_millis(ACQUIRE_MS))
             .after_connect(|connection, _| {
-                Box::pin(async move { connection.execute(INDEXES_FIRST).await.map(|_| ()) })
+                Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(|_| ()) })
             })
             .test_before_acquire(false)
-            .before_acquire(|connection, held| {
+            .before_acquire(move |connection, held| {
+                let doubts = doubts.clone();
                 Box::pin(async move {
                     // An error has the pool make another one.
                     if held.idle_for.as_millis() > IDLE_MS_MAX {
-                        connection.ping().await?;
+                        connection.ping().await.inspect_err(|_| doubts.doubt())?;
                     }
                     Ok(true)
                 })
             })
-            .connect(url)
+            .connect_with(options)
             .await
-            .map_err(|source| StoreError::Open {
-                what: without_password(url),
-                source,
-            })?;
-        Ok(Self { pool })
+            .map_err(|source| opening(&what, source))?;
+        Ok(Self { pool, presence })
     }
 
     pub(crate) async fn read(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
-        let rows = bind(sql, args)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(|source| StoreError::query("reading", source))?;
+        let rows = self
+            .presence
+            .ask("reading", bind(sql, args).fetch_all(&self.pool))
+            .await?;
         rows_of(&rows, value_of)
     }
 
     pub(crate) async fn begin(&self) -> Result<PostgresTx, StoreError> {
-        self.pool
-            .begin()
-            .await
-            .map(PostgresTx)
-            .map_err(|source| StoreError::query("beginning a transaction", source))
+        let begun = self
+            .presence
+            .ask("beginning a transaction", self.pool.begin())
+            .await?;
+        Ok(PostgresTx(begun, self.presence.clone()))
     }
 
     pub(crate) async fn close(&self) {
@@ -86,10 +99,10 @@ fn without_password(url: &str) -> String {
 
 impl PostgresTx {
     pub(crate) async fn execute(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64, StoreError> {
-        let done = bind(sql, args)
-            .execute(&mut *self.0)
-            .await
-            .map_err(|source| StoreError::query("writing", source))?;
+        let done = self
+            .1
+            .ask("writing", bind(sql, args).execute(&mut *self.0))
+            .await?;
         Ok(done.rows_affected())
     }
 
@@ -103,18 +116,15 @@ impl PostgresTx {
     }
 
     pub(crate) async fn read(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
-        let rows = bind(sql, args)
-            .fetch_all(&mut *self.0)
-            .await
-            .map_err(|source| StoreError::query("reading", source))?;
+        let rows = self
+            .1
+            .ask("reading", bind(sql, args).fetch_all(&mut *self.0))
+            .await?;
         rows_of(&rows, value_of)
     }
 
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
-        self.0
-            .commit()
-            .await
-            .map_err(|source| StoreError::query("committing", source))
+        self.1.ask("committing", self.0.commit()).await
     }
 }
 

@@ -4,6 +4,10 @@
 //! process makes counts at once: [`Recent::change`] forgets everything before it and after it, and a row that was
 //! read while a change was under way is not kept, because nobody knows on which side of it the read was. What
 //! other processes change counts here after [`STALE_MS_MAX`] at the latest.
+//!
+//! Only while the database does not answer is an older row used, up to [`AWAY_S_MAX`]: who verifies images needs a
+//! token, a project and keys, and a database that is away must not stop every deployment. Whoever could change such a
+//! row could not store the change either.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -11,12 +15,15 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kernel::{Clock, Monotonic};
+use kernel::{Clock, Fault, Kind, Monotonic};
 
 /// How old a row may be that is used without asking the database, in milliseconds: how long at most a token that
 /// one server revoked is still honoured by another one on the same database. Long enough that under load nearly
 /// every request finds its rows here.
 pub const STALE_MS_MAX: u64 = 2_000;
+/// How old a row may be that is used because the database does not answer, in seconds: a day, in which somebody
+/// notices.
+pub const AWAY_S_MAX: u64 = 24 * 3_600;
 /// Rows of one kind that are kept, each under a kilobyte.
 pub const RECENT_ROWS_MAX: usize = 4_096;
 
@@ -56,11 +63,12 @@ impl<K: Eq + Hash, V: Clone> Recent<K, V> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The row of this key: as it was a moment ago, or as `read` finds it now.
+    /// The row of this key: as it was a moment ago, or as `read` finds it now, or, if nothing can be read, as it was
+    /// last found.
     ///
     /// # Errors
     /// Those of `read`; they are not kept.
-    pub async fn read<E>(
+    pub async fn read<E: Fault>(
         &self,
         key: K,
         read: impl Future<Output = Result<Option<V>, E>>,
@@ -75,14 +83,22 @@ impl<K: Eq + Hash, V: Clone> Recent<K, V> {
             }
             (now, rows.changes)
         };
-        let found = read.await?;
-        if let Some(row) = &found {
-            self.rows().keep(key, begun, row.clone(), changes);
+        let found = match read.await {
+            Err(error) if error.kind() == Kind::Unavailable => {
+                return self.rows().last(&key, begun).map(Some).ok_or(error);
+            }
+            other => other?,
+        };
+        let mut rows = self.rows();
+        match &found {
+            Some(row) => rows.keep(key, begun, row.clone(), changes),
+            None => drop(rows.known.remove(&key)),
         }
         Ok(found)
     }
 
-    /// To be held from before a transaction that changes such rows begins until its outcome is known.
+    /// To be held from before the first statement that changes such rows until the outcome of its transaction is
+    /// known. Begin the transaction before it: where none can begin, nothing changes and nothing is forgotten.
     pub fn change(&self) -> Change<'_, K, V> {
         let mut rows = self.rows();
         rows.under_way += 1;
@@ -96,13 +112,21 @@ impl<K: Eq + Hash, V> Rows<K, V> {
         if self.under_way > 0 || self.changes != changes {
             return;
         }
-        if self.known.len() >= RECENT_ROWS_MAX {
+        if self.known.len() >= RECENT_ROWS_MAX && !self.known.contains_key(&key) {
             self.known.retain(|_, (since, _)| is_fresh(begun, *since));
-        }
-        if self.known.len() >= RECENT_ROWS_MAX {
-            self.known.clear();
+            if self.known.len() >= RECENT_ROWS_MAX {
+                self.known.clear();
+            }
         }
         self.known.insert(key, (begun, row));
+    }
+}
+
+impl<K: Eq + Hash, V: Clone> Rows<K, V> {
+    /// The row as it was last found, unless that is too long ago.
+    fn last(&self, key: &K, now: Monotonic) -> Option<V> {
+        let (since, row) = self.known.get(key)?;
+        (now.since(*since) < Duration::from_secs(AWAY_S_MAX)).then(|| row.clone())
     }
 }
 
@@ -127,12 +151,11 @@ fn is_fresh(now: Monotonic, since: Monotonic) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use kernel::{SystemClock, TestClock};
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::StoreError;
 
     fn recent() -> (Arc<TestClock>, Arc<Recent<u64, u64>>) {
         let clock = Arc::new(TestClock::at(SystemClock::new().now()));
@@ -142,7 +165,7 @@ mod tests {
 
     /// What is read of key 1 when the database holds `row`.
     async fn read(recent: &Recent<u64, u64>, row: u64) -> u64 {
-        let found = async { Ok::<_, Infallible>(Some(row)) };
+        let found = async { Ok::<_, StoreError>(Some(row)) };
         recent.read(1, found).await.unwrap().unwrap()
     }
 
@@ -159,12 +182,37 @@ mod tests {
     #[tokio::test]
     async fn a_row_that_is_not_there_is_asked_for_again() {
         let (_, recent) = recent();
-        let nothing = async { Ok::<_, Infallible>(None) };
+        let nothing = async { Ok::<_, StoreError>(None) };
         assert_eq!(recent.read(1, nothing).await.unwrap(), None);
         assert_eq!(read(&recent, 7).await, 7);
-        let failed = recent.read(2, async { Err("no answer") }).await;
-        assert_eq!(failed, Err("no answer"));
+        recent.read(2, async { Err(away()) }).await.unwrap_err();
         assert_eq!(recent.rows().known.len(), 1);
+    }
+
+    fn away() -> StoreError {
+        StoreError::Away { what: String::new() }
+    }
+
+    #[tokio::test]
+    async fn while_the_database_is_away_the_last_row_is_used_for_a_day() {
+        let (clock, recent) = recent();
+        assert_eq!(read(&recent, 7).await, 7);
+        clock.advance(Duration::from_secs(AWAY_S_MAX - 1));
+        let held = recent.read(1, async { Err(away()) }).await;
+        assert_eq!(held.unwrap(), Some(7));
+        // A wrong row is a mistake to be told, not a database that is away.
+        let wrong = StoreError::column("name", "it is no text");
+        recent.read(1, async { Err(wrong) }).await.unwrap_err();
+        clock.advance(Duration::from_secs(1));
+        recent.read(1, async { Err(away()) }).await.unwrap_err();
+        assert_eq!(read(&recent, 8).await, 8, "and once it is back its row counts");
+        clock.advance(Duration::from_secs(2));
+        recent.read(1, async { Ok::<_, StoreError>(None) }).await.unwrap();
+        recent.read(1, async { Err(away()) }).await.unwrap_err();
+        // What was changed is not used any more as it was before.
+        assert_eq!(read(&recent, 9).await, 9);
+        drop(recent.change());
+        recent.read(1, async { Err(away()) }).await.unwrap_err();
     }
 
     #[tokio::test]
@@ -194,7 +242,7 @@ mod tests {
                 tokio::spawn(async move {
                     let row = async {
                         begun.send(()).unwrap();
-                        Ok::<_, Infallible>(answered.await.ok())
+                        Ok::<_, StoreError>(answered.await.ok())
                     };
                     recent.read(1, row).await
                 })
@@ -203,7 +251,7 @@ mod tests {
             let change = recent.change();
             let held = (!ends_before_the_read).then_some(change);
             answer.send(7).unwrap();
-            assert_eq!(slow.await.unwrap(), Ok(Some(7)), "it answers what it read");
+            assert_eq!(slow.await.unwrap().unwrap(), Some(7), "it answers what it read");
             drop(held);
             assert_eq!(read(&recent, 8).await, 8, "and nobody after it sees that");
         }
@@ -213,7 +261,7 @@ mod tests {
     async fn what_is_kept_has_a_bound() {
         let (_, recent) = recent();
         for key in 0..3 * RECENT_ROWS_MAX as u64 {
-            let row = async { Ok::<_, Infallible>(Some(key)) };
+            let row = async { Ok::<_, StoreError>(Some(key)) };
             recent.read(key, row).await.unwrap();
             assert!(recent.rows().known.len() <= RECENT_ROWS_MAX);
         }

@@ -16,7 +16,7 @@ use crate::mark;
 use crate::merkle::{ProofError, empty_root};
 use crate::name::Name;
 use crate::shelf::Shelf;
-use crate::source::Source;
+use crate::source::{self, Source};
 use crate::tables::Tables;
 use crate::tile::{TILE_WIDTH, TilePath};
 
@@ -35,6 +35,9 @@ pub struct Settings {
     pub holder: String,
     /// How long the lease lasts when its holder stops renewing it.
     pub lease_ttl: Duration,
+    /// Whether other servers may share the database: then any of them takes entries, and hands them to the one that
+    /// appends.
+    pub shared: bool,
     /// A file outside the database for the newest checkpoint; `None` keeps none.
     pub mark: Option<PathBuf>,
 }
@@ -44,6 +47,7 @@ pub(crate) struct Core {
     pub key: LogKey,
     pub holder: String,
     pub lease_ttl: Duration,
+    pub shared: bool,
     pub tables: Tables,
     pub shelf: Shelf,
     /// The fencing number while this server leads, else 0.
@@ -51,8 +55,8 @@ pub(crate) struct Core {
     /// Size of the last checkpoint that this server committed or took over.
     pub size: AtomicU64,
     pub mark: Option<PathBuf>,
-    /// The newest checkpoint that this server committed.
-    pub committed: watch::Sender<Option<Arc<Checkpoint>>>,
+    /// The newest checkpoint that this server knows to be committed.
+    pub newest: watch::Sender<Option<Arc<Checkpoint>>>,
     pub wake_tiler: Notify,
     pub stop: watch::Sender<bool>,
     pub sequencer_ended: watch::Sender<bool>,
@@ -68,26 +72,77 @@ impl Core {
         Self {
             key: settings.key,
             holder: settings.holder,
-            lease_ttl: settings.lease_ttl.max(Duration::from_millis(3)),
+            lease_ttl: settings.lease_ttl.max(Duration::from_millis(6)),
+            shared: settings.shared,
             shelf: Shelf::new(tables.clone(), settings.blobs),
             tables,
             fence: AtomicI64::new(0),
             size: AtomicU64::new(0),
             mark: settings.mark,
-            committed: watch::Sender::new(None),
+            newest: watch::Sender::new(None),
             wake_tiler: Notify::new(),
             stop: watch::Sender::new(false),
             sequencer_ended: watch::Sender::new(false),
         }
     }
 
-    /// The committed checkpoint, with its signature checked.
+    /// The committed checkpoint, with its signature checked. One that does not reach what this server knew before it
+    /// asked is refused: the database is an older copy, or another log under the same key.
     pub(crate) async fn checkpoint(&self) -> Result<Arc<Checkpoint>, TlogError> {
+        let seen = self.newest.borrow().clone();
         let row = self.tables.checkpoint().await?;
         let (size, note) = row.ok_or_else(|| TlogError::Missing {
             what: self.row("checkpoint"),
         })?;
-        self.verified(size, &note).map(Arc::new)
+        let checkpoint = self.verified(size, &note).map(Arc::new)?;
+        match seen {
+            Some(seen) if seen.size > size => Err(TlogError::RolledBack {
+                size,
+                found: format!("this server has seen its checkpoint of {} entries", seen.size),
+            }),
+            Some(seen) if seen.size == size && seen.root != checkpoint.root => Err(self.forked(size)),
+            _ => Ok(checkpoint),
+        }
+    }
+
+    /// What is newer than all that this server knew is remembered, and written beside the database.
+    pub(crate) fn remember(&self, checkpoint: &Arc<Checkpoint>) {
+        self.newest.send_if_modified(|newest| {
+            let newer = newest.as_ref().is_none_or(|newest| newest.size < checkpoint.size);
+            if newer {
+                *newest = Some(checkpoint.clone());
+            }
+            newer
+        });
+    }
+
+    /// Holds a checkpoint of the database against the newest that this server knew, and the newest that anybody knew.
+    pub(crate) async fn check_seen(&self, checkpoint: &Checkpoint) -> Result<(), TlogError> {
+        let seen = self.newest.borrow().clone();
+        if let Some(seen) = seen.filter(|seen| seen.size > 0) {
+            let edge = source::edge(&self.shelf, seen.size, checkpoint.size).await?;
+            if edge.root() != seen.root {
+                return Err(self.forked(seen.size));
+            }
+        }
+        match self.tables.most_seen().await? {
+            Some(seen) if seen.size > checkpoint.size => Err(TlogError::RolledBack {
+                size: checkpoint.size,
+                found: format!(
+                    "the server {} has seen its checkpoint of {} entries",
+                    seen.server, seen.size
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn forked(&self, size: u64) -> TlogError {
+        let memory = || PathBuf::from("in this server's memory");
+        TlogError::Forked {
+            size,
+            path: self.mark.clone().unwrap_or_else(memory),
+        }
     }
 
     /// The one row of a table, as errors name it.
@@ -116,11 +171,20 @@ impl Core {
         Ok(mark.map(|mark| (path, mark)))
     }
 
+    /// Holds what is stored against the file; what the database does not reach is told to all servers.
+    async fn check_mark(&self, path: &Path, mark: &Checkpoint, size: u64) -> Result<(), TlogError> {
+        let checked = mark::check(path, mark, &self.shelf, size).await;
+        if self.shared && mark.size > size {
+            self.tables.tell(&self.holder, mark).await?;
+        }
+        checked
+    }
+
     /// Creates the log if there is nothing, else checks that what is there is this log and whole.
     pub(crate) async fn check_start(&self) -> Result<(), TlogError> {
         let Some(state) = self.tables.settled().await? else {
             if let Some((path, mark)) = &self.mark()? {
-                mark::check(path, mark, &self.shelf, 0).await?;
+                self.check_mark(path, mark, 0).await?;
             }
             let path = self.shelf.blob_name(TilePath::bundle(0));
             let tile = self.shelf.stored(TilePath::bundle(0)).await?;
@@ -183,7 +247,7 @@ impl Core {
         let (edge, report) = audit(&self.shelf, &checkpoint, from, false, &mut |_| {}).await?;
         if edge.root() == checkpoint.root && report.damage.is_empty() {
             match (&self.mark, &mark) {
-                (_, Some((path, mark))) => mark::check(path, mark, &self.shelf, size).await?,
+                (_, Some((path, mark))) => self.check_mark(path, mark, size).await?,
                 (Some(path), None) => mark::keep(path, &checkpoint.note),
                 (None, None) => {}
             }

@@ -44,6 +44,7 @@ mod core;
 mod der;
 mod entry;
 mod error;
+mod exchange;
 mod export;
 mod faults;
 mod log;

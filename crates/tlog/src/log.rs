@@ -88,8 +88,8 @@ impl Tlog {
         let sequencer = tokio::spawn(Sequencer::new(core.clone(), receiver).run());
         let tiler = tokio::spawn(tiler::run(core.clone()));
         let mark = core.mark.clone().map(|path| {
-            let (committed, ended) = (core.committed.subscribe(), core.sequencer_ended.subscribe());
-            tokio::spawn(mark::run(committed, ended, path))
+            let (newest, ended) = (core.newest.subscribe(), core.sequencer_ended.subscribe());
+            tokio::spawn(mark::run(newest, ended, path))
         });
         Ok(Self {
             core,

@@ -58,20 +58,20 @@ pub(crate) async fn check(path: &Path, mark: &Checkpoint, shelf: &Shelf, size: u
     })
 }
 
-/// Writes each checkpoint that this server commits, the newest of those that come close together, until the sequencer
-/// has ended.
+/// Writes each checkpoint that this server commits, or sees another one commit, the newest of those that come close
+/// together, until the sequencer has ended.
 pub(crate) async fn run(
-    mut committed: watch::Receiver<Option<Arc<Checkpoint>>>,
+    mut newest: watch::Receiver<Option<Arc<Checkpoint>>>,
     mut ended: watch::Receiver<bool>,
     path: PathBuf,
 ) {
     loop {
         let last = tokio::select! {
-            changed = committed.changed() => changed.is_err(),
+            changed = newest.changed() => changed.is_err(),
             _ = ended.wait_for(|ended| *ended) => true,
         };
-        let newest = committed.borrow_and_update().clone();
-        if let Some(checkpoint) = newest {
+        let checkpoint = newest.borrow_and_update().clone();
+        if let Some(checkpoint) = checkpoint {
             let path = path.clone();
             // An error is a panic of the write, which has none.
             let _ = tokio::task::spawn_blocking(move || keep(&path, &checkpoint.note)).await;

@@ -68,9 +68,9 @@ impl Shelf {
         self.cache.lock().unwrap().len()
     }
 
-    #[cfg(test)]
+    /// Reads everything from storage again.
     pub(crate) fn forget(&self) {
-        self.cache.lock().unwrap().clear();
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     async fn blob(&self, path: TilePath) -> Result<Option<Bytes>, TlogError> {

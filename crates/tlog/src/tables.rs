@@ -33,10 +33,25 @@ macro_rules! tables {
     };
 }
 
+/// What the servers of a log tell each other, under its prefix.
+macro_rules! exchange {
+    ($prefix:literal) => {
+        concat!(
+            "CREATE TABLE ",
+            $prefix,
+            "_waiting (leaf {blob} PRIMARY KEY, body {blob} NOT NULL);
+             CREATE TABLE ",
+            $prefix,
+            "_seen (server TEXT PRIMARY KEY, size BIGINT NOT NULL, note TEXT NOT NULL);"
+        )
+    };
+}
+
 /// The tables of the logs.
 ///
 /// `*_checkpoint` has one row and decides what the log is. `*_tiles` has one row: how many entries
-/// lie in durable tiles. `*_tail` holds the entries after those. `*_leaf` finds duplicates.
+/// lie in durable tiles. `*_tail` holds the entries after those. `*_leaf` finds duplicates. `*_waiting` holds
+/// entries that other servers hand to the one that appends, `*_seen` checkpoints that the database does not reach.
 pub const MIGRATIONS: &[Migration] = &[
     Migration {
         domain: "tlog",
@@ -48,16 +63,21 @@ pub const MIGRATIONS: &[Migration] = &[
         version: 2,
         sql: tables!("audit"),
     },
+    Migration {
+        domain: "tlog",
+        version: 3,
+        sql: concat!(exchange!("tlog"), exchange!("audit")),
+    },
 ];
 
 /// Rows of one statement at most: 512 arguments, far below the limit of either database.
-const ROWS_MAX: usize = 256;
+pub(crate) const ROWS_MAX: usize = 256;
 /// The sizes that statements have, in rows. Any number of rows goes into the next larger one, filled up with its last
 /// row, which adds less than half: fewer texts, each prepared once, and a round trip instead of several.
 const SIZES: [usize; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, ROWS_MAX];
 
 /// The statements of one log, made once for the life of the process.
-struct Sql {
+pub(crate) struct Sql {
     checkpoint: &'static str,
     lock: &'static str,
     settled: &'static str,
@@ -72,6 +92,11 @@ struct Sql {
     find: Vec<&'static str>,
     insert_tail: Vec<&'static str>,
     insert_leaf: Vec<&'static str>,
+    pub hand_over: Vec<&'static str>,
+    pub handed_over: &'static str,
+    pub drop_waiting: Vec<&'static str>,
+    pub put_seen: &'static str,
+    pub most_seen: &'static str,
 }
 
 static SIGNATURES: LazyLock<Sql> = LazyLock::new(|| Sql::of(Name::Signatures));
@@ -105,18 +130,37 @@ impl Sql {
             ),
             advance: text("UPDATE LOG_tiles SET entries = $1 WHERE id = 1 AND entries = $2"),
             prune: text("DELETE FROM LOG_tail WHERE entry_index < $1"),
-            r#move: text("UPDATE LOG_checkpoint SET size = $1, note = $2 WHERE id = 1 AND size = $3"),
+            r#move: text(
+                "UPDATE LOG_checkpoint SET size = $1, note = $2 WHERE id = 1 AND size = $3 \
+                 AND NOT EXISTS (SELECT 1 FROM LOG_seen WHERE size > $3)",
+            ),
             find: each_size(|rows| {
-                let list: Vec<String> = (1..=rows).map(|i| format!("${i}")).collect();
-                let list = list.join(", ");
+                let list = list(rows);
                 text(&format!(
                     "SELECT leaf, entry_index FROM LOG_leaf WHERE leaf IN ({list})"
                 ))
             }),
             insert_tail: each_size(|rows| text(&insert("LOG_tail (entry_index, body)", rows))),
             insert_leaf: each_size(|rows| text(&insert("LOG_leaf (leaf, entry_index)", rows))),
+            hand_over: each_size(|rows| text(&insert("LOG_waiting (leaf, body)", rows))),
+            handed_over: text("SELECT leaf, body FROM LOG_waiting LIMIT $1"),
+            drop_waiting: each_size(|rows| {
+                let list = list(rows);
+                text(&format!("DELETE FROM LOG_waiting WHERE leaf IN ({list})"))
+            }),
+            put_seen: text(
+                "INSERT INTO LOG_seen (server, size, note) VALUES ($1, $2, $3) ON CONFLICT (server) DO UPDATE \
+                 SET size = excluded.size, note = excluded.note WHERE LOG_seen.size < excluded.size",
+            ),
+            most_seen: text("SELECT server, size FROM LOG_seen ORDER BY size DESC LIMIT 1"),
         }
     }
+}
+
+/// So many placeholders.
+fn list(rows: usize) -> String {
+    let list: Vec<String> = (1..=rows).map(|i| format!("${i}")).collect();
+    list.join(", ")
 }
 
 /// A statement in each of [`SIZES`].
@@ -136,7 +180,7 @@ fn insert(target: &str, rows: usize) -> String {
 }
 
 /// The statement for so many rows, by its place in [`SIZES`], and `rows` filled up to its size.
-fn filled<T>(rows: &[T]) -> (usize, impl Iterator<Item = &T>) {
+pub(crate) fn filled<T>(rows: &[T]) -> (usize, impl Iterator<Item = &T>) {
     let place = SIZES
         .partition_point(|size| *size < rows.len())
         .min(SIZES.len() - 1);
@@ -150,7 +194,7 @@ pub(crate) enum Outcome {
     Moved,
     /// Somebody newer holds the lease; nothing was written.
     StaleFence,
-    /// The checkpoint is not the one that the batch builds on; nothing was written.
+    /// The checkpoint is not the one that the batch builds on, or somebody has seen a later one; nothing was written.
     Lost,
     /// It failed before the commit; nothing was written.
     Failed(TlogError),
@@ -165,6 +209,8 @@ pub(crate) struct Batch<'a> {
     pub new: &'a Checkpoint,
     /// From index `old.size` on.
     pub entries: &'a [Accepted],
+    /// What leaves the table of those that wait.
+    pub handed: &'a [Hash],
 }
 
 #[derive(Clone)]
@@ -178,7 +224,7 @@ pub(crate) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn unsigned(number: i64) -> Result<u64, TlogError> {
+pub(crate) fn unsigned(number: i64) -> Result<u64, TlogError> {
     let found = || TlogError::Damaged {
         what: "a row of the tables tlog_*".to_owned(),
         found: format!("it has {number}"),
@@ -198,7 +244,7 @@ pub(crate) struct Settled {
 }
 
 impl Tables {
-    fn sql(&self) -> &'static Sql {
+    pub(crate) fn sql(&self) -> &'static Sql {
         match self.name {
             Name::Signatures => &SIGNATURES,
             Name::Audit => &AUDIT,
@@ -398,6 +444,7 @@ impl Tables {
                 }
             }
         }
+        self.take(tx, batch.handed).await.map_err(failed)?;
         Ok(Outcome::Moved)
     }
 }

@@ -13,7 +13,7 @@ use access::{Action, Context};
 use kernel::{Clock, Digest, Random, Reference};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use store::Db;
+use store::{Db, Recent};
 
 pub use document::TrustRoots;
 pub(crate) use tables::MIGRATION;
@@ -71,6 +71,8 @@ pub struct StoredPolicy {
 #[derive(Clone)]
 pub struct ImagePolicies {
     db: Db,
+    /// Policies by project and name, for whoever verifies with them.
+    recent: Arc<Recent<(String, String), StoredPolicy>>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     /// What this server's own log proves; counts where a policy names no root.
@@ -91,6 +93,7 @@ impl ImagePolicies {
         let named = Arc::new(named);
         Self {
             db,
+            recent: Arc::new(Recent::new(clock.clone())),
             clock,
             random,
             own,
@@ -98,14 +101,16 @@ impl ImagePolicies {
         }
     }
 
-    /// One policy, ready to verify with.
+    /// One policy, ready to verify with: as it was a moment ago, or, while the database is away, as it was last read.
     ///
     /// # Errors
     /// [`SigningError::NoImagePolicy`] if the project has none of that name.
     pub async fn read(&self, context: &Context, name: &str) -> Result<ImagePolicy, SigningError> {
         context.require(Action::ReadPolicies)?;
-        let stored = self.get(context, name).await?;
-        self.parse(&stored.document)
+        let key = (context.project.to_string(), name.to_owned());
+        let read = tables::get(&self.db, context.project.as_str(), name);
+        let stored = self.recent.read(key, read).await?;
+        self.parse(&stored.ok_or_else(|| none_such(name))?.document)
     }
 
     fn parse(&self, document: &serde_json::Value) -> Result<ImagePolicy, SigningError> {
@@ -122,7 +127,7 @@ impl ImagePolicies {
     pub async fn get(&self, context: &Context, name: &str) -> Result<StoredPolicy, SigningError> {
         context.require(Action::ReadPolicies)?;
         let found = tables::get(&self.db, context.project.as_str(), name).await?;
-        found.ok_or_else(|| SigningError::NoImagePolicy(name.chars().take(100).collect()))
+        found.ok_or_else(|| none_such(name))
     }
 
     /// Policies of the project after a name, in the order of their names.
@@ -165,6 +170,7 @@ impl ImagePolicies {
         };
         let project = context.project.as_str();
         let mut tx = self.db.begin().await?;
+        let _change = self.recent.change();
         let before = tables::put(&mut tx, project, &stored, self.clock.now_us()).await?;
         if expected.is_some() && before != expected {
             return Err(SigningError::ImagePolicyChanged(name.to_owned()));
@@ -183,8 +189,9 @@ impl ImagePolicies {
     pub async fn delete(&self, context: &Context, name: &str) -> Result<(), SigningError> {
         context.require(Action::ManagePolicies)?;
         let mut tx = self.db.begin().await?;
+        let _change = self.recent.change();
         if !tables::delete(&mut tx, context.project.as_str(), name).await? {
-            return Err(SigningError::NoImagePolicy(name.chars().take(100).collect()));
+            return Err(none_such(name));
         }
         self.record(&mut tx, context, "image-policy.delete", name, "")
             .await?;
@@ -206,4 +213,8 @@ impl ImagePolicies {
         };
         Ok(audit::record(tx, context, &*self.clock, &*self.random, record).await?)
     }
+}
+
+fn none_such(name: &str) -> SigningError {
+    SigningError::NoImagePolicy(name.chars().take(100).collect())
 }

@@ -129,8 +129,8 @@ impl Keyring {
         let until = verify_until.as_microsecond();
         let private = self.close(&place, pkcs8).await?;
         let info = self.info(name, old.version + 1, &signer);
-        let _change = self.recent.change();
         let mut tx = self.db.begin().await?;
+        let _change = self.recent.change();
         tx.execute(
             "UPDATE signing_key SET verify_until = $1 WHERE project = $2 AND name = $3 AND version = $4",
             args![until, project, name, old.version],
@@ -157,8 +157,8 @@ impl Keyring {
         }
         let private = self.close(place, pkcs8).await?;
         let info = self.info(name, 1, &signer);
-        let _change = self.recent.change();
         let mut tx = self.db.begin().await?;
+        let _change = self.recent.change();
         self.write(&mut tx, context, &info, &private, action).await?;
         tx.commit().await?;
         self.keep(&info, signer);

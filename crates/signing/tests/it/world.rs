@@ -147,6 +147,7 @@ impl World {
             key,
             holder: "server-1".to_owned(),
             lease_ttl: Duration::from_secs(30),
+            shared: false,
             mark: None,
         };
         let tlog = Tlog::open(settings).await.unwrap();

@@ -3,6 +3,7 @@
 mod copies;
 mod damage;
 mod interface;
+mod servers;
 mod writes;
 
 use std::path::{Path, PathBuf};
@@ -58,6 +59,7 @@ impl Data {
             key: key(1),
             holder: holder.to_owned(),
             lease_ttl: Duration::from_secs(30),
+            shared: false,
             mark: None,
         }
     }

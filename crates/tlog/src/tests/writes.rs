@@ -262,6 +262,7 @@ async fn a_second_server_waits_and_a_stale_one_cannot_write() {
             old: &old,
             new: &new,
             entries: &entries,
+            handed: &[],
         })
         .await;
     assert!(matches!(outcome, Outcome::StaleFence), "{outcome:?}");
@@ -290,6 +291,7 @@ async fn who_loses_the_compare_and_swap_steps_down_and_nothing_forks() {
             old: &old,
             new: &new,
             entries: &entries,
+            handed: &[],
         })
         .await;
     assert!(matches!(outcome, Outcome::Lost), "{outcome:?}");
@@ -308,6 +310,7 @@ async fn who_loses_the_compare_and_swap_steps_down_and_nothing_forks() {
             old: &old,
             new: &new,
             entries: &entries,
+            handed: &[],
         })
         .await;
     assert!(matches!(outcome, Outcome::Moved), "{outcome:?}");

@@ -1,0 +1,134 @@
+//! Whether PostgreSQL is there.
+//!
+//! A pool asks a database that is away again and again until each caller's patience ends. Here one task looks for it,
+//! and everybody else is refused at once until it is back: a caller who can do without the database does so at once,
+//! and one who cannot is told so at once. A failed call is only a reason to look: what decides is a new connection
+//! that answers.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
+use tokio::sync::watch;
+
+use crate::StoreError;
+
+/// How long one look may take, in milliseconds: a new connection and its first answer.
+const LOOK_MS_MAX: u64 = 1_000;
+/// The pause between two looks at a database that is away, in milliseconds: how long after its return it is used.
+const PAUSE_MS: u64 = 250;
+/// How long a statement may take, in milliseconds. None of ours takes a tenth of it; a host that vanished without a
+/// word would be waited for until the network gives up, many minutes later.
+pub(crate) const STATEMENT_MS_MAX: u64 = 5_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    There,
+    /// A call failed in a way that may mean that it is gone; somebody looks.
+    Doubted,
+    Away,
+}
+
+/// What is known of the database's presence. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Presence {
+    state: watch::Sender<State>,
+    options: PgConnectOptions,
+    /// The address as it may be shown.
+    what: String,
+}
+
+impl Presence {
+    pub(crate) fn new(options: PgConnectOptions, what: String) -> Self {
+        let state = watch::Sender::new(State::There);
+        Self { state, options, what }
+    }
+
+    /// What `ask` answers; at once [`StoreError::Away`] if the database is away, or turns out to be while it is asked.
+    pub(crate) async fn ask<T>(
+        &self,
+        operation: &'static str,
+        ask: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, StoreError> {
+        let mut state = self.state.subscribe();
+        let asked = tokio::time::timeout(Duration::from_millis(STATEMENT_MS_MAX), ask);
+        let answer = tokio::select! {
+            biased;
+            _ = state.wait_for(|state| *state == State::Away) => return Err(self.away()),
+            answer = asked => answer.unwrap_or_else(|_| Err(silent())),
+        };
+        answer.map_err(|source| {
+            if may_be_gone(&source) {
+                self.doubt();
+            }
+            StoreError::query(operation, source)
+        })
+    }
+
+    /// Has somebody look whether the database is there.
+    pub(crate) fn doubt(&self) {
+        let begun = self.state.send_if_modified(|state| {
+            let there = *state == State::There;
+            if there {
+                *state = State::Doubted;
+            }
+            there
+        });
+        if begun {
+            tokio::spawn(self.clone().look_until_there());
+        }
+    }
+
+    async fn look_until_there(self) {
+        while let Err(error) = self.look().await {
+            if self.state.send_replace(State::Away) == State::Doubted {
+                tracing::error!(
+                    database = self.what,
+                    error = kernel::chain(&error),
+                    "the database is away"
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
+        }
+        if self.state.send_replace(State::There) == State::Away {
+            tracing::info!(database = self.what, "the database is back");
+        }
+    }
+
+    async fn look(&self) -> Result<(), sqlx::Error> {
+        let look = async {
+            let mut connection = self.options.connect().await?;
+            connection.execute("SELECT 1").await?;
+            connection.close().await
+        };
+        tokio::time::timeout(Duration::from_millis(LOOK_MS_MAX), look)
+            .await
+            .unwrap_or_else(|_| Err(silent()))
+    }
+
+    fn away(&self) -> StoreError {
+        StoreError::Away {
+            what: self.what.clone(),
+        }
+    }
+}
+
+fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
+}
+
+/// Whether an error may mean that the database is gone, and not that it answered.
+fn may_be_gone(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::WorkerCrashed => true,
+        // Class 08 is a broken connection, 57P an operator who stops the database (PostgreSQL, appendix A).
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| code.starts_with("08") || code.starts_with("57P")),
+        _ => false,
+    }
+}

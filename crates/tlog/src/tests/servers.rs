@@ -1,0 +1,194 @@
+//! Several servers of one log. They share a SQLite file here, as they would a PostgreSQL.
+
+use std::sync::atomic::Ordering;
+
+use kernel::Fault;
+use store::args;
+
+use super::*;
+
+/// Long enough for a slow machine to renew it, short enough to wait for its end.
+const LEASE: Duration = Duration::from_millis(1_200);
+
+async fn server(data: &Data, db: &Db, holder: &str) -> Tlog {
+    let settings = Settings {
+        lease_ttl: LEASE,
+        shared: true,
+        ..data.settings(db.clone(), holder)
+    };
+    Tlog::open(settings).await.unwrap()
+}
+
+/// Ends a server's tasks in the middle of whatever they do, as a kill would.
+fn kill(tlog: &Tlog) {
+    for task in tlog.tasks.lock().unwrap().drain(..) {
+        task.abort();
+    }
+}
+
+async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    for _ in 0..400 {
+        if is().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("{what} did not happen within ten seconds");
+}
+
+async fn execute(db: &Db, sql: &'static str, args: Vec<store::Value>) {
+    let mut tx = db.begin().await.unwrap();
+    tx.execute(sql, args).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_server_takes_entries_and_one_appends_them() {
+    let data = Data::new();
+    let db = data.db().await;
+    let servers = [
+        server(&data, &db, "server-1").await,
+        server(&data, &db, "server-2").await,
+        server(&data, &db, "server-3").await,
+    ];
+    let placed = (0..300_u64).map(|number| {
+        // Some entries are asked for at two servers at once.
+        let [first, second] = [0, number % 7].map(|next| &servers[((number + next) % 3) as usize]);
+        futures::future::join(
+            first.append(Box::leak(Box::new(signed(&number.to_string())))),
+            second.place(accepted(number)),
+        )
+    });
+    let mut indexes = std::collections::BTreeSet::new();
+    for (entry, place) in futures::future::join_all(placed).await {
+        assert!(indexes.insert(entry.unwrap().index));
+        let place = place.unwrap();
+        assert!(place.checkpoint.size > place.index);
+        assert!(indexes.insert(place.index));
+    }
+    assert_eq!(indexes, (0..600).collect());
+    let leading = servers.iter().filter(|server| server.leads()).count();
+    assert_eq!(leading, 1);
+    assert!(
+        db.read("SELECT leaf FROM tlog_waiting", args![])
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    for server in &servers {
+        fsck_is_clean(server).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_server_appends_after_the_leader_stopped_or_died() {
+    let data = Data::new();
+    let db = data.db().await;
+    let first = server(&data, &db, "server-1").await;
+    assert_eq!(first.place(accepted(0)).await.unwrap().index, 0);
+    let second = server(&data, &db, "server-2").await;
+    let third = server(&data, &db, "server-3").await;
+    // It gives the lease back, and nobody is refused meanwhile.
+    first.close().await;
+    let places = futures::future::join(second.place(accepted(1)), third.place(accepted(2))).await;
+    assert_eq!(
+        std::collections::BTreeSet::from([places.0.unwrap().index, places.1.unwrap().index]),
+        [1, 2].into()
+    );
+    // It dies with the lease in its hand.
+    let (leader, other) = match second.leads() {
+        true => (second, third),
+        false => (third, second),
+    };
+    kill(&leader);
+    let clock = kernel::SystemClock::new();
+    let began = kernel::Clock::monotonic(&clock);
+    assert_eq!(other.place(accepted(3)).await.unwrap().index, 3);
+    let took = kernel::Clock::monotonic(&clock).since(began);
+    assert!(took < LEASE * 3, "{took:?}");
+    fsck_is_clean(&other).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_handed_over_and_is_damaged_is_left_out() {
+    let data = Data::new();
+    let db = data.db().await;
+    let leader = server(&data, &db, "server-1").await;
+    assert_eq!(leader.place(accepted(0)).await.unwrap().index, 0);
+    let sql = "INSERT INTO tlog_waiting (leaf, body) VALUES ($1, $2)";
+    execute(&db, sql, args![vec![7_u8; 32], b"another body".to_vec()]).await;
+    let good = accepted(1);
+    execute(&db, sql, args![good.leaf.to_vec(), good.body.clone()]).await;
+    until("taking in", async || {
+        db.read("SELECT leaf FROM tlog_waiting", args![])
+            .await
+            .unwrap()
+            .is_empty()
+    })
+    .await;
+    assert_eq!(leader.checkpoint().await.unwrap().size, 2);
+    assert_eq!(leader.place(good).await.unwrap().index, 1);
+    fsck_is_clean(&leader).await;
+}
+
+/// P11, "0 forks": shown to fail by taking the condition on `*_seen` out of the statement that moves the checkpoint,
+/// together with `check_seen`: the second server then appends entry 5 a second time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_appends_to_a_copy_that_lost_what_any_server_has_seen() {
+    let data = Data::new();
+    let db = data.db().await;
+    let first = server(&data, &db, "server-1").await;
+    fill(&first, 0, 5).await;
+    let old = first.checkpoint().await.unwrap();
+    let second = server(&data, &db, "server-2").await;
+    // Nobody but the leader sees these; a server that was just started has seen nothing.
+    fill(&first, 5, 9).await;
+    let fence = first.core.fence.load(Ordering::Acquire);
+    kill(&second);
+    for sql in [
+        "DELETE FROM tlog_tail WHERE entry_index >= 5",
+        "DELETE FROM tlog_leaf WHERE entry_index >= 5",
+    ] {
+        execute(&db, sql, args![]).await;
+    }
+    let back = "UPDATE tlog_checkpoint SET size = $1, note = $2 WHERE id = 1";
+    execute(&db, back, args![5_i64, &old.note]).await;
+    let refused = first.place(accepted(100)).await.map(|_| ()).unwrap_err();
+    assert_eq!(refused.code().id, "PC1405", "{}", kernel::chain(&refused));
+    until("telling", async || {
+        let told = db
+            .read("SELECT server FROM tlog_seen WHERE size = 9", args![])
+            .await;
+        told.unwrap().len() == 1
+    })
+    .await;
+    // The leader is gone for good; the others know only what it told.
+    kill(&first);
+    let third = server(&data, &db, "server-3").await;
+    let refused = third.place(accepted(5_000)).await.map(|_| ()).unwrap_err();
+    assert_eq!(refused.code().id, "PC1405", "{}", kernel::chain(&refused));
+    assert!(
+        kernel::chain(&refused).contains("server-1 has seen"),
+        "{}",
+        kernel::chain(&refused)
+    );
+    // Nor does one that leads already and has not heard.
+    let entries = [accepted(5_000)];
+    let moved = third
+        .core
+        .tables
+        .commit(&crate::tables::Batch {
+            fence,
+            old: &old,
+            new: &key(1).sign(6, [0; 32]),
+            entries: &entries,
+            handed: &[],
+        })
+        .await;
+    assert!(!matches!(moved, crate::tables::Outcome::Moved), "{moved:?}");
+    assert_eq!(third.checkpoint().await.unwrap().size, 5);
+    // The newest copy is put back, and the log goes on.
+    execute(&db, "DELETE FROM tlog_seen", args![]).await;
+    until("going on", async || third.place(accepted(5)).await.is_ok()).await;
+    fsck_is_clean(&third).await;
+}
