@@ -11,11 +11,18 @@ use signing::trust::TrustRoot;
 use signing::{Formats, FormatsOf};
 use upstream::oci::RegistryConfig;
 
+mod sections;
+
+pub use self::sections::{
+    AuditSection, BlobsSection, DataFolder, DatabaseSection, KeysSection, LogSection, QuotaSection,
+    ServerSection, SigningSection,
+};
 use crate::args::{ConfigFile, Serve};
 use crate::canary::CanarySection;
 use crate::config_error::{describe, without_password};
 use crate::explain::codes;
 use crate::failure::Failure;
+use crate::lifecycle::LAME_DUCK_SECONDS_MAX;
 
 /// The file that is read when none is named and it is there.
 pub const FILE: &str = "portcullis.toml";
@@ -44,101 +51,6 @@ pub struct Config {
     pub oidc: Vec<access::oidc::Rule>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DataFolder {
-    pub folder: PathBuf,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ServerSection {
-    pub listen: String,
-    pub public_url: Option<String>,
-    pub insecure_http: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DatabaseSection {
-    pub url: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BlobsSection {
-    pub url: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogSection {
-    pub key_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AuditSection {
-    pub key_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct KeysSection {
-    pub password_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SigningSection {
-    pub formats: Vec<String>,
-    pub registry_formats: BTreeMap<String, Vec<String>>,
-}
-
-/// What a project may do that has no quota of its own.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct QuotaSection {
-    pub signatures_per_minute: u32,
-    pub burst: u32,
-}
-
-impl Default for QuotaSection {
-    fn default() -> Self {
-        Self {
-            signatures_per_minute: 6_000,
-            burst: 3_000,
-        }
-    }
-}
-
-impl Default for DataFolder {
-    fn default() -> Self {
-        Self {
-            folder: PathBuf::from("./portcullis-data"),
-        }
-    }
-}
-
-impl Default for ServerSection {
-    fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:7480".to_owned(),
-            public_url: None,
-            insecure_http: false,
-        }
-    }
-}
-
-impl Default for SigningSection {
-    fn default() -> Self {
-        Self {
-            formats: vec!["bundle".to_owned(), "legacy".to_owned()],
-            registry_formats: BTreeMap::new(),
-        }
-    }
-}
-
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -165,6 +77,7 @@ const KEYS: &[(&str, &str, Shown)] = &[
     ("server", "listen", Shown::Whole),
     ("server", "public_url", Shown::Whole),
     ("server", "insecure_http", Shown::Whole),
+    ("server", "lame_duck_seconds", Shown::Whole),
     ("database", "url", Shown::WithoutPassword),
     ("blobs", "url", Shown::Whole),
     ("log", "key_file", Shown::Whole),
@@ -278,6 +191,10 @@ impl Loaded {
             let cause = format!("server.public_url {url:?} is not an http or https address");
             return Err(Failure::coded(1, &codes::CONFIG, cause));
         }
+        if self.config.server.lame_duck_seconds > LAME_DUCK_SECONDS_MAX {
+            let cause = format!("server.lame_duck_seconds is above {LAME_DUCK_SECONDS_MAX}");
+            return Err(Failure::coded(1, &codes::CONFIG, cause));
+        }
         let _read = self.config.trusted_roots()?;
         if let Some(settings) = &self.config.external_log {
             // Whether the log answers is not asked: a server starts without it.
@@ -350,6 +267,9 @@ fn value_of(key: &str, text: &str) -> toml::Value {
     match (key, text) {
         ("insecure_http", "true" | "1") => toml::Value::Boolean(true),
         ("insecure_http", "false" | "0") => toml::Value::Boolean(false),
+        ("lame_duck_seconds" | "signatures_per_minute" | "burst", number) => number
+            .parse()
+            .map_or_else(|_| toml::Value::String(text.to_owned()), toml::Value::Integer),
         ("formats", text) => toml::Value::Array(
             text.split(',')
                 .map(|word| toml::Value::String(word.trim().to_owned()))
@@ -423,6 +343,9 @@ impl Config {
             ("server", "listen") => format!("{:?}", self.server.listen),
             ("server", "public_url") => format!("\"http://{}\"", self.server.listen),
             ("server", "insecure_http") => self.server.insecure_http.to_string(),
+            ("server", "lame_duck_seconds") => self.server.lame_duck_seconds.to_string(),
+            ("quota", "signatures_per_minute") => self.quota.signatures_per_minute.to_string(),
+            ("quota", "burst") => self.quota.burst.to_string(),
             ("database", "url") => format!("\"sqlite:{}\"", self.data.folder.join("portcullis.db").display()),
             ("blobs", "url") => format!("\"{}\"", self.data.folder.join("blobs").display()),
             ("log", "key_file") => format!("\"{}\"", self.secret_file(None, "log.json").display()),

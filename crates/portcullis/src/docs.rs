@@ -49,8 +49,8 @@ mod public {
     pub(super) fn livez() {}
 
     #[utoipa::path(get, path = "/readyz", tag = "server", responses(
-        (status = 200, body = String, content_type = "text/plain", description = "The server can read its own store."),
-        (status = 503, body = String, content_type = "text/plain", description = "It cannot, and why.")))]
+        (status = 200, body = String, content_type = "text/plain", description = "The server serves; what it depends on plays no part."),
+        (status = 503, body = String, content_type = "text/plain", description = "It was told to stop, and still serves; send nothing new.")))]
     pub(super) fn readyz() {}
 
     #[utoipa::path(get, path = "/metrics", tag = "server",

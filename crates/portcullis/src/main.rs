@@ -19,6 +19,7 @@ mod lifecycle;
 mod metrics;
 mod output;
 mod probes;
+mod readiness;
 mod seal;
 mod secrets;
 mod telemetry;

@@ -8,14 +8,14 @@ use std::time::Duration;
 use access::audit::{self, Trail};
 use access::{Access, Context, NewToken, ProjectName, Role};
 use async_trait::async_trait;
-use axum::extract::{FromRef, RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{FromRef, State};
+use axum::http::header;
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use kernel::{Clock, Fault, Kind, Random, SystemClock, SystemRandom};
-use probing::{Board, Severity, Watch};
+use probing::{Board, Watch};
 use signing::image_policy::ImagePolicies;
 use signing::ports::{Log, LoggedEntry, NewEntry};
 use signing::trust::{self, LogIdentity, TrustRoot};
@@ -31,7 +31,7 @@ use crate::failure::Failure;
 use crate::metrics::{self, Metrics};
 use crate::probes::Parts;
 use crate::seal::{Place, Seal};
-use crate::{dependency_metrics, probes, secrets, workloads};
+use crate::{dependency_metrics, probes, readiness, secrets, workloads};
 
 /// How long the log's lease lasts when its holder does not renew it, in seconds: with a look at it every half second
 /// and what the first commit takes, another server appends within the five seconds that are promised.
@@ -376,8 +376,8 @@ impl FromRef<App> for Verifying {
     }
 }
 
-/// Every route of the server.
-pub fn router(app: &App) -> Router {
+/// Every route of the server, until it is `leaving`.
+pub fn router(app: &App, leaving: CancellationToken) -> Router {
     let sources = web::request::Sources {
         clock: app.clock.clone(),
         random: app.random.clone(),
@@ -393,7 +393,7 @@ pub fn router(app: &App) -> Router {
     Router::new()
         .nest("/api/v1", api)
         .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
+        .route("/readyz", get(readiness::readyz))
         .route("/metrics", get(render_metrics))
         .with_state(app.clone())
         .method_not_allowed_fallback(web::route::wrong_method)
@@ -403,6 +403,7 @@ pub fn router(app: &App) -> Router {
         .layer(from_fn_with_state(app.trail.refusals().clone(), audit::layer))
         .layer(from_fn_with_state(app.metrics.clone(), metrics::layer))
         .layer(map_response(no_sniff))
+        .layer(from_fn_with_state(leaving, readiness::layer))
         .layer(from_fn_with_state(sources, web::request::layer))
 }
 
@@ -412,29 +413,6 @@ async fn no_sniff(mut response: Response) -> Response {
         .headers_mut()
         .insert(header::X_CONTENT_TYPE_OPTIONS, value);
     response
-}
-
-/// Ready is who can read its own store; no dependency plays a part. `?verbose` lists them all the same.
-async fn readyz(State(app): State<App>, RawQuery(query): RawQuery) -> Response {
-    let (status, mut text) = match app.db.read_one("SELECT 1 AS one", Vec::new()).await {
-        Ok(_) => (StatusCode::OK, "ready\n".to_owned()),
-        Err(error) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("{}\n", kernel::chain(&error)),
-        ),
-    };
-    if query.is_some_and(|query| query.split('&').any(|word| word == "verbose")) {
-        for dependency in app.watch.board().all() {
-            let mark = match dependency.state.severity() {
-                Severity::Fine => '+',
-                Severity::Warning => '!',
-                Severity::Broken => '-',
-            };
-            // Without what was found: whoever asks here has shown no token.
-            text.push_str(&format!("[{mark}] {} {}\n", dependency.kind, dependency.state));
-        }
-    }
-    (status, text).into_response()
 }
 
 async fn render_metrics(State(app): State<App>) -> String {

@@ -180,6 +180,7 @@ async fn fill(server: &Server, size: u64) {
         key: LogKey::new(text("origin"), &pkcs8.unwrap()).unwrap(),
         holder: "the test".to_owned(),
         lease_ttl: Duration::from_secs(5),
+        shared: false,
         mark: None,
     })
     .await

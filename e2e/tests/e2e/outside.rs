@@ -34,6 +34,7 @@ impl OutsideLog {
             name: tlog::Name::Signatures,
             holder: "test".to_owned(),
             lease_ttl: Duration::from_secs(60),
+            shared: false,
             mark: None,
         };
         let tlog = Tlog::open(settings).await.unwrap();

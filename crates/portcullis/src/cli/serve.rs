@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kernel::SystemClock;
 use tokio::net::TcpListener;
@@ -47,7 +48,7 @@ pub async fn listen(config: &Config) -> Result<Server, Failure> {
 impl Server {
     /// Serves until the lifecycle ends it.
     pub async fn run(self, lifecycle: Lifecycle) -> Result<(), Failure> {
-        let router = wiring::router(&self.app);
+        let router = wiring::router(&self.app, lifecycle.leaving.clone());
         let limits = Limits {
             connections: connections_max(),
             patience: Patience::default(),
@@ -74,8 +75,9 @@ pub async fn run(own: &Serve) -> Result<ExitCode, Failure> {
     }
     tracing::info!(url, data = %config.data.folder.display(), "serving");
     let lifecycle = Lifecycle::new();
+    let lame_duck = Duration::from_secs(config.server.lame_duck_seconds);
     lifecycle
-        .on_signals()
+        .on_signals(lame_duck)
         .map_err(|error| Failure::local("waiting for signals", &error))?;
     server.run(lifecycle).await?;
     tracing::info!("stopped");

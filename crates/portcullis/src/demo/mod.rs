@@ -65,7 +65,7 @@ pub async fn run(own: Demo) -> Result<ExitCode, Failure> {
     farewell(&server, &images.host);
     let lifecycle = Lifecycle::new();
     lifecycle
-        .on_signals()
+        .on_signals(std::time::Duration::ZERO)
         .map_err(|error| Failure::local("waiting for signals", &error))?;
     lifecycle.soft.cancelled().await;
     server.stop().await?;

@@ -1,0 +1,104 @@
+//! The sections of the configuration that have no domain of their own, and their defaults.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataFolder {
+    pub folder: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerSection {
+    pub listen: String,
+    pub public_url: Option<String>,
+    pub insecure_http: bool,
+    /// How long it serves on after SIGTERM.
+    pub lame_duck_seconds: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatabaseSection {
+    pub url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BlobsSection {
+    pub url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    pub key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditSection {
+    pub key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeysSection {
+    pub password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SigningSection {
+    pub formats: Vec<String>,
+    pub registry_formats: BTreeMap<String, Vec<String>>,
+}
+
+/// What a project may do that has no quota of its own.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuotaSection {
+    pub signatures_per_minute: u32,
+    pub burst: u32,
+}
+
+impl Default for QuotaSection {
+    fn default() -> Self {
+        Self {
+            signatures_per_minute: 6_000,
+            burst: 3_000,
+        }
+    }
+}
+
+impl Default for DataFolder {
+    fn default() -> Self {
+        Self {
+            folder: PathBuf::from("./portcullis-data"),
+        }
+    }
+}
+
+impl Default for ServerSection {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7480".to_owned(),
+            public_url: None,
+            insecure_http: false,
+            lame_duck_seconds: 0,
+        }
+    }
+}
+
+impl Default for SigningSection {
+    fn default() -> Self {
+        Self {
+            formats: vec!["bundle".to_owned(), "legacy".to_owned()],
+            registry_formats: BTreeMap::new(),
+        }
+    }
+}
