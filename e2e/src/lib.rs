@@ -9,6 +9,8 @@
 //!      ├── command ──▶ portcullis …           with the server's address and token
 //!      └── api ──────▶ HTTP                   status and JSON
 //!
+//!   Fleet ─── several servers on one PostgreSQL
+//!
 //!   Issuer ── describes itself, publishes its keys, gives tokens to jobs
 //! ```
 //!
@@ -17,10 +19,12 @@
 
 mod api;
 mod command;
+mod fleet;
 mod issuer;
 mod server;
 
 pub use api::{Answer, Api};
 pub use command::{Ran, run};
+pub use fleet::Fleet;
 pub use issuer::{Issuer, Mood};
 pub use server::{Server, Setup, program};

@@ -15,6 +15,8 @@ use crate::StoreError;
 
 /// How long one look may take, in milliseconds: a new connection and its first answer.
 const LOOK_MS_MAX: u64 = 1_000;
+/// After how long without an answer somebody looks, in milliseconds.
+const DOUBT_MS: u64 = 1_000;
 /// The pause between two looks at a database that is away, in milliseconds: how long after its return it is used.
 const PAUSE_MS: u64 = 250;
 /// How long a statement may take, in milliseconds. None of ours takes a tenth of it; a host that vanished without a
@@ -52,10 +54,16 @@ impl Presence {
     ) -> Result<T, StoreError> {
         let mut state = self.state.subscribe();
         let asked = tokio::time::timeout(Duration::from_millis(STATEMENT_MS_MAX), ask);
+        let slow = async {
+            tokio::time::sleep(Duration::from_millis(DOUBT_MS)).await;
+            self.doubt();
+            std::future::pending::<std::convert::Infallible>().await
+        };
         let answer = tokio::select! {
             biased;
             _ = state.wait_for(|state| *state == State::Away) => return Err(self.away()),
             answer = asked => answer.unwrap_or_else(|_| Err(silent())),
+            never = slow => match never {},
         };
         answer.map_err(|source| {
             if may_be_gone(&source) {

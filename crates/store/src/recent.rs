@@ -24,6 +24,10 @@ pub const STALE_MS_MAX: u64 = 2_000;
 /// How old a row may be that is used because the database does not answer, in seconds: a day, in which somebody
 /// notices.
 pub const AWAY_S_MAX: u64 = 24 * 3_600;
+/// How long an older row waits for a newer one, in milliseconds, and how old it may be that does not wait longer, in
+/// seconds: until it is known whether a database that is silent is away.
+const SLOW_MS: u64 = 500;
+const SLOW_S_MAX: u64 = 60;
 /// Rows of one kind that are kept, each under a kilobyte.
 pub const RECENT_ROWS_MAX: usize = 4_096;
 
@@ -83,9 +87,17 @@ impl<K: Eq + Hash, V: Clone> Recent<K, V> {
             }
             (now, rows.changes)
         };
-        let found = match read.await {
+        let older = self.rows().last(&key, begun, SLOW_S_MAX);
+        let found = match older {
+            None => read.await,
+            Some(row) => match tokio::time::timeout(Duration::from_millis(SLOW_MS), read).await {
+                Ok(found) => found,
+                Err(_) => return Ok(Some(row)),
+            },
+        };
+        let found = match found {
             Err(error) if error.kind() == Kind::Unavailable => {
-                return self.rows().last(&key, begun).map(Some).ok_or(error);
+                return self.rows().last(&key, begun, AWAY_S_MAX).map(Some).ok_or(error);
             }
             other => other?,
         };
@@ -124,9 +136,9 @@ impl<K: Eq + Hash, V> Rows<K, V> {
 
 impl<K: Eq + Hash, V: Clone> Rows<K, V> {
     /// The row as it was last found, unless that is too long ago.
-    fn last(&self, key: &K, now: Monotonic) -> Option<V> {
+    fn last(&self, key: &K, now: Monotonic, seconds_max: u64) -> Option<V> {
         let (since, row) = self.known.get(key)?;
-        (now.since(*since) < Duration::from_secs(AWAY_S_MAX)).then(|| row.clone())
+        (now.since(*since) < Duration::from_secs(seconds_max)).then(|| row.clone())
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tempfile::TempDir;
 
@@ -18,8 +18,9 @@ static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
 /// A running server. It ends when the last test that uses it does.
 #[derive(Debug)]
 pub struct Postgres {
-    process: Process,
+    process: Mutex<Process>,
     programs: PathBuf,
+    settings: Vec<String>,
     folder: TempDir,
     databases: AtomicU32,
 }
@@ -74,28 +75,118 @@ impl Postgres {
                 "--encoding=UTF8",
                 "--locale=C",
             ]))?;
-        let mut command = as_server_user(&programs.join("postgres"))?;
-        let socket = format!("unix_socket_directories={}", folder.path().display());
-        command.arg("-D").arg(&data);
-        for setting in ["listen_addresses=", &socket].iter().chain(settings) {
-            command.args(["-c", setting]);
-        }
-        let process = Process::start(&mut command, &folder.path().join("log"))?;
+        let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let process = Mutex::new(launch(&programs, folder.path(), &settings)?);
         let server = Self {
             process,
             programs,
+            settings,
             folder,
             databases: AtomicU32::new(0),
         };
-        wait_for(|| {
-            server
-                .client("pg_isready")
+        server.wait_until_up()?;
+        Ok(server)
+    }
+
+    /// A server of one's own, to be taken away; `None`, written down, if there is no PostgreSQL on this machine.
+    ///
+    /// # Panics
+    /// If there is one that does not come up.
+    #[must_use]
+    pub fn own() -> Option<Self> {
+        let program = crate::peer!("postgresql");
+        let started = Self::start(&program);
+        assert!(started.is_ok(), "starting PostgreSQL: {:?}", started.err());
+        started.ok()
+    }
+
+    fn wait_until_up(&self) -> io::Result<()> {
+        let is_up = || {
+            self.client("pg_isready")
                 .status()
                 .is_ok_and(|status| status.success())
-                .then_some(())
-        })
-        .ok_or_else(|| io::Error::other(server.process.log().text()))?;
-        Ok(server)
+        };
+        wait_for(|| is_up().then_some(())).ok_or_else(|| io::Error::other(self.process().log().text()))
+    }
+
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends it at once, with all its connections and without writing anything more, as a power cut would (SIGQUIT,
+    /// "immediate shutdown").
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub fn crash(&self) -> io::Result<()> {
+        self.end("QUIT")
+    }
+
+    /// Ends it in order (SIGINT, "fast shutdown").
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub fn stop(&self) -> io::Result<()> {
+        self.end("INT")
+    }
+
+    fn end(&self, signal: &str) -> io::Result<()> {
+        let mut process = self.process();
+        process.signal(signal)?;
+        process.wait().map(|_| ())
+    }
+
+    /// Starts it again over the same data.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start_again(&self) -> io::Result<()> {
+        *self.process() = launch(&self.programs, self.folder.path(), &self.settings)?;
+        self.wait_until_up()
+    }
+
+    /// Freezes the server and all its connections: it is there, and says nothing. [`Self::thaw`] lets it go on.
+    ///
+    /// # Errors
+    /// If a signal cannot be sent.
+    pub fn freeze(&self) -> io::Result<()> {
+        self.signal_all("STOP")
+    }
+
+    /// # Errors
+    /// If a signal cannot be sent.
+    pub fn thaw(&self) -> io::Result<()> {
+        self.signal_all("CONT")
+    }
+
+    fn signal_all(&self, name: &str) -> io::Result<()> {
+        let parent = self.process().id();
+        let children = Command::new("pgrep").args(["-P", &parent.to_string()]).output()?;
+        let children = String::from_utf8_lossy(&children.stdout).into_owned();
+        run(Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(parent.to_string())
+            .args(children.split_whitespace()))
+    }
+
+    /// Copies the data of a server that was stopped, as a replica would hold them.
+    ///
+    /// # Errors
+    /// If it cannot be copied.
+    pub fn copy(&self) -> io::Result<()> {
+        run(Command::new("cp")
+            .args(["-a", "data", "copy"])
+            .current_dir(self.folder.path()))
+    }
+
+    /// Puts the copy in the place of the data of a server that ended.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn fail_over(&self) -> io::Result<()> {
+        let at = |name: &str| self.folder.path().join(name);
+        std::fs::rename(at("data"), at("lost"))?;
+        std::fs::rename(at("copy"), at("data"))
     }
 
     /// Makes an empty database and gives its address.
@@ -126,10 +217,22 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         // SIGINT is its fast shutdown; killed, it would leave its helpers to find out by themselves.
-        if self.process.signal("INT").is_ok() {
-            let _ = self.process.wait();
-        }
+        let _ = self.thaw();
+        let _ = self.stop();
     }
+}
+
+fn launch(programs: &Path, folder: &Path, settings: &[String]) -> io::Result<Process> {
+    let mut command = as_server_user(&programs.join("postgres"))?;
+    command.arg("-D").arg(folder.join("data"));
+    let socket = format!("unix_socket_directories={}", folder.display());
+    for setting in ["listen_addresses=", &socket]
+        .into_iter()
+        .chain(settings.iter().map(String::as_str))
+    {
+        command.args(["-c", setting]);
+    }
+    Process::start(&mut command, &folder.join("log"))
 }
 
 fn is_root() -> io::Result<bool> {

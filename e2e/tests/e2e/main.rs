@@ -23,6 +23,7 @@ mod outside;
 mod postgresql;
 mod readme;
 mod repair;
+mod servers;
 mod usage;
 mod wire;
 mod wrong_log;

@@ -44,6 +44,7 @@ struct Inner {
     seconds: HistogramVec,
     problems: IntCounterVec,
     log_entries: IntGauge,
+    log_leads: IntGauge,
     audit: Audit,
     queues: Mutex<Queues>,
     canary: IntCounterVec,
@@ -115,6 +116,10 @@ impl Metrics {
             "portcullis_tlog_entries",
             "Entries that the transparency log holds",
         )?;
+        let log_leads = IntGauge::new(
+            "portcullis_tlog_leads",
+            "1 on the server that appends to the transparency log, else 0",
+        )?;
         let canary = IntCounterVec::new(
             Opts::new(
                 "portcullis_canary_runs_total",
@@ -127,6 +132,7 @@ impl Metrics {
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(problems.clone()))?;
         registry.register(Box::new(log_entries.clone()))?;
+        registry.register(Box::new(log_leads.clone()))?;
         // Failure series start at zero, so that their first increase is seen as one.
         for route in ZEROED_ROUTES {
             for status in ZEROED_STATUSES {
@@ -148,6 +154,7 @@ impl Metrics {
             seconds,
             problems,
             log_entries,
+            log_leads,
             audit,
             queues,
             canary,
@@ -161,6 +168,10 @@ impl Metrics {
 
     pub fn log_entries(&self, entries: u64) {
         self.0.log_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+
+    pub fn log_leads(&self, leads: bool) {
+        self.0.log_leads.set(i64::from(leads));
     }
 
     /// How the queues stand, and what signing has come to.

@@ -1,0 +1,227 @@
+//! PostgreSQL is gone, silent, restarted, or comes back as a copy that lost its last second.
+
+use std::time::Duration;
+
+use e2e::{Api, Fleet};
+use futures::future::join_all;
+use kernel::{Clock as _, SystemClock};
+use serde_json::{Value, json};
+use testkit::Postgres;
+
+use super::{Done, GAP_MAX, Images, entries};
+use crate::ledger::Ledger;
+
+/// How long an answer may take that needs the database, while it is known to be away.
+const AT_ONCE: Duration = Duration::from_millis(500);
+/// How long the database stays away: longer than rows count as new, shorter than a reader's patience.
+const AWAY: Duration = Duration::from_secs(4);
+
+/// A policy under which the project's images are verified.
+async fn policy(api: &Api) -> Value {
+    let key = api.get("/api/v1/keys/default").await.unwrap().body["public_key"].clone();
+    let key = key.as_str().unwrap().to_owned();
+    json!({
+        "apiVersion": "policy.sigstore.dev/v1beta1", "kind": "ClusterImagePolicy",
+        "metadata": { "name": "ours" },
+        "spec": { "images": [{ "glob": "**" }], "authorities": [{ "key": { "data": key } }] },
+    })
+}
+
+/// What is taken from the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// Its process is gone.
+    Gone,
+    /// It is there and says nothing.
+    Silent,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_postgresql_known_images_are_verified_and_signing_refuses_at_once() {
+    the_database_is_away(Loss::Gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_postgresql_is_as_good_as_none() {
+    the_database_is_away(Loss::Silent).await;
+}
+
+/// Shown to fail without older rows in `store::Recent` (known images are then not verified), without
+/// `store::presence` (signing then waits three seconds), and with the database asked in `/readyz`.
+async fn the_database_is_away(loss: Loss) {
+    let Some(postgres) = Postgres::own() else {
+        return;
+    };
+    let fleet = Fleet::start(&postgres, 2, "").unwrap();
+    let (apis, mut images) = (fleet.apis().unwrap(), Images::new().await);
+    let (mut ledger, done) = (Ledger::new(&apis[0]).await, Done::default());
+    let known = images.next().await;
+    done.sign(&apis[0], &known).await.unwrap();
+    let put = fleet.servers()[0].folder().join("policy.json");
+    std::fs::write(&put, policy(&apis[0]).await.to_string()).unwrap();
+    let apply = ["image-policy", "apply", put.to_str().unwrap()];
+    fleet.servers()[0].run(&apply).unwrap().expect_ok();
+    let by_policy = json!({ "image": known["image"], "policy": "ours" });
+    for api in &apis {
+        for asked in [&known, &by_policy] {
+            let verdict = api.post("/api/v1/verifications", asked).await.unwrap();
+            assert_eq!(verdict.body["verified"], true, "{verdict:?}");
+        }
+    }
+    match loss {
+        Loss::Gone => postgres.crash().unwrap(),
+        Loss::Silent => postgres.freeze().unwrap(),
+    }
+    let clock = SystemClock::new();
+    let began = clock.monotonic();
+    let mut slowest = Duration::ZERO;
+    while clock.monotonic().since(began) < AWAY {
+        for api in &apis {
+            for asked in [&known, &by_policy] {
+                let asked_at = clock.monotonic();
+                let verdict = api.post("/api/v1/verifications", asked).await.unwrap();
+                assert_eq!(verdict.body["verified"], true, "{loss:?}: {verdict:?}");
+                slowest = slowest.max(clock.monotonic().since(asked_at));
+            }
+            assert_eq!(api.get("/readyz").await.unwrap().status, 200);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("{loss:?}: the slowest verification took {slowest:?}");
+    assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+    let new = images.many(4).await;
+    for (image, api) in new.iter().zip(apis.iter().cycle()) {
+        let asked_at = clock.monotonic();
+        let refused = api.post("/api/v1/signatures", image).await.unwrap();
+        let took = clock.monotonic().since(asked_at);
+        assert_eq!(
+            (refused.status, &refused.body["code"]),
+            (503, &json!("PC1101")),
+            "{refused:?}"
+        );
+        assert!(refused.retry_after.is_some(), "{refused:?}");
+        assert!(took < AT_ONCE, "{loss:?}: refused after {took:?}");
+    }
+    match loss {
+        Loss::Gone => postgres.start_again().unwrap(),
+        Loss::Silent => postgres.thaw().unwrap(),
+    }
+    let back = clock.monotonic();
+    for (image, api) in new.iter().zip(apis.iter().cycle()) {
+        while done.sign(api, image).await.is_err() {
+            let waited = clock.monotonic().since(back);
+            assert!(waited < GAP_MAX, "{loss:?}: not back after {waited:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    println!(
+        "{loss:?}: signing again {:?} after its return",
+        clock.monotonic().since(back)
+    );
+    done.check(&fleet, &mut ledger).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_postgresql_in_the_middle_of_work_loses_nothing() {
+    let Some(postgres) = Postgres::own() else {
+        return;
+    };
+    let fleet = Fleet::start(&postgres, 2, "").unwrap();
+    let (apis, mut images) = (fleet.apis().unwrap(), Images::new().await);
+    let (mut ledger, done) = (Ledger::new(&apis[0]).await, Done::default());
+    let (images, requests) = (images.many(60).await, entries(60));
+    let until_signed = |at: usize| {
+        let (api, image, done) = (&apis[at % 2], &images[at], &done);
+        let (request, ledger) = (&requests[at], &ledger);
+        async move {
+            tokio::time::sleep(Duration::from_millis(at as u64 * 40)).await;
+            // As a pipeline would: what failed is asked for again.
+            while done.sign(api, image).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            while done.log(api, ledger, request).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    };
+    let restarts = async {
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            tokio::task::block_in_place(|| {
+                postgres.crash().unwrap();
+                postgres.start_again().unwrap();
+            });
+        }
+    };
+    let work = join_all((0..images.len()).map(until_signed));
+    futures::future::join(work, restarts).await;
+    assert_eq!(done.signed.lock().unwrap().len(), images.len());
+    done.check(&fleet, &mut ledger).await;
+}
+
+/// The log gave out checkpoints that the copy does not have. To go on would give their indexes out again, so nobody
+/// appends, everybody says why, and images go on being verified.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_lost_the_last_second_is_named_and_not_appended_to() {
+    let Some(postgres) = Postgres::own() else {
+        return;
+    };
+    let fleet = Fleet::start(&postgres, 2, "").unwrap();
+    let (apis, mut images) = (fleet.apis().unwrap(), Images::new().await);
+    let (mut ledger, done) = (Ledger::new(&apis[0]).await, Done::default());
+    let known = images.next().await;
+    done.sign(&apis[0], &known).await.unwrap();
+    tokio::task::block_in_place(|| {
+        postgres.stop().unwrap();
+        postgres.copy().unwrap();
+        postgres.start_again().unwrap();
+    });
+    let clock = SystemClock::new();
+    let back = clock.monotonic();
+    let lost = images.many(5).await;
+    for image in &lost {
+        while done.sign(&apis[1], image).await.is_err() {
+            assert!(
+                clock.monotonic().since(back) < Duration::from_secs(20),
+                "signing never came back"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    let newest = ledger.look(&apis[0]).await;
+    tokio::task::block_in_place(|| {
+        postgres.crash().unwrap();
+        postgres.fail_over().unwrap();
+        postgres.start_again().unwrap();
+    });
+    // On a lucky day it would find a moment in which a server knows nothing of what was lost.
+    let deadline = clock.monotonic();
+    let mut refused = 0;
+    let image = images.next().await;
+    while clock.monotonic().since(deadline) < Duration::from_secs(6) {
+        for api in &apis {
+            let answer = api.post("/api/v1/signatures", &image).await.unwrap();
+            assert_eq!(
+                answer.status, 503,
+                "the log went on from an older copy: {answer:?}"
+            );
+            refused += u32::from(answer.body["code"] == "PC1405");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(refused > 0, "nobody said that the log is older");
+    for api in &apis {
+        let verdict = api.post("/api/v1/verifications", &known).await.unwrap();
+        assert_eq!(verdict.body["verified"], true, "{verdict:?}");
+        let dependencies = api.get("/api/v1/dependencies").await.unwrap();
+        println!("{}", dependencies.body);
+    }
+    for server in fleet.servers() {
+        assert!(
+            server.log().contains("PC1405") || server.log().contains("has seen its checkpoint"),
+            "{}",
+            server.log()
+        );
+    }
+    println!("{newest} entries were seen; refused {refused} times by name");
+}
