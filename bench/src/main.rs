@@ -5,10 +5,13 @@
 //! machine does not count. `cargo xtask bench all` writes `bench/RESULTS.md`.
 
 mod core_limits;
+mod failover;
 mod figures;
 mod load;
 mod log_memory;
+mod overload;
 mod peers;
+mod place;
 mod race;
 mod server;
 mod signing_cost;
@@ -35,11 +38,17 @@ const NAMES: &[&str] = &[
     "clients",
     "overload",
     "wrong-log",
+    "failover",
 ];
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, rest @ ..] = &args[..]
+        && first == storm::RUSH
+    {
+        return storm::rush(rest).await;
+    }
     let json = args.iter().any(|arg| arg == "--json");
     let mut names: Vec<&str> = args
         .iter()
@@ -87,9 +96,10 @@ async fn run(name: &str, all: bool) -> Result<Vec<Figure>> {
         "verify-warm" => verifying::warm().await,
         "referrers-race" => race::referrers().await,
         "storm" => storm::storm().await,
-        "clients" => storm::clients().await,
-        "overload" => storm::overload().await,
+        "clients" => overload::clients().await,
+        "overload" => overload::overload().await,
         "wrong-log" => wrong_log::named().await,
+        "failover" => failover::gaps().await,
         _ => bail!(
             "there is no benchmark {name}; there are: all, {}",
             NAMES.join(", ")

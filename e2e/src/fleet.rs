@@ -17,6 +17,7 @@ const SECRETS: [(&str, &str, &str); 3] = [
 /// The servers. Dropped, all are killed.
 pub struct Fleet {
     servers: Vec<Server>,
+    common: String,
     _blobs: TempDir,
 }
 
@@ -51,12 +52,22 @@ impl Fleet {
             servers.push(Server::join(setup, &token)?);
         }
         let _blobs = blobs;
-        Ok(Self { servers, _blobs })
+        Ok(Self {
+            servers,
+            common,
+            _blobs,
+        })
     }
 
     #[must_use]
     pub fn servers(&self) -> &[Server] {
         &self.servers
+    }
+
+    /// The configuration that all have, without the secrets.
+    #[must_use]
+    pub fn config(&self) -> &str {
+        &self.common
     }
 
     /// One of them, to stop, kill or restart it.

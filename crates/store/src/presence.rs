@@ -5,6 +5,7 @@
 //! and one who cannot is told so at once. A failed call is only a reason to look: what decides is a new connection
 //! that answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -33,7 +34,9 @@ enum State {
 
 /// What is known of the database's presence. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Presence {
+pub(crate) struct Presence(Arc<Watched>);
+
+struct Watched {
     state: watch::Sender<State>,
     options: PgConnectOptions,
     /// The address as it may be shown.
@@ -43,7 +46,7 @@ pub(crate) struct Presence {
 impl Presence {
     pub(crate) fn new(options: PgConnectOptions, what: String) -> Self {
         let state = watch::Sender::new(State::There);
-        Self { state, options, what }
+        Self(Arc::new(Watched { state, options, what }))
     }
 
     /// What `ask` answers; at once [`StoreError::Away`] if the database is away, or turns out to be while it is asked.
@@ -52,7 +55,7 @@ impl Presence {
         operation: &'static str,
         ask: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {
-        let mut state = self.state.subscribe();
+        let mut state = self.0.state.subscribe();
         let asked = tokio::time::timeout(Duration::from_millis(STATEMENT_MS_MAX), ask);
         let slow = async {
             tokio::time::sleep(Duration::from_millis(DOUBT_MS)).await;
@@ -75,7 +78,7 @@ impl Presence {
 
     /// Has somebody look whether the database is there.
     pub(crate) fn doubt(&self) {
-        let begun = self.state.send_if_modified(|state| {
+        let begun = self.0.state.send_if_modified(|state| {
             let there = *state == State::There;
             if there {
                 *state = State::Doubted;
@@ -89,23 +92,23 @@ impl Presence {
 
     async fn look_until_there(self) {
         while let Err(error) = self.look().await {
-            if self.state.send_replace(State::Away) == State::Doubted {
+            if self.0.state.send_replace(State::Away) == State::Doubted {
                 tracing::error!(
-                    database = self.what,
+                    database = self.0.what,
                     error = kernel::chain(&error),
                     "the database is away"
                 );
             }
             tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
         }
-        if self.state.send_replace(State::There) == State::Away {
-            tracing::info!(database = self.what, "the database is back");
+        if self.0.state.send_replace(State::There) == State::Away {
+            tracing::info!(database = self.0.what, "the database is back");
         }
     }
 
     async fn look(&self) -> Result<(), sqlx::Error> {
         let look = async {
-            let mut connection = self.options.connect().await?;
+            let mut connection = self.0.options.connect().await?;
             connection.execute("SELECT 1").await?;
             connection.close().await
         };
@@ -116,7 +119,7 @@ impl Presence {
 
     fn away(&self) -> StoreError {
         StoreError::Away {
-            what: self.what.clone(),
+            what: self.0.what.clone(),
         }
     }
 }

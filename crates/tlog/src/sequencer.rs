@@ -160,7 +160,7 @@ impl Sequencer {
             self.core.remember(&checkpoint);
         }
         match &self.leader {
-            Some(leader) if self.looks % 2 == 0 => {
+            Some(leader) if self.looks.is_multiple_of(2) => {
                 let renewed = leader.lease.renew().await;
                 if !renewed.map_err(TlogError::store("renewing the log's lease"))? {
                     self.step_down("the lease went to another server");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{Server, Setup};
+use e2e::{Fleet, Server, Setup};
 use kernel::{Clock as _, SystemClock};
 use testkit::Postgres;
 
@@ -13,44 +13,25 @@ async fn two_servers_seal_one_trail_and_the_second_goes_on_alone() {
     let Some(postgres) = Postgres::shared() else {
         return;
     };
-    let blobs = tempfile::tempdir().unwrap();
-    let config = format!(
-        "[database]\nurl = {:?}\n[blobs]\nurl = {:?}\n",
-        postgres.database(),
-        blobs.path()
-    );
-    let mut first = Server::start(Setup {
-        config: config.clone(),
-        ..Setup::default()
-    })
-    .unwrap();
-    let secret = |name: &str| format!("{:?}", first.data().join("secrets").join(name));
-    let with = |audit: &str| {
-        format!(
-            "{config}[log]\nkey_file = {}\n[keys]\npassword_file = {}\n{audit}",
-            secret("log.json"),
-            secret("keys.password")
-        )
-    };
+    let mut fleet = Fleet::start(&postgres, 2, "").unwrap();
     // Without the key of the seal it would make a second seal.
+    let secret = |name: &str| format!("{:?}", fleet.servers()[0].data().join("secrets").join(name));
+    let config = format!(
+        "{}[log]\nkey_file = {}\n[keys]\npassword_file = {}\n",
+        fleet.config(),
+        secret("log.json"),
+        secret("keys.password")
+    );
     let alone = Server::join(
         Setup {
-            config: with(""),
+            config,
             ..Setup::default()
         },
-        first.token(),
+        fleet.servers()[0].token(),
     );
     let said = format!("{:?}", alone.unwrap_err());
     assert!(said.contains("PC1705") && said.contains("audit.json"), "{said}");
-    let second = Server::join(
-        Setup {
-            config: with(&format!("[audit]\nkey_file = {}\n", secret("audit.json"))),
-            ..Setup::default()
-        },
-        first.token(),
-    )
-    .unwrap();
-    let apis = [first.api().unwrap(), second.api().unwrap()];
+    let apis = fleet.apis().unwrap();
     let make = async |from: usize| {
         let all = (from..from + 150).map(|number| {
             let api = apis[number % 2].clone();
@@ -61,10 +42,10 @@ async fn two_servers_seal_one_trail_and_the_second_goes_on_alone() {
     make(0).await;
     make(150).await;
     sealed(&apis[1], 303).await;
-    assert_whole(&first);
-    assert_whole(&second);
+    assert_whole(&fleet.servers()[0]);
+    assert_whole(&fleet.servers()[1]);
     // Whichever leads: with the first one dead the second seals within the lease and an interval.
-    first.kill();
+    fleet.server(0).kill();
     token(&apis[1], "after", "viewer").await;
     let clock = SystemClock::new();
     let began = clock.monotonic();
@@ -72,7 +53,7 @@ async fn two_servers_seal_one_trail_and_the_second_goes_on_alone() {
     let took = clock.monotonic().since(began);
     println!("sealed again after {took:?}");
     assert!(took < Duration::from_secs(12), "{took:?}");
-    assert_whole(&second);
+    assert_whole(&fleet.servers()[1]);
     let all = records(&apis[1], "order=sequence").await;
     let places: Vec<u64> = all
         .iter()

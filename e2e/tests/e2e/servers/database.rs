@@ -46,8 +46,8 @@ async fn a_silent_postgresql_is_as_good_as_none() {
     the_database_is_away(Loss::Silent).await;
 }
 
-/// Shown to fail without older rows in `store::Recent` (known images are then not verified), without
-/// `store::presence` (signing then waits three seconds), and with the database asked in `/readyz`.
+/// Shown to fail without older rows in `store::Recent`: known images are then not verified; and, for the silent one,
+/// without `store::presence`: signing then waits for seconds.
 async fn the_database_is_away(loss: Loss) {
     let Some(postgres) = Postgres::own() else {
         return;

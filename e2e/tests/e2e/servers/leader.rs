@@ -42,8 +42,8 @@ async fn the_log_moves_on_within_five_seconds_of_its_leaders_kill() {
     the_log_moves_on(End::Killed).await;
 }
 
-/// Shown to fail when the fence is not checked (`lease::check` answering `true`): the woken server's commit then meets
-/// the moved checkpoint, and without that comparison too it writes its entry under an index that is taken.
+/// Shown to fail with both guards out, the fence (`lease::check` answering `true`) and the comparison in the statement
+/// that moves the checkpoint: the woken server then moves it back, and only the rows that are there already stop it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_moves_on_while_its_leader_is_frozen_and_the_woken_one_writes_nothing() {
     the_log_moves_on(End::Frozen).await;

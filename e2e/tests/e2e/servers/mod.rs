@@ -87,7 +87,8 @@ impl Done {
         for api in &apis {
             ledger.look(api).await;
         }
-        for image in self.signed.lock().unwrap().iter() {
+        let signed = self.signed.into_inner().unwrap();
+        for image in &signed {
             let again = apis[0].post("/api/v1/signatures", image).await.unwrap();
             assert_eq!(again.status, 200, "a signature is lost: {again:?}");
             let verdict = apis[0].post("/api/v1/verifications", image).await.unwrap();

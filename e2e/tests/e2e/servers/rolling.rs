@@ -41,8 +41,7 @@ impl Balancer {
     }
 }
 
-/// Shown to fail with `lame_duck_seconds = 0`: calls then meet a closed door; and with the lease kept at a stop
-/// (without `release`): signing then waits for its end.
+/// Shown to fail with `lame_duck_seconds = 0`: calls then meet a closed door.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_of_three_servers_under_load_fails_no_call() {
     let Some(postgres) = Postgres::shared() else {
