@@ -1,8 +1,5 @@
 //! How long nobody can sign when the server that appends to the log dies or freezes: three servers on one PostgreSQL.
 
-use std::path::Path;
-use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,8 +7,8 @@ use serde_json::json;
 use testkit::Postgres;
 
 use crate::figures::{Figure, Target};
+use crate::fleet::Fleet;
 use crate::load::{Times, now};
-use crate::server::Server;
 use crate::signing_cost::Images;
 
 const SERVERS: usize = 3;
@@ -23,17 +20,9 @@ const EVERY_MS: u64 = 25;
 const WATCHED: Duration = Duration::from_secs(7);
 /// How long a lease and a probe need to settle after the leader is back.
 const SETTLE: Duration = Duration::from_secs(2);
-/// The secrets that servers of one database share: section, key, and the file that the first one makes.
-const SECRETS: [(&str, &str, &str); 3] = [
-    ("log", "key_file", "log.json"),
-    ("audit", "key_file", "audit.json"),
-    ("keys", "password_file", "keys.password"),
-];
-
-/// Servers of one database, each with a folder of its own.
-struct Fleet {
-    servers: Vec<Arc<Server>>,
-    folders: Vec<tempfile::TempDir>,
+/// Servers that lose their leader again and again.
+struct Bereaved {
+    fleet: Fleet,
     images: Images,
     next: usize,
 }
@@ -49,68 +38,16 @@ struct Seen {
     verified: Vec<f64>,
 }
 
-impl Fleet {
-    async fn start(postgres: &Postgres) -> Result<Self> {
-        let folders = (0..SERVERS)
-            .map(|_| tempfile::tempdir())
-            .collect::<Result<Vec<_>, _>>()?;
-        let blobs = folders[0].path().join("blobs");
-        let common = format!(
-            "[database]\nurl = {:?}\n[blobs]\nurl = {blobs:?}\n[signing]\nformats = [\"bundle\"]\n",
-            postgres.database()
-        );
-        std::fs::write(folders[0].path().join("portcullis.toml"), &common)?;
-        let mut servers = vec![Arc::new(Server::open(folders[0].path(), &[]).await?)];
-        let secrets = folders[0].path().join("data/secrets");
-        let shared: String = SECRETS
-            .iter()
-            .map(|(section, key, file)| format!("[{section}]\n{key} = {:?}\n", secrets.join(file)))
-            .collect();
-        for folder in &folders[1..] {
-            std::fs::write(folder.path().join("portcullis.toml"), format!("{common}{shared}"))?;
-            servers.push(Arc::new(Self::join(folder.path(), &servers[0].token).await?));
-        }
-        Ok(Self {
-            servers,
-            folders,
-            images: Images::new(true).await?,
-            next: 0,
-        })
-    }
-
-    /// Starts a server on a database that has its administrator already.
-    async fn join(folder: &Path, token: &str) -> Result<Server> {
-        std::fs::create_dir_all(folder.join("data"))?;
-        let mut server = Server::open(folder, &[]).await?;
-        token.clone_into(&mut server.token);
-        Ok(server)
-    }
-
-    async fn leader(&self) -> Result<usize> {
-        for _ in 0..200 {
-            for (at, server) in self.servers.iter().enumerate() {
-                if server
-                    .get("/metrics")
-                    .await?
-                    .contains("portcullis_tlog_leads 1\n")
-                {
-                    return Ok(at);
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        None.context("no server appends to the log")
-    }
-
+impl Bereaved {
     /// Takes the leader away by a signal, and asks the others.
     async fn lose_leader(&mut self, signal: &str, seen: &mut Seen) -> Result<()> {
-        let leader = self.leader().await?;
+        let leader = self.fleet.leader().await?;
         let rounds = (WATCHED.as_millis() as u64 / EVERY_MS) as usize;
         let name = format!("round{}", self.next);
         self.next += 1;
         let images = self.images.put(&name, 2 * rounds + 1).await?;
         let (known, images) = images.split_last().context("no images")?;
-        for server in &self.servers {
+        for server in self.fleet.servers() {
             server
                 .post("/api/v1/signatures", &json!({ "image": known }))
                 .await?;
@@ -118,16 +55,9 @@ impl Fleet {
                 .post("/api/v1/verifications", &json!({ "image": known }))
                 .await?;
         }
-        let pid = self.servers[leader].pid().to_string();
-        ensure!(
-            Command::new("kill")
-                .args([&format!("-{signal}"), &pid])
-                .status()?
-                .success(),
-            "the signal was not sent"
-        );
+        self.fleet.signal(leader, signal)?;
         let began = now();
-        let others = [1, 2].map(|next| self.servers[(leader + next) % SERVERS].clone());
+        let others = [1, 2].map(|next| self.fleet.servers()[(leader + next) % SERVERS].clone());
         let mut tasks = Vec::new();
         for (round, pair) in images.chunks(2).enumerate() {
             for (server, image) in others.iter().zip(pair) {
@@ -164,13 +94,12 @@ impl Fleet {
     }
 
     async fn bring_back(&mut self, leader: usize, signal: &str) -> Result<()> {
-        if signal == "STOP" {
-            let pid = self.servers[leader].pid().to_string();
-            Command::new("kill").args(["-CONT", &pid]).status()?;
-        } else {
-            let token = self.servers[leader].token.clone();
-            let server = Self::join(self.folders[leader].path(), &token).await?;
-            self.servers[leader] = Arc::new(server);
+        match signal {
+            "STOP" => self.fleet.signal(leader, "CONT")?,
+            _ => {
+                let server = self.fleet.launch(leader).await?;
+                self.fleet.put(leader, server);
+            }
         }
         tokio::time::sleep(SETTLE).await;
         Ok(())
@@ -181,7 +110,11 @@ impl Fleet {
 pub async fn gaps() -> Result<Vec<Figure>> {
     let program = testkit::peers::find("postgresql").context("there is no PostgreSQL on this machine")?;
     let postgres = Postgres::start_with(&program, &[])?;
-    let mut fleet = Fleet::start(&postgres).await?;
+    let mut bereaved = Bereaved {
+        fleet: Fleet::start(&postgres, SERVERS).await?,
+        images: Images::new(true).await?,
+        next: 0,
+    };
     let mut figures = Vec::new();
     for (signal, what) in [
         ("KILL", "its leader is killed (kill -9)"),
@@ -189,7 +122,7 @@ pub async fn gaps() -> Result<Vec<Figure>> {
     ] {
         let mut seen = Seen::default();
         for _ in 0..TIMES {
-            fleet.lose_leader(signal, &mut seen).await?;
+            bereaved.lose_leader(signal, &mut seen).await?;
         }
         let figure = |what, unit, portcullis, target| Figure {
             bench: "failover",

@@ -7,6 +7,7 @@
 mod core_limits;
 mod failover;
 mod figures;
+mod fleet;
 mod load;
 mod log_memory;
 mod overload;
@@ -15,6 +16,7 @@ mod place;
 mod race;
 mod server;
 mod signing_cost;
+mod soak;
 mod storm;
 mod transparency;
 mod verifying;
@@ -49,6 +51,19 @@ async fn main() -> Result<()> {
     {
         return storm::rush(rest).await;
     }
+    // A second installation fails, and changes nothing.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    if let [first, minutes, seed] = &args[..]
+        && first == "soak"
+    {
+        let figures = soak::soak(minutes.parse()?, seed.parse()?).await?;
+        figures.iter().for_each(|figure| println!("{}", figure.line()));
+        anyhow::ensure!(
+            figures.iter().all(Figure::holds),
+            "the soak found what must not be"
+        );
+        return Ok(());
+    }
     let json = args.iter().any(|arg| arg == "--json");
     let mut names: Vec<&str> = args
         .iter()
@@ -67,8 +82,6 @@ async fn main() -> Result<()> {
             log_memory::SHORT
         );
     }
-    // A second installation fails, and changes nothing.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut figures = Vec::new();
     for name in names {
         eprintln!("{name} …");

@@ -22,6 +22,7 @@ const USAGE: &str = "usage:
   cargo xtask house                    hold the crates against the architecture
   cargo xtask bench NAME [--json]      measure: all, or one of those that it lists when asked without a name
   cargo xtask bench log-memory         fills a log of ten million entries, most of an hour; in `all`, one million
+  cargo xtask soak [--minutes M] [--seed N]  three servers at half load with everything going wrong; 60 minutes
   cargo xtask bench kill [TIMES]       the kill tests, 50 times over if not said otherwise: over 10,000 kills";
 
 fn main() -> ExitCode {
@@ -45,6 +46,7 @@ fn dispatch(words: &[&str]) -> Result<ExitCode> {
         ["house"] => house::report(),
         ["bench", "kill", times @ ..] => kill(times),
         ["bench", args @ ..] => bench(args),
+        ["soak", args @ ..] => soak(args),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)
@@ -76,6 +78,19 @@ fn bench(args: &[&str]) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// An hour of load in which everything goes wrong. The same seed brings the same troubles.
+fn soak(args: &[&str]) -> Result<ExitCode> {
+    let (mut minutes, mut seed) = ("60", "1");
+    for pair in args.chunks(2) {
+        match pair {
+            ["--minutes", value] => minutes = value,
+            ["--seed", value] => seed = value,
+            _ => anyhow::bail!("cargo xtask soak [--minutes M] [--seed N]"),
+        }
+    }
+    bench(&["soak", minutes, seed])
 }
 
 /// The kill tests many times over, with the release build of the program.
