@@ -20,6 +20,7 @@ pub use self::sections::{
 use crate::args::{ConfigFile, Serve};
 use crate::canary::CanarySection;
 use crate::config_error::{describe, without_password};
+use crate::dead_man::DeadMansSwitchSection;
 use crate::explain::codes;
 use crate::failure::Failure;
 use crate::lifecycle::LAME_DUCK_SECONDS_MAX;
@@ -45,6 +46,7 @@ pub struct Config {
     /// A Rekor of somebody else's that is watched.
     pub external_log: Option<upstream::rekor::Settings>,
     pub canary: Option<CanarySection>,
+    pub dead_mans_switch: Option<DeadMansSwitchSection>,
     /// By host and port, as references name them.
     pub registries: BTreeMap<String, RegistryConfig>,
     /// Trust rules for the tokens of build systems.
@@ -201,6 +203,8 @@ impl Loaded {
             let _usable = upstream::rekor::Client::new(settings)?;
         }
         self.config.canary.as_ref().map_or(Ok(()), CanarySection::check)?;
+        let switch = self.config.dead_mans_switch.as_ref();
+        switch.map_or(Ok(()), DeadMansSwitchSection::check)?;
         let _issuers = crate::workloads::check(&self.config.oidc)?;
         self.config.oci()?.checked().map(|_| ()).map_err(Failure::from)
     }
@@ -231,6 +235,14 @@ impl Loaded {
         if let Some(canary) = &self.config.canary {
             let text = format!("{:?}", canary.image);
             rows.push(["canary.image".to_owned(), text, "file".to_owned()]);
+        }
+        if let Some(switch) = &self.config.dead_mans_switch {
+            let text = switch.every_seconds.to_string();
+            rows.push([
+                "dead_mans_switch.every_seconds".to_owned(),
+                text,
+                "file".to_owned(),
+            ]);
         }
         for (host, registry) in &self.config.registries {
             let projects: Vec<&str> = registry.credentials.keys().map(String::as_str).collect();

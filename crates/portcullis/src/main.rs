@@ -10,6 +10,7 @@ mod cli;
 mod client;
 mod config;
 mod config_error;
+mod dead_man;
 mod demo;
 mod dependency_metrics;
 mod docs;

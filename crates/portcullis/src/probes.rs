@@ -20,6 +20,7 @@ use upstream::rekor::LogProbe;
 
 use crate::canary::Canary;
 use crate::config::Config;
+use crate::dead_man::DeadMansSwitch;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 
@@ -81,6 +82,11 @@ pub async fn start(parts: Parts<'_>) -> Result<Watch, Failure> {
         clock.clone(),
         references,
     ));
+    if let Some(settings) = &config.dead_mans_switch {
+        let (board, tlog) = (watch.board().clone(), parts.tlog.clone());
+        let switch = DeadMansSwitch::new(settings, parts.public_url, board, tlog)?;
+        watch.add(Arc::new(switch));
+    }
     if let Some(settings) = &config.canary {
         let registry: Arc<dyn Registry> = parts.registries;
         let canary = Canary::new(

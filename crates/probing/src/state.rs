@@ -78,6 +78,8 @@ words! {
         Disk = "disk",
         TrustRoots = "trust-roots",
         Canary = "canary",
+        /// Who raises the alarm outside when nothing comes any more.
+        DeadMansSwitch = "dead-mans-switch",
     }
 }
 
@@ -158,6 +160,7 @@ impl Kind {
         Self::Disk,
         Self::TrustRoots,
         Self::Canary,
+        Self::DeadMansSwitch,
     ];
 
     /// The states that it can be in.
@@ -198,6 +201,7 @@ impl Kind {
             Self::Disk => &[Unknown, Ok, Unreachable, Low, Stale],
             Self::TrustRoots => &[Unknown, Ok, Expiring, Expired, Stale],
             Self::Canary => &[Unknown, Ok, Failing, Stale],
+            Self::DeadMansSwitch => &[Unknown, Ok, Unreachable, Stale],
         }
     }
 
@@ -221,6 +225,7 @@ impl Kind {
             Self::Disk => "writes, when it is full; verification of known images goes on",
             Self::TrustRoots => "verification under the policies that name this root",
             Self::Canary => "nothing by itself: what it does, users cannot do either",
+            Self::DeadMansSwitch => "nothing here; outside an alarm is raised",
         }
     }
 

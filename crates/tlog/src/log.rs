@@ -198,6 +198,12 @@ impl Tlog {
         self.core.checkpoint().await.map(Arc::unwrap_or_clone)
     }
 
+    /// The newest checkpoint that this server knows of; nothing is asked.
+    #[must_use]
+    pub fn seen(&self) -> Option<Checkpoint> {
+        self.core.newest.borrow().as_deref().cloned()
+    }
+
     /// How many entries wait for this server's sequencer.
     #[must_use]
     pub fn queued(&self) -> usize {

@@ -233,6 +233,7 @@ impl Sequencer {
         }
         core.fence.store(lease.fence(), Ordering::Release);
         core.size.store(checkpoint.size, Ordering::Release);
+        core.remember(&checkpoint);
         self.leader = Some(Leader {
             lease,
             edge,

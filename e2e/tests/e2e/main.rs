@@ -8,6 +8,7 @@ mod audit;
 mod connections;
 mod cosign;
 mod damage;
+mod dead_man;
 mod door;
 mod export;
 mod full_disk;
