@@ -86,16 +86,7 @@ impl Server {
     /// # Errors
     /// If it does not come up; the error holds what it wrote.
     pub fn join(setup: Setup, token: &str) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("portcullis-e2e-").tempdir()?;
-        std::fs::write(folder.path().join("portcullis.toml"), &setup.config)?;
-        let mut server = Self {
-            program: program()?,
-            setup,
-            folder,
-            listen: String::new(),
-            token: token.to_owned(),
-            process: None,
-        };
+        let mut server = Self::prepare(setup, token)?;
         for _ in 0..PORTS_MAX {
             server.listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
             if server.launch(None)? {
@@ -106,6 +97,23 @@ impl Server {
             }
         }
         bail!("the server did not come up; it wrote:\n{}", server.log());
+    }
+
+    /// A server that does not run yet, with nothing but its configuration: [`Server::restart`] starts it.
+    ///
+    /// # Errors
+    /// If its folder cannot be made.
+    pub fn prepare(setup: Setup, token: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("portcullis-e2e-").tempdir()?;
+        std::fs::write(folder.path().join("portcullis.toml"), &setup.config)?;
+        Ok(Self {
+            program: program()?,
+            setup,
+            folder,
+            listen: TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string(),
+            token: token.to_owned(),
+            process: None,
+        })
     }
 
     /// Starts it again on the same data and port, if need be with a point armed at which it dies. `false`: it

@@ -9,6 +9,7 @@
 //! ```
 
 mod audit;
+mod backup;
 mod bearer;
 
 use std::sync::{Arc, OnceLock};
@@ -32,6 +33,7 @@ use upstream::oci::{document, header};
 use upstream::rekor::document as answer;
 
 pub use self::audit::{audit_export_line, audit_record};
+pub use self::backup::{backup_archive, backup_manifest, backup_part};
 pub use self::bearer::{KEYS as ISSUER_KEYS, issuer_description, issuer_keys, token, workload_token};
 
 /// A parser and the rules about it.
@@ -41,6 +43,9 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("audit_export_line", audit_export_line),
     ("audit_record", audit_record),
+    ("backup_archive", backup_archive),
+    ("backup_manifest", backup_manifest),
+    ("backup_part", backup_part),
     ("bundle", bundle),
     ("certificate", certificate),
     ("challenge", challenge),

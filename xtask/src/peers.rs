@@ -75,6 +75,21 @@ fn install(peer: &Peer, place: &str) -> Result<()> {
                 .args(["build", "-trimpath", "-ldflags=-s -w", "-o"]);
             watched(go.arg(folder.join(program)).arg("."), place)
         })?,
+        Source::Pinned {
+            folder: own,
+            package,
+            program,
+            variables,
+        } => in_cache(peer, |folder| {
+            let mut flags = "-ldflags=-s -w".to_owned();
+            variables
+                .iter()
+                .for_each(|variable| flags.push_str(&format!(" -X {variable}")));
+            let mut go = go();
+            go.current_dir(root().join(own))
+                .args(["build", "-trimpath", &flags, "-o"]);
+            watched(go.arg(folder.join(program)).arg(package), place)
+        })?,
     }
     if peer.path().is_none() {
         bail!("it was installed, but the program is not where it was looked for");

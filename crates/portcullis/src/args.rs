@@ -1,19 +1,22 @@
 //! The command line; exit codes are in the README.
 
 mod audit;
+mod backup;
 mod log;
+mod token;
 mod watching;
 
 use std::path::PathBuf;
 
-use access::Role;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use kernel::Reference;
 use signing::Formats;
 
 pub use self::audit::{Audit, AuditFilter, ExportFormat};
+pub use self::backup::{Backup, Restore};
 pub use self::log::{Log, LogArgs};
+pub use self::token::{NewToken, Token};
 pub use self::watching::{Doctor, Status};
 
 /// Signs and verifies container images, with a transparency log of its own.
@@ -130,6 +133,10 @@ pub enum Command {
     Status(Status),
     /// Check everything from here to the server; exit code 9 if there are problems
     Doctor(Doctor),
+    /// Write everything that the server keeps to one file, while it runs
+    Backup(Backup),
+    /// Put a backup into an empty data folder and database
+    Restore(Restore),
     /// Run the server
     Serve(Serve),
     /// Write a commented portcullis.toml
@@ -375,43 +382,6 @@ pub struct ProjectChange {
     /// The server's quota again
     #[arg(long, conflicts_with = "signatures_per_minute", group = "change")]
     pub default_quota: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Token {
-    /// Make a token; it is shown once
-    Create(NewToken),
-    /// List tokens
-    List,
-    /// End a token at once
-    Revoke {
-        #[arg(value_parser = name)]
-        id: String,
-    },
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct NewToken {
-    /// What it is for
-    #[arg(value_parser = name)]
-    pub name: String,
-    /// viewer, signer, auditor or admin
-    #[arg(long)]
-    pub role: Role,
-    /// For every project; only the server's administrator may
-    #[arg(long)]
-    pub everywhere: bool,
-    /// Days until it ends, 1 to 90
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..=access::LIFE_DAYS_MAX))]
-    pub days: i64,
-    /// Make it in the database itself, when no token is left to ask with: beside a stopped server, or in PostgreSQL
-    #[arg(long)]
-    pub local: bool,
-    #[command(flatten)]
-    pub file: ConfigFile,
-    /// With --local, where the stopped server keeps everything
-    #[arg(long, value_name = "DIR", requires = "local")]
-    pub data: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

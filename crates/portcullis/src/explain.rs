@@ -158,6 +158,8 @@ pub fn all() -> Vec<&'static Code> {
     let mut all: Vec<&Code> = [
         &[&kernel::reference_codes::REFERENCE][..],
         store::codes::ALL,
+        store::archive::codes::ALL,
+        crate::backup::codes::ALL,
         signing::codes::ALL,
         signing::ports::codes::ALL,
         tlog::codes::ALL,

@@ -4,6 +4,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
+mod backup;
 mod bearer;
 mod canary;
 mod cli;
@@ -19,6 +20,7 @@ mod failure;
 mod lifecycle;
 mod metrics;
 mod output;
+mod place;
 mod probes;
 mod readiness;
 mod seal;

@@ -64,14 +64,13 @@ pub fn log_key(
             return Err(Failure::coded(1, &codes::SECRETS, cause));
         }
     };
-    let damaged = |why: &str| {
-        Failure::coded(
-            1,
-            &codes::SECRETS,
-            format!("{} is damaged: {why}", path.display()),
-        )
-    };
-    let file: LogFile = serde_json::from_str(&text).map_err(|error| damaged(&error.to_string()))?;
+    parse_log_key(&path.display().to_string(), text.as_bytes())
+}
+
+/// The key in a file's bytes; `place` says whose they are.
+pub fn parse_log_key(place: &str, bytes: &[u8]) -> Result<LogSecret, Failure> {
+    let damaged = |why: &str| Failure::coded(1, &codes::SECRETS, format!("{place} is damaged: {why}"));
+    let file: LogFile = serde_json::from_slice(bytes).map_err(|error| damaged(&error.to_string()))?;
     let pkcs8 = BASE64
         .decode(&*file.private_key)
         .map_err(|error| damaged(&error.to_string()))?;
@@ -122,7 +121,7 @@ fn read(path: &Path) -> Result<Option<String>, Failure> {
 }
 
 /// Writes the file beside its place, synced, then moves it there: it exists whole or not at all.
-fn create(path: &Path, text: &str) -> Result<(), Failure> {
+pub fn create(path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::local(format!("writing {}", path.display()), &error);
     let folder: PathBuf = path.parent().map_or_else(PathBuf::new, Path::to_owned);
     std::fs::DirBuilder::new()

@@ -20,7 +20,7 @@ use signing::image_policy::ImagePolicies;
 use signing::ports::{Log, LoggedEntry, NewEntry};
 use signing::trust::{self, LogIdentity, TrustRoot};
 use signing::{Keyring, Signing, SigningError, Verifying};
-use store::{Blobs, Db, FolderLock};
+use store::{Db, FolderLock};
 use tlog::{HashedRekord, LogKey, Name, Settings, Tlog};
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi as _;
@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::explain::codes;
 use crate::failure::Failure;
 use crate::metrics::{self, Metrics};
+use crate::place::{blobs, database_url, migrations};
 use crate::probes::Parts;
 use crate::seal::{Place, Seal};
 use crate::{dependency_metrics, probes, readiness, secrets, workloads};
@@ -238,19 +239,8 @@ impl App {
 
 /// Opens the database with everybody's tables; whoever opens SQLite holds the data folder's lock.
 pub async fn open_database(config: &Config) -> Result<Db, Failure> {
-    let default_url = || format!("sqlite:{}", config.data.folder.join("portcullis.db").display());
-    let db = Db::open(&config.database.url.clone().unwrap_or_else(default_url)).await?;
-    db.migrate(
-        &[
-            store::lease::MIGRATIONS,
-            access::MIGRATIONS,
-            signing::MIGRATIONS,
-            tlog::MIGRATIONS,
-            probing::MIGRATIONS,
-        ]
-        .concat(),
-    )
-    .await?;
+    let db = Db::open(&database_url(config)).await?;
+    db.migrate(&migrations()).await?;
     Ok(db)
 }
 
@@ -265,27 +255,38 @@ pub async fn open_log(
 ) -> Result<(Tlog, LogIdentity), Failure> {
     let file = config.secret_file(config.log.key_file.as_ref(), "log.json");
     let secret = secrets::log_key(&file, ORIGIN, fresh, clock, random)?;
-    let key = LogKey::new(&secret.origin, &secret.pkcs8)
-        .map_err(|error| Failure::local("the log's key", &error))?;
+    let tlog = open_named_log(config, db, Name::Signatures, &secret, "log.checkpoint").await?;
     let identity = LogIdentity {
         origin: secret.origin,
-        public_key: key.verifier().spki(),
-        id: key.verifier().log_id().to_vec(),
+        public_key: tlog.verifier().spki(),
+        id: tlog.verifier().log_id().to_vec(),
         since: secret.since,
     };
+    Ok((tlog, identity))
+}
+
+/// Opens one of the logs with its key; `mark` is the file of the data folder with its newest checkpoint.
+pub async fn open_named_log(
+    config: &Config,
+    db: Db,
+    name: Name,
+    secret: &secrets::LogSecret,
+    mark: &str,
+) -> Result<Tlog, Failure> {
+    let key = LogKey::new(&secret.origin, &secret.pkcs8)
+        .map_err(|error| Failure::local(format!("the key of {name}"), &error))?;
     let (shared, lease_ttl) = (db.is_shared(), lease_ttl(&db));
     let settings = Settings {
-        name: Name::Signatures,
+        name,
         db,
         blobs: blobs(config)?,
         key,
         holder: holder(&config.data.folder)?,
         lease_ttl,
         shared,
-        mark: Some(config.data.folder.join("log.checkpoint")),
+        mark: Some(config.data.folder.join(mark)),
     };
-    let tlog = Tlog::open(settings).await.map_err(Failure::log)?;
-    Ok((tlog, identity))
+    Tlog::open(settings).await.map_err(Failure::log)
 }
 
 fn lease_ttl(db: &Db) -> Duration {
@@ -301,24 +302,6 @@ fn holder(folder: &Path) -> Result<String, Failure> {
         std::fs::canonicalize(folder).map_err(|error| Failure::local("finding the data folder", &error))?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Ok(format!("{}:{}", host.trim(), folder.display()))
-}
-
-fn blobs(config: &Config) -> Result<Blobs, Failure> {
-    let Some(url) = &config.blobs.url else {
-        return Ok(Blobs::folder(&config.data.folder.join("blobs"))?);
-    };
-    let Some(rest) = url.strip_prefix("s3://") else {
-        return Ok(Blobs::folder(Path::new(url))?);
-    };
-    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let bucket = object_store::aws::AmazonS3Builder::from_env()
-        .with_bucket_name(bucket)
-        .build();
-    let bucket = bucket.map_err(|error| Failure::local(format!("opening {url}"), &error))?;
-    Ok(match prefix.trim_matches('/') {
-        "" => Blobs::over(Arc::new(bucket)),
-        prefix => Blobs::over(Arc::new(object_store::prefix::PrefixStore::new(bucket, prefix))),
-    })
 }
 
 /// A server that starts for the first time can be used at once: one project that may sign anything, one key. The

@@ -15,8 +15,9 @@ use crate::marks::Marks;
 use crate::state::{Finding, Kind, State};
 use crate::watch::Probe;
 
-/// The name of the blob, and of the mark that it was written.
-const BLOB: &str = "installation";
+/// The name of the blob.
+pub const INSTALLATION_BLOB: &str = "installation";
+/// The name of the mark that it was written.
 const MARK: &str = "blobs";
 
 /// Looks at the blob store.
@@ -56,7 +57,7 @@ impl BlobsProbe {
         }
         let written = self
             .blobs
-            .put(BLOB, self.installation.clone().into_bytes().into());
+            .put(INSTALLATION_BLOB, self.installation.clone().into_bytes().into());
         if let Err(error) = written.await {
             return Finding::new(State::Unreachable, expected, unanswered(&error));
         }
@@ -95,7 +96,7 @@ impl Probe for BlobsProbe {
 
     async fn look(&self) -> Finding {
         let expected = self.expected();
-        match self.blobs.get(BLOB).await {
+        match self.blobs.get(INSTALLATION_BLOB).await {
             Err(error) => Finding::new(State::Unreachable, expected, unanswered(&error)),
             Ok(None) => self.begin().await,
             Ok(Some(found)) if found == self.installation.as_bytes() => {

@@ -35,7 +35,7 @@ mod state;
 mod verdict;
 mod watch;
 
-pub use blobs::BlobsProbe;
+pub use blobs::{BlobsProbe, INSTALLATION_BLOB};
 pub use board::{Board, OVERDUE_MS_MAX, Status};
 pub use clock::{ClockProbe, References};
 pub use database::DatabaseProbe;

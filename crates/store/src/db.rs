@@ -1,5 +1,7 @@
 //! One handle over two databases.
 
+use std::path::Path;
+
 use crate::{Row, StoreError, Value, postgres, sqlite};
 
 /// How addresses begin.
@@ -24,6 +26,12 @@ enum TxInner {
     Postgres(postgres::PostgresTx),
 }
 
+/// The file of an address of SQLite.
+pub(crate) fn sqlite_path(url: &str) -> Option<&Path> {
+    let path = url.strip_prefix(SQLITE)?;
+    Some(Path::new(path.strip_prefix("//").unwrap_or(path)))
+}
+
 impl Db {
     /// Opens `sqlite:PATH` (made if it is not there) or `postgres://…`.
     ///
@@ -31,11 +39,8 @@ impl Db {
     /// If the address is not one, the database does not answer, or its file is damaged.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         Self::check_address(url)?;
-        if let Some(path) = url.strip_prefix(SQLITE) {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            return Ok(Self(Inner::Sqlite(
-                sqlite::Sqlite::open(std::path::Path::new(path)).await?,
-            )));
+        if let Some(path) = sqlite_path(url) {
+            return Ok(Self(Inner::Sqlite(sqlite::Sqlite::open(path).await?)));
         }
         Ok(Self(Inner::Postgres(postgres::Postgres::open(url).await?)))
     }
@@ -107,6 +112,15 @@ impl Tx {
     /// # Errors
     /// If the statement fails; the transaction is then of no further use.
     pub async fn execute(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64, StoreError> {
+        match &mut self.0 {
+            TxInner::Sqlite(tx) => tx.execute(sql, args).await,
+            TxInner::Postgres(tx) => tx.execute(sql, args).await,
+        }
+    }
+
+    /// The same with a statement that was put together.
+    pub(crate) async fn execute_text(&mut self, sql: String, args: Vec<Value>) -> Result<u64, StoreError> {
+        let sql = sqlx::AssertSqlSafe(sql);
         match &mut self.0 {
             TxInner::Sqlite(tx) => tx.execute(sql, args).await,
             TxInner::Postgres(tx) => tx.execute(sql, args).await,

@@ -28,6 +28,10 @@ pub enum StoreError {
         found: i64,
         known: i64,
     },
+    #[error("the restore of a backup into the database has begun and not ended")]
+    Restoring,
+    #[error("the database has the table {table} already")]
+    NotEmpty { table: String },
     #[error("the data folder {} is in use by another server", .path.display())]
     Locked { path: PathBuf },
     #[error("making or using the folder {}", .path.display())]
@@ -106,7 +110,9 @@ impl Fault for StoreError {
             Self::Column { .. } | Self::BlobDiffers { .. } => Kind::Bug,
             // Found at the start; trying again heals none of them.
             Self::Address { .. } | Self::Folder { .. } | Self::Damaged { .. } => Kind::Invalid,
-            Self::Locked { .. } | Self::Newer { .. } => Kind::Conflict,
+            Self::Locked { .. } | Self::Newer { .. } | Self::Restoring | Self::NotEmpty { .. } => {
+                Kind::Conflict
+            }
             Self::Open { .. } | Self::Query { .. } | Self::Away { .. } | Self::Blob { .. } => {
                 Kind::Unavailable
             }
@@ -120,6 +126,8 @@ impl Fault for StoreError {
             Self::Damaged { .. } => &codes::DAMAGED,
             Self::Newer { .. } => &codes::NEWER,
             Self::Locked { .. } => &codes::LOCKED,
+            Self::Restoring => &codes::RESTORING,
+            Self::NotEmpty { .. } => &codes::NOT_EMPTY,
             Self::Open { .. } | Self::Query { .. } | Self::Away { .. } | Self::Column { .. } => {
                 &codes::DATABASE
             }
@@ -188,7 +196,21 @@ a folder, which it makes if need be. The path leads through something that is no
 write there, or its disk is read-only.",
         hint: "name another folder with --data or `data.folder`, or let the server's user write to this one",
     };
+    pub const RESTORING: Code = Code {
+        id: "PC1109",
+        title: "a backup is not wholly restored",
+        explanation: "`portcullis restore` into this database has begun and not come to its end: it still runs, was killed, \
+or found that what it restored is not whole. Nothing starts on such a database.",
+        hint: "run portcullis restore again; if it says that the database is not empty, make a new one",
+    };
+    pub const NOT_EMPTY: Code = Code {
+        id: "PC1110",
+        title: "the place to restore to is not empty",
+        explanation: "A backup is restored into an empty database and a data folder without other files, so that nothing \
+is mixed or overwritten. What is there was left as it is: exit code 7.",
+        hint: "name another --data folder, or an empty database in `database.url`",
+    };
     pub const ALL: &[&Code] = &[
-        &DATABASE, &ADDRESS, &DAMAGED, &NEWER, &LOCKED, &BLOBS, &FULL, &FOLDER,
+        &DATABASE, &ADDRESS, &DAMAGED, &NEWER, &LOCKED, &BLOBS, &FULL, &FOLDER, &RESTORING, &NOT_EMPTY,
     ];
 }

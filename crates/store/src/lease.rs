@@ -147,6 +147,15 @@ pub async fn check(tx: &mut Tx, name: &str, fence: i64) -> Result<bool, StoreErr
     Ok(rows == 1)
 }
 
+/// Ends every duty, as in a database that was restored elsewhere: who held it is not there. The fencing numbers stay.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn end_all(tx: &mut Tx) -> Result<(), StoreError> {
+    tx.execute("UPDATE lease SET ends_at = 0", Vec::new()).await?;
+    Ok(())
+}
+
 /// The database's clock, in microseconds since 1970: the one clock that all servers share.
 async fn now_us(tx: &mut Tx) -> Result<i64, StoreError> {
     let sql = if tx.is_postgres() {

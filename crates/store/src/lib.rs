@@ -16,8 +16,10 @@
 //!
 //! The store knows no domain: tables belong to the crates that use them, which bring their migrations.
 
+pub mod archive;
 mod blobs;
 mod db;
+mod dump;
 mod error;
 pub mod lease;
 mod lock;
@@ -30,6 +32,7 @@ mod value;
 
 pub use blobs::Blobs;
 pub use db::{Db, Tx};
+pub use dump::{Snapshot, tables};
 pub use error::{StoreError, codes};
 pub use lease::Lease;
 pub use lock::FolderLock;

@@ -1,6 +1,6 @@
 //! Tables come with the domains that own them.
 
-use crate::{Db, StoreError, args};
+use crate::{Db, StoreError, Tx, args};
 
 /// One step of a domain's schema. Steps run in order, each once, all in one transaction.
 #[derive(Debug, Clone, Copy)]
@@ -16,46 +16,70 @@ pub struct Migration {
 /// The number of PostgreSQL's advisory lock that keeps two starting servers from migrating at once.
 const MIGRATION_LOCK: i64 = 0x706f_7274;
 
+/// The line of the table `migration` that says that a restore has begun and not ended.
+pub(crate) const RESTORING: &str = "restore";
+
 impl Db {
     /// Brings every domain's tables to the newest version that this program knows.
     ///
     /// # Errors
-    /// [`StoreError::Newer`] if the database was written by a newer program.
+    /// [`StoreError::Newer`] if the database was written by a newer program, [`StoreError::Restoring`] if it is not
+    /// whole.
     pub async fn migrate(&self, migrations: &[Migration]) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        if tx.is_postgres() {
-            // Its answer is of type VOID, which no row of ours can hold: it is not read.
-            tx.execute("SELECT pg_advisory_xact_lock($1)", args![MIGRATION_LOCK])
-                .await?;
+        lock(&mut tx).await?;
+        create_table(&mut tx).await?;
+        let sql = "SELECT version FROM migration WHERE domain = $1";
+        if tx.read_one(sql, args![RESTORING]).await?.is_some() {
+            return Err(StoreError::Restoring);
         }
-        tx.script(
-            "CREATE TABLE IF NOT EXISTS migration (domain TEXT PRIMARY KEY, version BIGINT NOT NULL)"
-                .to_owned(),
-        )
-        .await?;
-        let mut domains: Vec<&'static str> = migrations.iter().map(|migration| migration.domain).collect();
-        domains.dedup();
-        for domain in domains {
-            let row = tx
-                .read_one("SELECT version FROM migration WHERE domain = $1", args![domain])
-                .await?;
-            let found = row.map_or(Ok(0), |row| row.int("version"))?;
-            let own = || migrations.iter().filter(|migration| migration.domain == domain);
-            let known = own().map(|migration| migration.version).max().unwrap_or(0);
-            if found > known {
-                return Err(StoreError::Newer { domain, found, known });
-            }
-            for migration in own().filter(|migration| migration.version > found) {
-                let blob = if tx.is_postgres() { "BYTEA" } else { "BLOB" };
-                tx.script(migration.sql.replace("{blob}", blob)).await?;
-            }
-            tx.execute(
-                "INSERT INTO migration (domain, version) VALUES ($1, $2) \
-                 ON CONFLICT (domain) DO UPDATE SET version = excluded.version",
-                args![domain, known],
-            )
-            .await?;
-        }
+        steps(&mut tx, migrations).await?;
         tx.commit().await
     }
+}
+
+/// Has whoever else changes the schema wait for the end of this transaction.
+pub(crate) async fn lock(tx: &mut Tx) -> Result<(), StoreError> {
+    if tx.is_postgres() {
+        // Its answer is of type VOID, which no row of ours can hold: it is not read.
+        tx.execute("SELECT pg_advisory_xact_lock($1)", args![MIGRATION_LOCK])
+            .await?;
+    }
+    Ok(())
+}
+
+/// The table that says which steps were done.
+pub(crate) async fn create_table(tx: &mut Tx) -> Result<(), StoreError> {
+    tx.script(
+        "CREATE TABLE IF NOT EXISTS migration (domain TEXT PRIMARY KEY, version BIGINT NOT NULL)".to_owned(),
+    )
+    .await
+}
+
+/// Does the steps that were not done.
+pub(crate) async fn steps(tx: &mut Tx, migrations: &[Migration]) -> Result<(), StoreError> {
+    let mut domains: Vec<&'static str> = migrations.iter().map(|migration| migration.domain).collect();
+    domains.dedup();
+    for domain in domains {
+        let row = tx
+            .read_one("SELECT version FROM migration WHERE domain = $1", args![domain])
+            .await?;
+        let found = row.map_or(Ok(0), |row| row.int("version"))?;
+        let own = || migrations.iter().filter(|migration| migration.domain == domain);
+        let known = own().map(|migration| migration.version).max().unwrap_or(0);
+        if found > known {
+            return Err(StoreError::Newer { domain, found, known });
+        }
+        for migration in own().filter(|migration| migration.version > found) {
+            let blob = if tx.is_postgres() { "BYTEA" } else { "BLOB" };
+            tx.script(migration.sql.replace("{blob}", blob)).await?;
+        }
+        tx.execute(
+            "INSERT INTO migration (domain, version) VALUES ($1, $2) \
+             ON CONFLICT (domain) DO UPDATE SET version = excluded.version",
+            args![domain, known],
+        )
+        .await?;
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Connection as _, Postgres as Driver, Row as _, Transaction, TypeInfo, ValueRef};
+use sqlx::{Connection as _, Postgres as Driver, Row as _, SqlSafeStr, Transaction, TypeInfo, ValueRef};
 
 use crate::presence::Presence;
 use crate::value::rows_of;
@@ -36,12 +36,8 @@ pub(crate) struct PostgresTx(Transaction<'static, Driver>, Presence);
 impl Postgres {
     pub(crate) async fn open(url: &str) -> Result<Self, StoreError> {
         let what = without_password(url);
-        let opening = |what: &str, source| StoreError::Open {
-            what: what.to_owned(),
-            source,
-        };
-        let options: PgConnectOptions = url.parse().map_err(|source| opening(&what, source))?;
-        let presence = Presence::new(options.clone(), what.clone());
+        let options: PgConnectOptions = url.parse().map_err(|source| not_opened(url, source))?;
+        let presence = Presence::new(options.clone(), what);
         let doubts = presence.clone();
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
@@ -62,7 +58,7 @@ impl Postgres {
             })
             .connect_with(options)
             .await
-            .map_err(|source| opening(&what, source))?;
+            .map_err(|source| not_opened(url, source))?;
         Ok(Self { pool, presence })
     }
 
@@ -87,6 +83,13 @@ impl Postgres {
     }
 }
 
+pub(crate) fn not_opened(url: &str, source: sqlx::Error) -> StoreError {
+    StoreError::Open {
+        what: without_password(url),
+        source,
+    }
+}
+
 /// The address as it may be shown.
 fn without_password(url: &str) -> String {
     let host = url.rsplit_once('@').map_or(url, |(_, host)| host);
@@ -98,7 +101,11 @@ fn without_password(url: &str) -> String {
 }
 
 impl PostgresTx {
-    pub(crate) async fn execute(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64, StoreError> {
+    pub(crate) async fn execute(
+        &mut self,
+        sql: impl SqlSafeStr,
+        args: Vec<Value>,
+    ) -> Result<u64, StoreError> {
         let done = self
             .1
             .ask("writing", bind(sql, args).execute(&mut *self.0))
@@ -128,7 +135,10 @@ impl PostgresTx {
     }
 }
 
-fn bind(sql: &'static str, args: Vec<Value>) -> sqlx::query::Query<'static, Driver, PgArguments> {
+pub(crate) fn bind(
+    sql: impl SqlSafeStr,
+    args: Vec<Value>,
+) -> sqlx::query::Query<'static, Driver, PgArguments> {
     let mut query = sqlx::query(sql);
     for value in args {
         query = match value {
@@ -140,7 +150,7 @@ fn bind(sql: &'static str, args: Vec<Value>) -> sqlx::query::Query<'static, Driv
     query
 }
 
-fn value_of(row: &PgRow, at: usize) -> Result<Value, sqlx::Error> {
+pub(crate) fn value_of(row: &PgRow, at: usize) -> Result<Value, sqlx::Error> {
     let raw = row.try_get_raw(at)?;
     if raw.is_null() {
         return Ok(Value::Text(None));

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous};
 use sqlx::{
-    ConnectOptions as _, Connection as _, Row as _, Sqlite as Driver, SqliteConnection, TypeInfo, ValueRef,
+    ConnectOptions as _, Connection as _, Row as _, SqlSafeStr, Sqlite as Driver, SqliteConnection, TypeInfo,
+    ValueRef,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -202,7 +203,11 @@ impl Sqlite {
 }
 
 impl SqliteTx {
-    pub(crate) async fn execute(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64, StoreError> {
+    pub(crate) async fn execute(
+        &mut self,
+        sql: impl SqlSafeStr,
+        args: Vec<Value>,
+    ) -> Result<u64, StoreError> {
         let done = bind(sql, args)
             .execute(&mut self.taken.connection)
             .await
@@ -237,7 +242,10 @@ impl SqliteTx {
     }
 }
 
-fn bind(sql: &'static str, args: Vec<Value>) -> sqlx::query::Query<'static, Driver, SqliteArguments> {
+pub(crate) fn bind(
+    sql: impl SqlSafeStr,
+    args: Vec<Value>,
+) -> sqlx::query::Query<'static, Driver, SqliteArguments> {
     let mut query = sqlx::query(sql);
     for value in args {
         query = match value {
@@ -249,7 +257,7 @@ fn bind(sql: &'static str, args: Vec<Value>) -> sqlx::query::Query<'static, Driv
     query
 }
 
-fn value_of(row: &SqliteRow, at: usize) -> Result<Value, sqlx::Error> {
+pub(crate) fn value_of(row: &SqliteRow, at: usize) -> Result<Value, sqlx::Error> {
     let raw = row.try_get_raw(at)?;
     if raw.is_null() {
         return Ok(Value::Text(None));

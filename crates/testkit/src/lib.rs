@@ -8,17 +8,19 @@
 //! ```text
 //!   xtask peers ── fills ──▶ cache/<name>-<version>/ ◀── looks up ── peers::find
 //!                                                                        │
-//!   a test ── start ──▶ Distribution | ReferrersRegistry | Postgres ─────┘   127.0.0.1, any free port
+//!   a test ── start ──▶ Distribution | ReferrersRegistry | Postgres | ApiServer ─┘   127.0.0.1, any free port
 //!        └── drop ──▶ the process ends, its folder goes
 //! ```
 //!
 //! It does not speak to what it starts, knows nothing of Portcullis, and is no part of the program.
 
+mod kubernetes;
 pub mod peers;
 mod postgres;
 mod process;
 mod registries;
 
+pub use kubernetes::ApiServer;
 pub use postgres::Postgres;
 pub use process::{Log, Process, wait_for};
 pub use registries::{Distribution, ReferrersRegistry};

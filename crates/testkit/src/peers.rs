@@ -26,12 +26,27 @@ pub enum Source {
         folder: &'static str,
         program: &'static str,
     },
+    /// A package of a module that `go install` does not take, because that module replaces others: it is built in a
+    /// module of this repository, which pins what it needs. `variables` are set in the program, `PATH=VALUE`.
+    Pinned {
+        folder: &'static str,
+        package: &'static str,
+        program: &'static str,
+        variables: &'static [&'static str],
+    },
     /// A package of Debian, which puts the program into one of the folders.
     Debian {
         package: &'static str,
         program: &'static str,
     },
 }
+
+/// By these kube-apiserver and kubectl say their version, and decide which features they have.
+const KUBERNETES: &[&str] = &[
+    "k8s.io/component-base/version.gitVersion=v1.36.3",
+    "k8s.io/component-base/version.gitMajor=1",
+    "k8s.io/component-base/version.gitMinor=36",
+];
 
 /// Every peer. The order is that of getting them: those that others build on come first.
 pub const PEERS: &[Peer] = &[
@@ -73,6 +88,14 @@ pub const PEERS: &[Peer] = &[
         source: Source::Debian {
             package: "openssl",
             program: "openssl",
+        },
+    },
+    Peer {
+        name: "systemd-analyze",
+        purpose: "checks the unit",
+        source: Source::Debian {
+            package: "systemd",
+            program: "systemd-analyze",
         },
     },
     Peer {
@@ -131,6 +154,44 @@ pub const PEERS: &[Peer] = &[
             program: "cosign",
         },
     },
+    Peer {
+        name: "helm-3.22.0",
+        purpose: "checks and renders the chart",
+        source: Source::Go {
+            module: "helm.sh/helm/v3/cmd/helm@v3.22.0",
+            program: "helm",
+        },
+    },
+    Peer {
+        name: "etcd-3.6.12",
+        purpose: "the store of the API server",
+        source: Source::Pinned {
+            folder: "e2e/peers/etcd",
+            package: "go.etcd.io/etcd/server/v3",
+            program: "etcd",
+            variables: &[],
+        },
+    },
+    Peer {
+        name: "kubectl-1.36.3",
+        purpose: "sends manifests to the API server",
+        source: Source::Pinned {
+            folder: "e2e/peers/kubernetes",
+            package: "k8s.io/kubernetes/cmd/kubectl",
+            program: "kubectl",
+            variables: KUBERNETES,
+        },
+    },
+    Peer {
+        name: "kube-apiserver-1.36.3",
+        purpose: "takes or refuses the manifests",
+        source: Source::Pinned {
+            folder: "e2e/peers/kubernetes",
+            package: "k8s.io/kubernetes/cmd/kube-apiserver",
+            program: "kube-apiserver",
+            variables: KUBERNETES,
+        },
+    },
 ];
 
 /// Folders in which Debian puts programs; servers of PostgreSQL lie in one folder for each version.
@@ -147,7 +208,9 @@ impl Peer {
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
         let path = match self.source {
-            Source::Go { program, .. } | Source::Own { program, .. } => cache().join(self.name).join(program),
+            Source::Go { program, .. } | Source::Own { program, .. } | Source::Pinned { program, .. } => {
+                cache().join(self.name).join(program)
+            }
             Source::Debian { program, .. } => system_path(program)?,
         };
         path.is_file().then_some(path)
@@ -157,7 +220,7 @@ impl Peer {
     #[must_use]
     pub fn how(&self) -> String {
         match self.source {
-            Source::Go { .. } | Source::Own { .. } => "cargo xtask peers".to_owned(),
+            Source::Go { .. } | Source::Own { .. } | Source::Pinned { .. } => "cargo xtask peers".to_owned(),
             Source::Debian { package, .. } => format!("apt-get install {package}"),
         }
     }
@@ -243,6 +306,17 @@ mod tests {
                     "{}: {module}",
                     peer.name
                 );
+            }
+            if let Source::Pinned { folder, package, .. } = peer.source {
+                let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+                let pinned = std::fs::read_to_string(root.join(folder).join("go.mod")).unwrap();
+                let (_, version) = peer.name.rsplit_once('-').unwrap();
+                let found = pinned.lines().any(|line| {
+                    let mut words = line.split_whitespace().skip_while(|word| *word == "require");
+                    let module = words.next().unwrap_or("none");
+                    package.starts_with(module) && words.next() == Some(&format!("v{version}"))
+                });
+                assert!(found, "{}: {folder}", peer.name);
             }
         }
     }

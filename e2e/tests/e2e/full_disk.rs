@@ -14,11 +14,11 @@ use tempfile::TempDir;
 const ANSWER_MS_MAX: u128 = 500;
 
 /// A disk of 8 MiB, in memory; gone when it is dropped.
-struct SmallDisk(TempDir);
+pub struct SmallDisk(TempDir);
 
 impl SmallDisk {
     /// `None` if this user may not mount anything.
-    fn mount() -> Option<Self> {
+    pub fn mount() -> Option<Self> {
         let disk = Self(tempfile::tempdir().unwrap());
         let mut mount = Command::new("mount");
         mount
@@ -30,18 +30,18 @@ impl SmallDisk {
             .then_some(disk)
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 
     /// Takes all the room that is left.
-    fn fill(&self) {
+    pub fn fill(&self) {
         use std::io::Write as _;
         let mut file = std::fs::File::create(self.path().join("fill")).unwrap();
         while file.write(&[0; 4_096]).is_ok_and(|written| written > 0) {}
     }
 
-    fn empty(&self) {
+    pub fn empty(&self) {
         std::fs::remove_file(self.path().join("fill")).unwrap();
     }
 }

@@ -50,7 +50,8 @@ impl Ledger {
         self.remember(&note)
     }
 
-    fn remember(&mut self, note: &str) -> u64 {
+    /// A checkpoint that was kept elsewhere.
+    pub fn remember(&mut self, note: &str) -> u64 {
         let checkpoint = self.verifier.verify(note).unwrap();
         let size = checkpoint.size;
         if let Some(last) = self.seen.last() {

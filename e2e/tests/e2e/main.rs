@@ -5,10 +5,12 @@
 mod access;
 mod alerts;
 mod audit;
+mod backup;
 mod connections;
 mod cosign;
 mod damage;
 mod dead_man;
+mod deploy;
 mod door;
 mod export;
 mod full_disk;

@@ -23,6 +23,14 @@ const SHOWN: &[(&str, &str)] = &[
         "portcullis token create rescue --role admin --everywhere --local --data ./portcullis-data",
         "when_all_tokens_have_ended_a_new_one_is_made_beside_the_stopped_server",
     ),
+    (
+        "portcullis backup portcullis.backup --data ./portcullis-data",
+        "a_backup_while_images_are_signed_restores_from_sqlite_to_sqlite",
+    ),
+    (
+        "portcullis restore portcullis.backup --data ./restored --checkpoint newest.checkpoint",
+        "a_backup_that_holds_less_than_was_seen_is_refused",
+    ),
 ];
 
 /// The blocks of `text` that are marked `language`.

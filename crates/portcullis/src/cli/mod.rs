@@ -2,6 +2,7 @@
 
 mod admin;
 mod audit;
+mod backup;
 mod blob;
 mod doctor;
 mod image;
@@ -21,6 +22,7 @@ use clap::CommandFactory as _;
 use kernel::Code;
 use serde_json::{Value, json};
 
+pub use self::input::read_text;
 use crate::args::{Args, Command, Globals, Output};
 use crate::explain::{self, codes};
 use crate::failure::Failure;
@@ -49,6 +51,8 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::Auth(own) => admin::auth(globals, own).await,
         Command::Status(own) => status::run(globals, &own).await,
         Command::Doctor(own) => doctor::run(globals, &own).await,
+        Command::Backup(own) => backup::backup(globals, &own).await,
+        Command::Restore(own) => backup::restore(globals, own).await,
         Command::Serve(own) => serve::run(&own).await,
         Command::Init(own) => settings::init(&own),
         Command::Config(own) => settings::run(globals, own),

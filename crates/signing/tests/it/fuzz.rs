@@ -55,6 +55,45 @@ impl Dice {
     }
 }
 
+/// A small backup, or what is in it.
+fn backup(target: &str) -> Vec<u8> {
+    use store::archive::{Column, ColumnKind, LogState, Manifest, PartWriter, Writer};
+    let column = |name: &str, kind| Column {
+        name: name.to_owned(),
+        kind,
+    };
+    let columns = [column("id", ColumnKind::Text), column("bytes", ColumnKind::Blob)];
+    let mut part = PartWriter::new("one", &columns);
+    part.row(&[store::Value::from("a\n"), store::Value::from(&[0, 255][..])]);
+    part.row(&[store::Value::from(""), store::Value::Blob(None)]);
+    let part = part.take();
+    let manifest = Manifest {
+        program: "0.1.0".to_owned(),
+        made_at: "2026-01-01T00:00:00Z".to_owned(),
+        secrets: true,
+        schema: [("one".to_owned(), 1)].into(),
+        rows: [("one".to_owned(), 2)].into(),
+        logs: vec![LogState {
+            name: "tlog".to_owned(),
+            origin: "log.example".to_owned(),
+            public_key: "PEM".to_owned(),
+            size: 1,
+            tiled: 0,
+            checkpoint: "log.example\n1\n".to_owned(),
+        }],
+        members: Vec::new(),
+    };
+    let mut writer = Writer::new(Vec::new()).unwrap();
+    writer.add("tables/one/00000001", &part).unwrap();
+    writer.add("secrets/log.json", b"{}").unwrap();
+    let (archive, manifest) = writer.finish(manifest).unwrap();
+    match target {
+        "backup_archive" => archive,
+        "backup_manifest" => manifest.render().unwrap(),
+        _ => part,
+    }
+}
+
 fn examples(target: &str) -> Vec<Vec<u8>> {
     let (signer, image, log) = (signer(), Digest::of(targets::IMAGE), Rekor2::new("fuzz"));
     let work = image_work(&signer, image);
@@ -67,6 +106,7 @@ fn examples(target: &str) -> Vec<Vec<u8>> {
             "01".repeat(32)
         )],
         "audit_record" => vec![AUDIT_RECORD.to_owned()],
+        "backup_archive" | "backup_manifest" | "backup_part" => return vec![backup(target)],
         "bundle" => {
             let file = message_work(&signer, targets::IMAGE);
             return vec![

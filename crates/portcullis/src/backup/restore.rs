@@ -1,0 +1,409 @@
+//! Restoring a backup.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Seek as _};
+use std::path::{Path, PathBuf};
+
+use kernel::crash_point;
+use store::archive::{self, ArchiveError, Manifest, Member, Part, Reader};
+use store::{Blobs, Db, FolderLock, Tx};
+use tlog::tile::TilePath;
+use tlog::{Audit, Checkpoint, LogKey, LogVerifier, Name, Tlog};
+use zeroize::Zeroizing;
+
+use super::seen::{self, Seen};
+use super::{LOGS, PASSWORD, make, secret_file, steps};
+use crate::config::Config;
+use crate::explain::codes;
+use crate::failure::Failure;
+use crate::secrets::{self, LogSecret};
+use crate::{place, wiring};
+
+/// What a data folder may hold before: what is left of a server whose database is lost, or of a restore that was killed.
+const FOLDER_NAMES: [&str; 12] = [
+    "lock",
+    "log.checkpoint",
+    "audit.checkpoint",
+    "database.mark",
+    "secrets",
+    "blobs",
+    "oidc",
+    "portcullis.db",
+    "portcullis.db-wal",
+    "portcullis.db-shm",
+    "portcullis.db-journal",
+    "lost+found",
+];
+
+/// What is restored.
+pub struct Options {
+    pub file: PathBuf,
+    /// Checkpoints that were kept elsewhere.
+    pub checkpoints: Vec<PathBuf>,
+}
+
+/// What came of it.
+pub struct Restored {
+    pub manifest: Manifest,
+    /// The transparency log as it is now, every entry hashed again.
+    pub audit: Audit,
+    /// Where the checkpoints were found that it was held against.
+    pub held_against: Vec<String>,
+}
+
+/// A log of the backup with everything that is known of it.
+struct Log {
+    name: Name,
+    secret: LogSecret,
+    held: Checkpoint,
+    /// That the log goes on from these is still to be proven.
+    to_prove: Vec<Seen>,
+}
+
+pub async fn restore(config: &Config, options: &Options) -> Result<Restored, Failure> {
+    let mut file =
+        File::open(&options.file).map_err(|error| Failure::file("reading", &options.file, &error))?;
+    let manifest = archive::verify(&mut Reader::new(BufReader::new(&file))?)?;
+    steps(&manifest.schema)?;
+    let secrets = match manifest.secrets {
+        true => secrets_of(&mut file)?,
+        false => configured(config)?,
+    };
+    let (mut logs, mut held_against) = (Vec::new(), Vec::new());
+    for (name, secret) in LOGS {
+        let found = log(
+            config,
+            &manifest,
+            name,
+            &secrets[secret],
+            options,
+            &mut held_against,
+        )?;
+        logs.extend(found);
+    }
+    empty(&config.data.folder)?;
+    let _lock = FolderLock::take(&config.data.folder)?;
+    let blobs = place::blobs(config)?;
+    no_later_tiles(&blobs, &manifest).await?;
+    let db = Db::open(&place::database_url(config)).await?;
+    let done = write(config, &mut file, &manifest, &blobs, &db, logs).await;
+    db.close().await;
+    Ok(Restored {
+        audit: done?,
+        manifest,
+        held_against,
+    })
+}
+
+/// Everything that is written; what the transparency log is then, gone through.
+async fn write(
+    config: &Config,
+    file: &mut File,
+    manifest: &Manifest,
+    blobs: &Blobs,
+    db: &Db,
+    logs: Vec<Log>,
+) -> Result<Audit, Failure> {
+    db.begin_restore(&place::migrations()).await?;
+    crash_point("restore.marked");
+    let mut tx = db.load(&steps(&manifest.schema)?, &manifest.schema).await?;
+    put(config, file, manifest, blobs, &mut tx).await?;
+    store::lease::end_all(&mut tx).await?;
+    tx.migrate(&place::migrations()).await?;
+    crash_point("restore.loaded");
+    tx.commit().await?;
+    crash_point("restore.committed");
+    let mut signatures = None;
+    for log in logs {
+        let (name, audit) = (log.name, check(config, db, log).await?);
+        if name == Name::Signatures {
+            signatures = Some(audit);
+        }
+    }
+    let no_log = || ArchiveError::damaged(archive::MANIFEST, "it names no log");
+    let audit = signatures.ok_or_else(no_log)?;
+    // The count in it is that of a database that is gone.
+    let _ = std::fs::remove_file(config.data.folder.join("database.mark"));
+    crash_point("restore.checked");
+    db.end_restore().await?;
+    Ok(audit)
+}
+
+/// The secrets in an archive whose hashes are checked, by name.
+fn secrets_of(file: &mut File) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>, Failure> {
+    let mut found = BTreeMap::new();
+    each_member(file, |_, member| {
+        if let Some(name) = member.name.strip_prefix("secrets/") {
+            found.insert(name.to_owned(), Zeroizing::new(member.bytes));
+        }
+        Ok(())
+    })?;
+    for name in LOGS.iter().map(|(_, name)| *name).chain([PASSWORD]) {
+        if !found.contains_key(name) {
+            return Err(ArchiveError::damaged(format!("secrets/{name}"), "it is missing").into());
+        }
+    }
+    Ok(found)
+}
+
+/// The secrets that lie where the configuration says, for a backup without any.
+fn configured(config: &Config) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>, Failure> {
+    let mut found = BTreeMap::new();
+    for name in LOGS.iter().map(|(_, name)| *name).chain([PASSWORD]) {
+        let path = secret_file(config, name);
+        let bytes = std::fs::read(&path).map_err(|error| {
+            let what = format!(
+                "the backup was made without secrets, and reading {}: {error}",
+                path.display()
+            );
+            Failure::coded(1, &codes::SECRETS, what)
+                .with_hint("put the three files of secrets/ that were kept elsewhere in their place first")
+        })?;
+        found.insert(name.to_owned(), Zeroizing::new(bytes));
+    }
+    Ok(found)
+}
+
+fn each_member(
+    file: &mut File,
+    mut each: impl FnMut(usize, Member) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut reader = rewound(file)?;
+    let mut at = 0;
+    while let Some(member) = reader.member()? {
+        each(at, member)?;
+        at += 1;
+    }
+    Ok(())
+}
+
+fn rewound(file: &mut File) -> Result<Reader<BufReader<&File>>, Failure> {
+    let failed = |source| ArchiveError::Io {
+        operation: "reading",
+        source,
+    };
+    file.rewind().map_err(failed)?;
+    Ok(Reader::new(BufReader::new(&*file))?)
+}
+
+/// A log of the backup, if it has it: by which key it is signed, and that going on from it forks nothing that was seen.
+fn log(
+    config: &Config,
+    manifest: &Manifest,
+    name: Name,
+    secret: &[u8],
+    options: &Options,
+    held_against: &mut Vec<String>,
+) -> Result<Option<Log>, Failure> {
+    let Some(state) = manifest.logs.iter().find(|log| log.name == name.prefix()) else {
+        return match name {
+            Name::Audit => Ok(None),
+            Name::Signatures => Err(ArchiveError::damaged(archive::MANIFEST, "it names no log").into()),
+        };
+    };
+    let secret = secrets::parse_log_key(&format!("the key of {name}"), secret)?;
+    let verifier = verifier(&secret)?;
+    let held = seen::held(state, &verifier)?;
+    let kept = config.data.folder.join(mark(name));
+    let mut places: Vec<&Path> = kept.exists().then_some(&*kept).into_iter().collect();
+    if name == Name::Signatures {
+        places.extend(options.checkpoints.iter().map(|path| &**path));
+    }
+    let found = places.into_iter().map(|path| seen::read(path, &verifier));
+    let found: Vec<Seen> = found.collect::<Result<_, _>>()?;
+    if name == Name::Signatures {
+        held_against.extend(found.iter().map(|seen| seen.place.clone()));
+    }
+    Ok(Some(Log {
+        to_prove: seen::check(&held, found)?,
+        name,
+        secret,
+        held,
+    }))
+}
+
+/// The file of the data folder with a log's newest checkpoint.
+fn mark(name: Name) -> &'static str {
+    match name {
+        Name::Signatures => "log.checkpoint",
+        Name::Audit => "audit.checkpoint",
+    }
+}
+
+fn verifier(secret: &LogSecret) -> Result<LogVerifier, Failure> {
+    let key = LogKey::new(&secret.origin, &secret.pkcs8);
+    key.map(|key| key.verifier().clone())
+        .map_err(|error| Failure::content("the log's key", &error))
+}
+
+/// That the data folder has nothing that is not a server's.
+fn empty(folder: &Path) -> Result<(), Failure> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Failure::file("reading", folder, &error)),
+    };
+    for entry in entries {
+        let name = entry
+            .map_err(|error| Failure::file("reading", folder, &error))?
+            .file_name();
+        if !FOLDER_NAMES.iter().any(|known| name == *known) {
+            let what = format!("{} has {}", folder.display(), name.display());
+            return Err(Failure::coded(7, &store::codes::NOT_EMPTY, what));
+        }
+    }
+    Ok(())
+}
+
+/// Blobs that outlived their database may show that the log went on after the backup.
+async fn no_later_tiles(blobs: &Blobs, manifest: &Manifest) -> Result<(), Failure> {
+    for log in &manifest.logs {
+        let next = format!(
+            "{}/{}",
+            log.name,
+            TilePath::bundle(log.size / tlog::tile::TILE_WIDTH)
+        );
+        if blobs.get(&next).await?.is_some() {
+            let what = format!(
+                "the backup holds {} entries, and {next} among the blobs has later ones",
+                log.size
+            );
+            return Err(Failure::coded(7, &super::codes::FORK, what));
+        }
+    }
+    Ok(())
+}
+
+/// Puts every member in its place; rows into the open transaction.
+async fn put(
+    config: &Config,
+    file: &mut File,
+    manifest: &Manifest,
+    blobs: &Blobs,
+    tx: &mut Tx,
+) -> Result<(), Failure> {
+    let tables = store::tables(&steps(&manifest.schema)?);
+    let mut rows: BTreeMap<&str, u64> = tables.iter().map(|table| (*table, 0)).collect();
+    let mut reader = rewound(file)?;
+    let mut at = 0;
+    while let Some(member) = reader.member()? {
+        if member.name == archive::MANIFEST {
+            break;
+        }
+        // Once more: the file may be another one than a moment ago.
+        manifest.check(at, &member)?;
+        at += 1;
+        let place = member
+            .name
+            .split_once('/')
+            .map(|(kind, rest)| (kind, rest.to_owned()));
+        match place {
+            Some(("tables", rest)) => {
+                let table = rest.split('/').next().unwrap_or_default();
+                let Some(table) = tables.iter().find(|known| **known == table) else {
+                    return Err(ArchiveError::damaged(&*member.name, "there is no such table").into());
+                };
+                let count = insert(tx, table, member).await?;
+                rows.entry(table).and_modify(|rows| *rows += count);
+            }
+            Some(("blobs", name)) if is_blob(&name, manifest) => {
+                blobs.put(&name, member.bytes.into()).await?;
+            }
+            Some(("secrets", name)) => secret(config, &name, member)?,
+            _ => return Err(ArchiveError::damaged(member.name, "no backup has such a member").into()),
+        }
+    }
+    for (table, count) in rows {
+        if manifest.rows.get(table) != Some(&count) {
+            let found = format!(
+                "{count} rows, where the manifest says {:?}",
+                manifest.rows.get(table)
+            );
+            return Err(ArchiveError::damaged(table, found).into());
+        }
+    }
+    Ok(())
+}
+
+/// Puts the rows of a part into its table, if they are of its columns; how many there were.
+async fn insert(tx: &mut Tx, table: &str, member: Member) -> Result<u64, Failure> {
+    let Member { name, bytes } = member;
+    let part = Part::parse(&bytes)?;
+    let columns = tx.columns(table).await?;
+    let known = |column| columns.contains(column);
+    if part.table != table || part.columns.len() != columns.len() || !part.columns.iter().all(known) {
+        return Err(ArchiveError::damaged(name, "its columns are not those of the table").into());
+    }
+    let count = part.rows.len() as u64;
+    tx.insert(table, &part.columns, part.rows).await?;
+    Ok(count)
+}
+
+/// Whether a blob is one that the logs of the manifest have.
+fn is_blob(name: &str, manifest: &Manifest) -> bool {
+    let of_log = |log: &archive::LogState| {
+        let path = name
+            .strip_prefix(&*log.name)
+            .and_then(|path| path.strip_prefix("/tile/"));
+        let path = path.and_then(|path| TilePath::parse(path).ok());
+        path.is_some_and(|path| make::is_tiled(path, log.tiled))
+    };
+    name == probing::INSTALLATION_BLOB || manifest.logs.iter().any(of_log)
+}
+
+/// Makes a secret's file; one that is there has to be the same.
+fn secret(config: &Config, name: &str, member: Member) -> Result<(), Failure> {
+    if !LOGS.iter().any(|(_, known)| *known == name) && name != PASSWORD {
+        return Err(ArchiveError::damaged(member.name, "no backup has such a member").into());
+    }
+    let path = secret_file(config, name);
+    let bytes = Zeroizing::new(member.bytes);
+    match std::fs::read(&path).map(Zeroizing::new) {
+        Ok(found) if *found == *bytes => Ok(()),
+        Ok(_) => {
+            let what = format!(
+                "{} is there and is another one than in the backup",
+                path.display()
+            );
+            Err(Failure::coded(7, &store::codes::NOT_EMPTY, what))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let text = std::str::from_utf8(&bytes)
+                .map_err(|_| ArchiveError::damaged(&*member.name, "it is no text"))?;
+            secrets::create(&path, text)
+        }
+        Err(error) => Err(Failure::file("reading", &path, &error)),
+    }
+}
+
+/// Opens a log as a server would, and goes through all of it; nothing starts on the database yet.
+async fn check(config: &Config, db: &Db, log: Log) -> Result<Audit, Failure> {
+    let tlog = wiring::open_named_log(config, db.clone(), log.name, &log.secret, mark(log.name)).await?;
+    let checked = checked(&tlog, &log).await;
+    tlog.close().await;
+    checked.map_err(|failure| match failure.code() == super::codes::FORK.id {
+        true => failure,
+        false => failure.with_hint(
+            "nothing starts on what was restored; remove the database and the data folder, and restore another backup",
+        ),
+    })
+}
+
+async fn checked(tlog: &Tlog, log: &Log) -> Result<Audit, Failure> {
+    for seen in log.to_prove.iter().filter(|seen| seen.checkpoint.size > 0) {
+        let proof = tlog.consistency(seen.checkpoint.size, log.held.size).await;
+        if proof.map_err(Failure::log)?.old_root != seen.checkpoint.root {
+            return Err(seen::differs(seen));
+        }
+    }
+    let audit = tlog.fsck(&mut |_| {}).await.map_err(Failure::log)?;
+    match audit.damage.first() {
+        Some(damage) => Err(Failure::coded(
+            1,
+            &tlog::codes::DAMAGED,
+            format!("{}: {damage}", log.name),
+        )),
+        None => Ok(audit),
+    }
+}
