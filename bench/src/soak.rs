@@ -431,7 +431,7 @@ async fn lost(server: &Arc<Server>, signed: &[Signed]) -> Result<usize> {
 async fn forks(
     server: &Arc<Server>,
     verifier: &LogVerifier,
-    checkpoints: &mut Vec<Checkpoint>,
+    checkpoints: &mut [Checkpoint],
     signed: &[Signed],
 ) -> Result<usize> {
     let folder = tempfile::tempdir()?;
