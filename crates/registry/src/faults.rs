@@ -17,6 +17,10 @@ pub struct Plan {
     pub throttle_calls: u32,
     /// `Retry-After` of those answers, in seconds; none when absent.
     pub retry_after_seconds: Option<u32>,
+    /// `Retry-After` of those answers as a date (RFC 9110, section 5.6.7).
+    pub retry_after_date: Option<String>,
+    /// Send half of each manifest, and then nothing more.
+    pub stall_manifests: bool,
     /// Answer this many writes (POST, PATCH, PUT) with 500 and do nothing.
     pub fail_writes: u32,
     /// Answer this many reads with 500.

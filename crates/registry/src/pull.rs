@@ -48,6 +48,12 @@ pub async fn manifest(
         (header::CONTENT_TYPE, held.media_type),
         (CONTENT_DIGEST, named.to_string()),
     ];
+    if plan.stall_manifests {
+        let half = held.bytes.slice(..held.bytes.len() / 2);
+        let start = stream::once(async { Ok::<_, std::io::Error>(half) });
+        let body = Body::from_stream(futures::StreamExt::chain(start, stream::pending()));
+        return respond(StatusCode::OK, &headers, body);
+    }
     respond(StatusCode::OK, &headers, Body::from(held.bytes))
 }
 

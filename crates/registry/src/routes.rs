@@ -78,6 +78,9 @@ async fn faulty(
         if let Some(seconds) = plan.retry_after_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
+        if let Some(date) = plan.retry_after_date.and_then(|date| date.parse().ok()) {
+            response.headers_mut().insert(header::RETRY_AFTER, date);
+        }
         return Ok(response);
     }
     if faults.take(if write { Countdown::Write } else { Countdown::Read }) {

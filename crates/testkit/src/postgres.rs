@@ -204,6 +204,12 @@ impl Postgres {
         )
     }
 
+    /// The folder with its socket, which stands in the address of each database.
+    #[must_use]
+    pub fn socket_folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn client(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
         command

@@ -13,6 +13,7 @@ mod dead_man;
 mod deploy;
 mod door;
 mod export;
+mod faults;
 mod full_disk;
 mod interop;
 mod kill_log;

@@ -178,7 +178,7 @@ async fn the_tiles_in_memory_are_bounded() {
 /// Each write fails once: before it is durable (`staged`) or after. The truth is told, nothing is lost, and
 /// the log goes on.
 #[tokio::test]
-async fn each_write_may_fail_or_fail_and_yet_persist() {
+async fn p12_each_write_of_the_log_may_fail_or_fail_and_yet_persist() {
     for point in CRASH_STEPS.iter().filter(|point| **point != UPPER_TILE_WRITTEN) {
         let data = Data::new();
         let tlog = data.open().await;

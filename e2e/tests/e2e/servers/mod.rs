@@ -2,6 +2,7 @@
 
 mod database;
 mod leader;
+mod outcomes;
 mod rolling;
 
 use std::sync::Mutex;
