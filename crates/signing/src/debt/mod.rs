@@ -25,6 +25,9 @@ mod rules;
 mod standing;
 mod tables;
 
+#[cfg(test)]
+mod tests;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
