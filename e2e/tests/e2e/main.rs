@@ -11,6 +11,7 @@ mod cosign;
 mod damage;
 mod dead_man;
 mod deploy;
+mod debt;
 mod door;
 mod export;
 mod full_disk;

@@ -64,15 +64,15 @@ async fn front(writes: String, storage: PathBuf) -> String {
 }
 
 /// rekor-tiles with its defaults, but that it does not take seconds for each step.
-struct RekorTiles {
+pub struct RekorTiles {
     _process: Process,
-    url: String,
-    public_key: String,
+    pub url: String,
+    pub public_key: String,
     _folder: tempfile::TempDir,
 }
 
 impl RekorTiles {
-    async fn start(program: &Path, openssl: &Path) -> Self {
+    pub async fn start(program: &Path, openssl: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (key, public) = (folder.path().join("key.pem"), folder.path().join("rekor.pub"));
         let run = |command: &mut Command| assert!(command.output().unwrap().status.success());

@@ -20,7 +20,7 @@ impl Debt {
                     "portcullis_external_log_entries",
                     "Entries owed to the external log, in it but not published, or refused by it",
                 ),
-                &["state"],
+                &["stage"],
             )?,
             age: Gauge::new(
                 "portcullis_external_log_debt_age_seconds",
@@ -53,9 +53,9 @@ impl Debt {
             ("unpublished", standing.unpublished),
             ("refused", standing.refused),
         ];
-        for (state, count) in counts {
+        for (stage, count) in counts {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
-            self.entries.with_label_values(&[state]).set(count);
+            self.entries.with_label_values(&[stage]).set(count);
         }
         self.age.set(standing.oldest.as_secs_f64());
     }

@@ -29,10 +29,9 @@ async fn on_both(case: impl AsyncFn(World)) {
     }
 }
 
-/// P13. Shown to fail: without the bucket in `Pace::take`, 40 are sent within a second; with one pause for ever (no
-/// doubling), the log that is away is asked 86,000 times; without `Payer::busy`, entries are in the log twice; without
-/// `debt::owe` in `Draft::finish`, nothing is paid; with `Draft::finish` refusing while `Outside::down`, the first
-/// signature fails.
+/// P13. Shown to fail: without the bucket in `Pace::take`, more is sent in a second than the rate; with pauses that stay
+/// as short as the first, the log that is away is asked 98,709 times; without `Payer::busy`, 204 entries are in the log
+/// instead of 200; without `debt::owe` in `Draft::finish`, nothing is owed.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_after_a_day_without_the_external_log_all_is_paid_under_the_rate_and_nothing_twice() {
     on_both(async |world| {
