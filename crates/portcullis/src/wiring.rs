@@ -140,7 +140,8 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         random.clone(),
         trust,
         config.trusted_roots()?,
-    );
+    )
+    .with_external(external.as_ref().map(|external| external.trust.clone()));
     let verifying = Verifying::new(signing.clone(), policies.clone());
     let first_token = if fresh {
         Some(first_start(&access, &signing).await?)
