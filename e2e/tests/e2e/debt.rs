@@ -66,7 +66,9 @@ impl Scene {
             images.push(json!({ "image": format!("{}/team/app:{tag}", self.running.host()) }));
         }
         for attempt in 0.. {
-            let signed = api.post("/api/v1/signatures:batch", &json!({ "items": images })).await;
+            let signed = api
+                .post("/api/v1/signatures:batch", &json!({ "items": images }))
+                .await;
             let signed = signed.unwrap();
             let lines = signed.body.as_array().unwrap();
             let missing = lines.iter().find(|line| !line["signature"]["id"].is_string());
@@ -115,9 +117,17 @@ async fn p13_the_server_that_pays_is_killed_at_each_step_and_all_is_paid_once() 
     for (nth, point) in POINTS.iter().enumerate() {
         scene.sign(&api, point, 10).await;
         let owed = debt(&api).await;
-        assert_eq!((&owed["owed"], &owed["configured"]), (&json!(10), &json!(true)), "{owed}");
+        assert_eq!(
+            (&owed["owed"], &owed["configured"]),
+            (&json!(10), &json!(true)),
+            "{owed}"
+        );
         let status = server.run(&["status"]).unwrap();
-        assert!(status.stdout.contains("external log    10 owed"), "{}", status.text());
+        assert!(
+            status.stdout.contains("external log    10 owed"),
+            "{}",
+            status.text()
+        );
         server.kill();
         scene.name.now_leads(Target::To(scene.log.address));
         assert!(server.launch(Some(point)).unwrap(), "{}", server.log());
@@ -134,14 +144,22 @@ async fn p13_the_server_that_pays_is_killed_at_each_step_and_all_is_paid_once() 
         scene.name.now_leads(Target::Closed);
     }
     let metrics = String::from_utf8(api.bytes("/metrics").await.unwrap()).unwrap();
-    assert!(metrics.contains("portcullis_external_log_entries{stage=\"owed\"} 0\n"), "{metrics}");
+    assert!(
+        metrics.contains("portcullis_external_log_entries{stage=\"owed\"} 0\n"),
+        "{metrics}"
+    );
     // A policy that asks for the external log's own proof is content with it.
     scene.name.now_leads(Target::To(scene.log.address));
     asks_for_proof(&scene, &server, &api).await;
     // Both bundles are at every image.
     let tree = format!("{}/team/app:{}-3", scene.running.host(), POINTS[0]);
     let tree = server.run(&["image", "tree", &tree]).unwrap().expect_ok();
-    assert_eq!(tree.stdout.matches("cosign/sign/v1").count(), 2, "{}", tree.stdout);
+    assert_eq!(
+        tree.stdout.matches("cosign/sign/v1").count(),
+        2,
+        "{}",
+        tree.stdout
+    );
 }
 
 /// Makes a policy that says `log: required` and one that gives it an hour, and looks at an old image and at a new one.
@@ -267,7 +285,10 @@ async fn p13_to_another_log_behind_the_name_nothing_is_sent_and_signing_goes_on(
     assert_eq!(other.tlog.checkpoint().await.unwrap().size, 7);
     scene.name.now_leads(Target::To(scene.log.address));
     paid(&api).await;
-    assert_eq!((scene.size().await, other.tlog.checkpoint().await.unwrap().size), (8, 7));
+    assert_eq!(
+        (scene.size().await, other.tlog.checkpoint().await.unwrap().size),
+        (8, 7)
+    );
 }
 
 /// Real rekor-tiles, away and back; real cosign, which believes that log and not ours.
@@ -289,7 +310,10 @@ async fn cosign_verifies_with_the_external_log_alone_when_the_debt_is_paid() {
     .unwrap();
     let api = server.api().unwrap();
     let image = push(&crane, registry.address(), "one", "one");
-    let signed = api.post("/api/v1/signatures", &json!({ "image": image })).await.unwrap();
+    let signed = api
+        .post("/api/v1/signatures", &json!({ "image": image }))
+        .await
+        .unwrap();
     assert_eq!(signed.status, 201, "{signed:?}");
     let home = Home::new(&cosign, server.folder());
     let key = server.run(&["key", "get", "default"]).unwrap().expect_ok();
@@ -322,7 +346,13 @@ async fn cosign_verifies_with_the_external_log_alone_when_the_debt_is_paid() {
 /// `portcullis verify --local` believes it too.
 fn evidence_is_of(server: &Server, image: &str, root: &Path) {
     let mut command = server.command();
-    command.args(["verify", "--local", "--key", "portcullis.pub", "--allow-plain-http"]);
+    command.args([
+        "verify",
+        "--local",
+        "--key",
+        "portcullis.pub",
+        "--allow-plain-http",
+    ]);
     let host = image.split('/').next().unwrap();
     command.arg(host).arg("--trusted-root").arg(root).arg(image);
     e2e::run(&mut command).unwrap().expect_ok();

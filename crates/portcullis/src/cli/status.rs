@@ -92,7 +92,9 @@ fn print(globals: &Globals, found: &Value) {
         )),
         None => println(&format!("log             {}", text(&log["error"]))),
     }
-    if let Some(line) = owed(&found["external_log"]) {
+    let outside = dependencies.iter().find(|one| one["name"] == "external-log");
+    let state = outside.map_or_else(String::new, |one| text(&one["state"]));
+    if let Some(line) = owed(&found["external_log"], &state) {
         println(&format!("external log    {line}"));
     }
     println("");
@@ -128,8 +130,8 @@ fn print(globals: &Globals, found: &Value) {
     }
 }
 
-/// What is owed to the external log, in one line; nothing where there is none.
-fn owed(debt: &Value) -> Option<String> {
+/// What is owed to the external log, which is in this state, in one line; nothing where there is none.
+fn owed(debt: &Value, state: &str) -> Option<String> {
     if let Some(error) = debt["error"].as_str() {
         return Some(error.to_owned());
     }
@@ -145,6 +147,9 @@ fn owed(debt: &Value) -> Option<String> {
         line.push_str(&format!(", the oldest for {}", age(oldest as i64)));
         match debt["last_error"].as_str() {
             _ if debt["configured"] != true => line.push_str("; none is configured now"),
+            _ if !matches!(state, "OK" | "EXPIRING" | "EXPIRED" | "STALE") => {
+                line.push_str(&format!("; waiting: it is {state}"));
+            }
             _ if paid >= 10.0 => line.push_str(&format!(", draining {paid:.0}/s")),
             _ if paid > 0.0 => line.push_str(&format!(", draining {paid:.1}/s")),
             Some(error) if !error.is_empty() => line.push_str(&format!("; waiting: {error}")),
@@ -159,7 +164,11 @@ fn owed(debt: &Value) -> Option<String> {
         let entries = debt["refused_entries"].as_array().into_iter().flatten();
         for entry in entries {
             let words = |name: &str| entry[name].as_str().unwrap_or("-").to_owned();
-            line.push_str(&format!("\n                refused: {}: {}", words("signature"), words("why")));
+            line.push_str(&format!(
+                "\n                refused: {}: {}",
+                words("signature"),
+                words("why")
+            ));
         }
     }
     Some(line)
@@ -182,20 +191,36 @@ mod tests {
 
     #[test]
     fn what_is_owed_is_one_line_and_nothing_where_nothing_can_be() {
-        let line = |debt| super::owed(&debt);
+        let line = |debt| super::owed(&debt, "OK");
         assert_eq!(line(json!({ "configured": false, "owed": 0 })), None);
-        let mut debt = json!({ "configured": true, "owed": 312, "oldest_age_seconds": 240.4, "paid_per_second": 50.0 });
-        assert_eq!(line(debt.clone()).unwrap(), "312 owed, the oldest for 4 min, draining 50/s");
+        let mut debt =
+            json!({ "configured": true, "owed": 312, "oldest_age_seconds": 240.4, "paid_per_second": 50.0 });
+        assert_eq!(
+            line(debt.clone()).unwrap(),
+            "312 owed, the oldest for 4 min, draining 50/s"
+        );
         debt["paid_per_second"] = json!(0.0);
         debt["last_error"] = json!("connection refused");
+        assert_eq!(
+            line(debt.clone()).unwrap(),
+            "312 owed, the oldest for 4 min; waiting: connection refused"
+        );
+        let wrong = super::owed(&debt, "WRONG_LOG").unwrap();
+        assert_eq!(wrong, "312 owed, the oldest for 4 min; waiting: it is WRONG_LOG");
         debt["configured"] = json!(false);
-        assert_eq!(line(debt.clone()).unwrap(), "312 owed, the oldest for 4 min; none is configured now");
+        assert_eq!(
+            line(debt.clone()).unwrap(),
+            "312 owed, the oldest for 4 min; none is configured now"
+        );
         debt["configured"] = json!(true);
         let refused = json!({ "signature": "sig_1", "why": "no such key" });
         debt["refused"] = json!(1);
         debt["refused_entries"] = json!([refused]);
         let line = line(debt).unwrap();
-        assert!(line.starts_with("312 owed, the oldest for 4 min; waiting: connection refused; 1 refused"), "{line}");
+        assert!(
+            line.starts_with("312 owed, the oldest for 4 min; waiting: connection refused; 1 refused"),
+            "{line}"
+        );
         assert!(line.ends_with("sig_1: no such key"), "{line}");
     }
 

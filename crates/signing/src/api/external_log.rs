@@ -20,7 +20,7 @@ pub struct ExternalLogBody {
     pub unpublished: u64,
     /// Entries that the log will never take.
     pub refused: u64,
-    /// Over the last ten seconds.
+    /// Over the last five seconds.
     pub paid_per_second: f64,
     /// What last went wrong with the entry that is owed the longest; empty if nothing did.
     pub last_error: String,

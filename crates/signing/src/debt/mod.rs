@@ -117,7 +117,10 @@ pub async fn run(signing: Signing, settings: Settings, stop: CancellationToken) 
                 settings.lease_ttl / 3
             }
             Err(Stopped::Failed(error)) => {
-                tracing::warn!(error = kernel::chain(&error), "paying the debt to the external log");
+                tracing::warn!(
+                    error = kernel::chain(&error),
+                    "paying the debt to the external log"
+                );
                 FAILED_PAUSE
             }
         };
@@ -160,7 +163,10 @@ async fn renew(lease: &Lease, ttl: Duration) -> Result<Infallible, Stopped> {
             Ok(true) => {}
             Ok(false) => return Err(Stopped::Lost),
             // Every write checks the fence, so going on without a renewed lease is safe.
-            Err(error) => tracing::warn!(error = kernel::chain(&error), "renewing the lease on the external log"),
+            Err(error) => tracing::warn!(
+                error = kernel::chain(&error),
+                "renewing the lease on the external log"
+            ),
         }
     }
 }

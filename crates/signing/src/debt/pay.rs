@@ -94,7 +94,9 @@ impl Payer {
                 Ok(()) => {}
                 Err(wait) => return Ok(wait.unwrap_or(LOOK_AFTER).min(LOOK_AFTER).min(self.settles_in())),
             }
-            let Some(owed) = self.waiting.pop_front() else { continue };
+            let Some(owed) = self.waiting.pop_front() else {
+                continue;
+            };
             self.send(owed);
         }
     }
@@ -140,16 +142,22 @@ impl Payer {
     }
 
     fn take(&mut self, answer: Option<Answer>) {
-        let Some((owed, began, answer)) = answer else { return };
+        let Some((owed, began, answer)) = answer else {
+            return;
+        };
         let (now, chance) = (self.now(), rules::chance(&*self.parts.random));
         let counts = &self.parts.debts;
         let learned = answer.as_ref().map(|_| ());
-        self.pace.learn(learned, began, now, self.running.len() + 1, chance);
+        self.pace
+            .learn(learned, began, now, self.running.len() + 1, chance);
         let outcome = match answer {
             Ok(entry) => Outcome::Logged(entry),
             Err(error) => {
                 counts.count_failure(&error);
-                let why: String = kernel::words(&error.to_string()).chars().take(ERROR_CHARS_MAX).collect();
+                let why: String = kernel::words(&error.to_string())
+                    .chars()
+                    .take(ERROR_CHARS_MAX)
+                    .collect();
                 match error {
                     ExternalLogError::Refused(_) => {
                         tracing::warn!(signature = owed.id, why, "the external log refuses an entry");

@@ -61,8 +61,14 @@ impl Publisher {
         for item in items {
             match self.work(item).await? {
                 Ok(work) => {
-                    let host = work.images.first().map(|(repository, _)| repository.registry().to_owned());
-                    by_registry.entry(host.unwrap_or_default()).or_default().push(work);
+                    let host = work
+                        .images
+                        .first()
+                        .map(|(repository, _)| repository.registry().to_owned());
+                    by_registry
+                        .entry(host.unwrap_or_default())
+                        .or_default()
+                        .push(work);
                 }
                 Err((item, why)) => self.settle(&item, Err(why)).await?,
             }
@@ -79,7 +85,12 @@ impl Publisher {
         for (repository, digest) in tables::images(&self.parts.db, &item.id).await? {
             match repository.parse() {
                 Ok(repository) => images.push((repository, digest)),
-                Err(_) => return Ok(Err((item, format!("the repository {repository:?} does not read")))),
+                Err(_) => {
+                    return Ok(Err((
+                        item,
+                        format!("the repository {repository:?} does not read"),
+                    )));
+                }
             }
         }
         Ok(Ok(Work { item, images }))
@@ -103,7 +114,10 @@ impl Publisher {
             self.settle(&item, outcome).await?;
         }
         if let Some(why) = failed {
-            tracing::warn!(why, "evidence of the external log was not published; it is tried again");
+            tracing::warn!(
+                why,
+                "evidence of the external log was not published; it is tried again"
+            );
         }
         Ok(())
     }

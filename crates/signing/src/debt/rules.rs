@@ -80,7 +80,9 @@ impl Pace {
         let answered = Outcome::Answered("append", now.since(began));
         let (load, away) = match outcome {
             Ok(()) | Err(ExternalLogError::Refused(_) | ExternalLogError::Unproven(_)) => (answered, None),
-            Err(ExternalLogError::Throttled { after }) => (Outcome::Overloaded, Some(after.unwrap_or_default())),
+            Err(ExternalLogError::Throttled { after }) => {
+                (Outcome::Overloaded, Some(after.unwrap_or_default()))
+            }
             Err(ExternalLogError::Away(_)) => (Outcome::Overloaded, Some(Duration::ZERO)),
             Err(ExternalLogError::Wrong(_)) => (Outcome::Unknown, Some(Duration::ZERO)),
         };
@@ -146,9 +148,16 @@ mod tests {
     fn in_no_second_is_more_sent_than_the_rate() {
         for per_second in [1, 2, 19, 20, 50, 1_000] {
             let sent = sent(per_second, 6);
-            let most = |from: &i64| sent.iter().filter(|at| (*from..*from + 1_000_000).contains(at)).count();
+            let most = |from: &i64| {
+                sent.iter()
+                    .filter(|at| (*from..*from + 1_000_000).contains(at))
+                    .count()
+            };
             let most = sent.iter().map(most).max().unwrap();
-            assert!(most <= per_second as usize, "{most} in a second at {per_second}/s");
+            assert!(
+                most <= per_second as usize,
+                "{most} in a second at {per_second}/s"
+            );
             // And nearly that much is: it waits for a second first.
             let least = per_second as usize * 5 * 9 / 10;
             assert!(sent.len() >= least, "{} in 5 s at {per_second}/s", sent.len());

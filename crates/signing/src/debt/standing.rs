@@ -9,7 +9,7 @@ use crate::SigningError;
 use crate::ports::ExternalLogError;
 
 /// Over how many seconds the speed of paying is told.
-const SPEED_SECONDS: u32 = 10;
+const SPEED_SECONDS: u32 = 5;
 /// Refused entries that are named.
 const REFUSED_MAX: u32 = 20;
 
@@ -24,7 +24,7 @@ pub struct Standing {
     pub unpublished: u64,
     /// Entries that the log will never take.
     pub refused: u64,
-    /// Entries that were paid in a second, over the last ten seconds.
+    /// Entries that were paid in a second, over the last five seconds.
     pub paid_per_second: f64,
     /// What last went wrong with the entry that is owed the longest; empty if nothing did.
     pub last_error: String,
@@ -59,7 +59,9 @@ impl Debts {
     }
 
     pub(super) fn count_failure(&self, error: &ExternalLogError) {
-        let at = ExternalLogError::REASONS.iter().position(|word| *word == error.reason());
+        let at = ExternalLogError::REASONS
+            .iter()
+            .position(|word| *word == error.reason());
         if let Some(count) = at.and_then(|at| self.failures.get(at)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -100,7 +102,8 @@ pub(super) async fn standing(db: &Db, now_us: i64) -> Result<Standing, SigningEr
         let paid = u32::try_from(row.int("n")?).unwrap_or(u32::MAX);
         standing.paid_per_second = f64::from(paid) / f64::from(SPEED_SECONDS);
     }
-    let sql = "SELECT last_error FROM external_debt WHERE state = 'owed' ORDER BY since, signature_id LIMIT 1";
+    let sql =
+        "SELECT last_error FROM external_debt WHERE state = 'owed' ORDER BY since, signature_id LIMIT 1";
     if let Some(row) = db.read_one(sql, Vec::new()).await? {
         standing.last_error = row.text("last_error")?;
     }

@@ -208,7 +208,12 @@ pub(crate) async fn at_image(
 }
 
 /// Writes down what came of one entry. The caller's transaction has checked the fence.
-pub(super) async fn settle(tx: &mut Tx, id: &str, outcome: &Outcome, now_us: i64) -> Result<(), SigningError> {
+pub(super) async fn settle(
+    tx: &mut Tx,
+    id: &str,
+    outcome: &Outcome,
+    now_us: i64,
+) -> Result<(), SigningError> {
     let (sql, args) = match outcome {
         Outcome::Logged(entry) => (
             "UPDATE external_debt SET state = 'logged', attempts = 0, next_at = $1, last_error = '', \

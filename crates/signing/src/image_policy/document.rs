@@ -233,7 +233,9 @@ fn log_rule(text: &str) -> Result<Option<SignedDuration>, String> {
     let digits = &time[..time.len() - 1];
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
     let count: i64 = digits.parse().ok().filter(|_| plain).ok_or_else(wrong)?;
-    let seconds = count.checked_mul(unit).filter(|seconds| *seconds <= WITHIN_SECONDS_MAX);
+    let seconds = count
+        .checked_mul(unit)
+        .filter(|seconds| *seconds <= WITHIN_SECONDS_MAX);
     Ok(Some(SignedDuration::from_secs(seconds.ok_or_else(wrong)?)))
 }
 
@@ -277,7 +279,10 @@ impl Place {
             authority.within = log_rule(log).map_err(|why| self.refused(".log", why))?;
             let root = roots(Root::External);
             authority.trust = Some(root.ok_or_else(|| {
-                self.refused(".log", "no external log is known here: it is set under [external_log]")
+                self.refused(
+                    ".log",
+                    "no external log is known here: it is set under [external_log]",
+                )
             })?);
             authority.log_required = true;
             return Ok(authority);

@@ -39,7 +39,9 @@ pub(super) fn or_owed(
         State::Owed if age < within => Some(since.saturating_add(within).unwrap_or(Timestamp::MAX)),
         State::Owed => {
             let (age, within) = (said(age), said(within));
-            return too_little(format!("it has been owed for {age}, and the policy gives it {within}"));
+            return too_little(format!(
+                "it has been owed for {age}, and the policy gives it {within}"
+            ));
         }
         State::Refused => return too_little("the log has refused it".to_owned()),
     };

@@ -127,7 +127,15 @@ impl Authority {
         let trust = self.trust.as_ref().map(|trust| trust.fingerprint().hex());
         let formats = self.formats.to_string();
         let within = self.within.map(|within| within.as_secs());
-        serde_json::json!([self.name, keys, identities, self.log_required, trust, within, formats])
+        serde_json::json!([
+            self.name,
+            keys,
+            identities,
+            self.log_required,
+            trust,
+            within,
+            formats
+        ])
     }
 }
 
@@ -168,7 +176,9 @@ impl Policy {
 
     /// Whether any authority gives a debt time.
     pub(crate) fn gives_time(&self) -> bool {
-        self.authorities.iter().any(|authority| authority.within.is_some())
+        self.authorities
+            .iter()
+            .any(|authority| authority.within.is_some())
     }
 
     /// The same for two policies that decide the same on the same records.

@@ -139,7 +139,10 @@ impl Report {
 
     /// Until when it is verified by what was read; `None` if nothing of that ends by itself.
     pub(crate) fn holds_until(&self) -> Option<Timestamp> {
-        let accepted = self.candidates.iter().filter_map(|candidate| candidate.outcome.as_ref().ok());
+        let accepted = self
+            .candidates
+            .iter()
+            .filter_map(|candidate| candidate.outcome.as_ref().ok());
         let ends: Option<Vec<Timestamp>> = accepted.map(|accepted| accepted.holds_until).collect();
         ends.and_then(|ends| ends.into_iter().max())
     }

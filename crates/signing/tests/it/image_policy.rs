@@ -32,7 +32,8 @@ fn pem(signer: &LocalSigner) -> String {
 
 fn read(document: &Value, root: Option<&Arc<TrustRoot>>) -> Result<ImagePolicy, SigningError> {
     ImagePolicy::read(document, &|asked| {
-        root.filter(|_| matches!(asked, Root::Own | Root::Named("own"))).cloned()
+        root.filter(|_| matches!(asked, Root::Own | Root::Named("own")))
+            .cloned()
     })
 }
 

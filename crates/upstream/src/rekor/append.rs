@@ -85,7 +85,13 @@ impl Client {
                     return Err(RekorReason::Unproven("it logged another entry".to_owned()));
                 }
                 let checkpoint = self.included(Api::V2, &included, &answer)?;
-                self.logged_v2(&included.body, included.tree_index, &included.hashes, &checkpoint, false)
+                self.logged_v2(
+                    &included.body,
+                    included.tree_index,
+                    &included.hashes,
+                    &checkpoint,
+                    false,
+                )
             }
             _ => Err(refusal(answer)),
         }

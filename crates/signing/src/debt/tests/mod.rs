@@ -46,24 +46,37 @@ async fn p13_after_a_day_without_the_external_log_all_is_paid_under_the_rate_and
         }
         let standing = world.standing().await;
         assert_eq!((standing.owed, standing.unpublished), (200, 0));
-        assert!(standing.oldest >= DAY - every && standing.oldest <= DAY, "{standing:?}");
+        assert!(
+            standing.oldest >= DAY - every && standing.oldest <= DAY,
+            "{standing:?}"
+        );
         assert_eq!(standing.last_error, "connection refused");
         assert_eq!(world.outside.size(), 0);
         let asked = world.outside.asked.lock().unwrap().len();
-        assert!((1_440..2_500).contains(&asked), "{asked} questions to a log that is away");
+        assert!(
+            (1_440..2_500).contains(&asked),
+            "{asked} questions to a log that is away"
+        );
 
         world.outside.down.store(false, Ordering::SeqCst);
         // A pause of a minute at most, and then the rate.
         let enough = MINUTE + Duration::from_secs(200) / RATE + Duration::from_secs(5);
         world.pays_for(&mut payer, enough).await;
         let standing = world.standing().await;
-        assert_eq!((standing.owed, standing.unpublished, standing.refused), (0, 200, 0));
+        assert_eq!(
+            (standing.owed, standing.unpublished, standing.refused),
+            (0, 200, 0)
+        );
         assert_eq!((world.outside.size(), world.outside.distinct()), (200, 200));
         assert!(world.outside.most_in_a_second() <= RATE as usize);
         assert_eq!(world.signing.debt_tally().paid, 200);
         world.publish(&lease).await;
         assert_eq!(world.standing().await.unpublished, 0);
-        assert_eq!(world.shelf.attached("r.example/app"), 400, "a second bundle at each");
+        assert_eq!(
+            world.shelf.attached("r.example/app"),
+            400,
+            "a second bundle at each"
+        );
     })
     .await;
 }
@@ -135,7 +148,10 @@ async fn an_entry_with_a_trouble_of_its_own_delays_no_other() {
         assert_eq!((standing.owed, standing.unpublished, standing.refused), (1, 3, 1));
         assert_eq!(standing.last_error, "it is not there");
         let named = world.signing.refused_debt(&context()).await.unwrap();
-        assert_eq!((named[0].signature.as_str(), named[0].why.as_str()), (never.id.as_str(), "no such key details"));
+        assert_eq!(
+            (named[0].signature.as_str(), named[0].why.as_str()),
+            (never.id.as_str(), "no such key details")
+        );
         assert_eq!(named.len(), 1);
         world.outside.unproven.lock().unwrap().clear();
         world.pays_for(&mut payer, MINUTE).await;
@@ -189,9 +205,13 @@ async fn an_image_that_is_finished_later_is_published_too() {
             json: serde_json::value::RawValue::from_string("{}".to_owned()).unwrap(),
         };
         let id = signed.id.as_str();
-        tables::settle(&mut tx, id, &Outcome::Logged(entry), now).await.unwrap();
+        tables::settle(&mut tx, id, &Outcome::Logged(entry), now)
+            .await
+            .unwrap();
         // What is late does not undo it.
-        tables::settle(&mut tx, id, &Outcome::Refused(String::new()), now).await.unwrap();
+        tables::settle(&mut tx, id, &Outcome::Refused(String::new()), now)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         row(State::Logged).await;
         let one_more = BTreeMap::from([(&signed.id, 1)]);

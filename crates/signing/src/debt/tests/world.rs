@@ -18,8 +18,8 @@ use crate::debt::publish::Publisher;
 use crate::debt::{LEASE, Settings, Standing};
 use crate::format::Annotations;
 use crate::ports::{
-    Descriptor, ExternalLog, ExternalLogError, Log, LoggedEntry, Manifest, Merge, NewEntry, Registry, RegistryError,
-    RegistryReason,
+    Descriptor, ExternalLog, ExternalLogError, Log, LoggedEntry, Manifest, Merge, NewEntry, Registry,
+    RegistryError, RegistryReason,
 };
 use crate::trust::TrustRoot;
 use crate::{Formats, Keyring, SignRequest, Signed, Signing};
@@ -49,7 +49,12 @@ impl Outside {
     /// The most that it was asked for within any second.
     pub fn most_in_a_second(&self) -> usize {
         let asked = self.asked.lock().unwrap();
-        let within = |from: &i64| asked.iter().filter(|at| (*from..*from + 1_000_000).contains(at)).count();
+        let within = |from: &i64| {
+            asked
+                .iter()
+                .filter(|at| (*from..*from + 1_000_000).contains(at))
+                .count()
+        };
         asked.iter().map(within).max().unwrap_or(0)
     }
 
@@ -90,7 +95,9 @@ impl ExternalLog for Outside {
     }
 
     fn barred(&self) -> Option<String> {
-        self.wrong.load(Ordering::SeqCst).then(|| "it is WRONG_LOG".to_owned())
+        self.wrong
+            .load(Ordering::SeqCst)
+            .then(|| "it is WRONG_LOG".to_owned())
     }
 }
 
@@ -142,7 +149,9 @@ impl Shelf {
     pub fn attached(&self, repository: &str) -> usize {
         let bundles = self.bundles.lock().unwrap();
         let own = bundles.iter().filter(|(of, _, _)| of == repository);
-        own.map(|(_, image, bundle)| (image, bundle)).collect::<BTreeSet<_>>().len()
+        own.map(|(_, image, bundle)| (image, bundle))
+            .collect::<BTreeSet<_>>()
+            .len()
     }
 }
 
@@ -162,7 +171,12 @@ impl Registry for Shelf {
         Ok(Bytes::new())
     }
 
-    async fn referrers(&self, _: Caller<'_>, _: &Repository, _: Digest) -> Result<Vec<Descriptor>, RegistryError> {
+    async fn referrers(
+        &self,
+        _: Caller<'_>,
+        _: &Repository,
+        _: Digest,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
         self.answers()?;
         Ok(Vec::new())
     }
@@ -185,7 +199,13 @@ impl Registry for Shelf {
         Ok(())
     }
 
-    async fn update_tag(&self, _: Caller<'_>, _: &Repository, _: &str, _: &Merge<'_>) -> Result<(), RegistryError> {
+    async fn update_tag(
+        &self,
+        _: Caller<'_>,
+        _: &Repository,
+        _: &str,
+        _: &Merge<'_>,
+    ) -> Result<(), RegistryError> {
         self.answers()
     }
 }
@@ -265,13 +285,24 @@ impl World {
     /// What the external log would know the signature by.
     pub async fn entry_of(&self, signed: &Signed) -> Digest {
         let sql = "SELECT statement FROM signature WHERE id = $1";
-        let row = self.db.read_one(sql, store::args![&signed.id]).await.unwrap().unwrap();
+        let row = self
+            .db
+            .read_one(sql, store::args![&signed.id])
+            .await
+            .unwrap()
+            .unwrap();
         let statement = row.blob("statement").unwrap();
-        Digest::of(&crate::format::dsse::pae(crate::format::dsse::IN_TOTO, &statement))
+        Digest::of(&crate::format::dsse::pae(
+            crate::format::dsse::IN_TOTO,
+            &statement,
+        ))
     }
 
     pub async fn lease(&self, holder: &str, ttl: Duration) -> Lease {
-        Lease::acquire(&self.db, LEASE, holder, ttl).await.unwrap().unwrap()
+        Lease::acquire(&self.db, LEASE, holder, ttl)
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     pub fn payer(&self, lease: &Lease) -> Payer {
