@@ -149,7 +149,9 @@ async fn sign(server: &Arc<Server>, images: &[String], done: &Arc<AtomicBool>) -
                     break;
                 };
                 let began = now();
-                let answer = server.post("/api/v1/signatures", &json!({ "image": image })).await?;
+                let answer = server
+                    .post("/api/v1/signatures", &json!({ "image": image }))
+                    .await?;
                 ensure!(answer["deduplicated"] == false, "not new: {answer}");
                 times.push(began.elapsed().as_secs_f64() * 1e3);
                 tokio::time::sleep(PAUSE).await;
@@ -228,7 +230,11 @@ async fn paid(server: &Server) -> Result<()> {
 
 async fn log_size(server: &Server) -> Result<f64> {
     let note = server.get("/api/v2/checkpoint").await?;
-    Ok(note.lines().nth(1).context("no size in the checkpoint")?.parse()?)
+    Ok(note
+        .lines()
+        .nth(1)
+        .context("no size in the checkpoint")?
+        .parse()?)
 }
 
 /// The sizes of the external log, and when it had them, until it is `done`.

@@ -411,6 +411,16 @@ pub fn rekor_answer(bytes: &[u8]) {
     if let Ok(note) = answer::note(bytes) {
         assert!(Checkpoint::parse(&note).is_ok());
     }
+    // What becomes evidence reads as the entry that it was.
+    if let Ok(included) = answer::v1_entry(bytes)
+        && let Ok(checkpoint) = Checkpoint::parse(&included.checkpoint)
+    {
+        let evidence = answer::v1_evidence(&checkpoint.root, &included, &checkpoint);
+        let evidence = evidence.expect("strings have a JSON form");
+        let evidence: serde_json::Value =
+            serde_json::from_str(evidence.get()).expect("what was just written");
+        assert_eq!(evidence["logIndex"], included.log_index.to_string());
+    }
     let said = [
         answer::signed_tree_head(bytes).map(drop).err(),
         answer::consistency_proof(bytes).map(drop).err(),

@@ -18,8 +18,9 @@ use crate::ports::{ExternalLog, ExternalLogError, LoggedEntry};
 
 /// Entries that are read at once. One of a large release takes the memory of its statement while it is read.
 const READ_MAX: usize = 256;
-/// Answers that are written down at once, and how long the first waits for more: each write is a synced commit.
-const SETTLED_MAX: usize = 256;
+/// Answers that are written down at once, and how long the first waits for more: each write is a synced commit, and
+/// while it lasts nobody else writes to SQLite.
+const SETTLED_MAX: usize = 64;
 const SETTLE_AFTER: Duration = Duration::from_millis(250);
 /// How often is looked for new debt, and whether the log may be written to.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
