@@ -194,7 +194,7 @@ async fn asks_for_proof(scene: &Scene, server: &Server, api: &Api) {
     paid(api).await;
 }
 
-/// Shown to fail: without `lease::check` in `Payer::settle` and `Lease::renew` taken for good, both servers pay.
+/// That the one that was frozen writes nothing is shown beside the code; here both are processes, and all of it is real.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_of_two_servers_on_one_postgresql_one_pays_and_the_other_takes_over() {
     let Some(postgres) = Postgres::shared() else {

@@ -119,7 +119,7 @@ async fn wrong(
 }
 
 /// Looks until the status is as told, and says how long that took.
-async fn comes_to(stage: &mut Stage, what: &str, told: impl Fn(&Value) -> bool) -> Result<(), Failure> {
+async fn comes_to(stage: &Stage, what: &str, told: impl Fn(&Value) -> bool) -> Result<(), Failure> {
     let clock = SystemClock::new();
     let began = clock.monotonic();
     loop {

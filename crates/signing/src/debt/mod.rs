@@ -110,7 +110,7 @@ impl From<store::StoreError> for Stopped {
 /// Pays whenever it is this server's turn, until `stop`.
 pub async fn run(signing: Signing, settings: Settings, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let pause = match duty(&signing, &settings, &stop).await {
+        let pause = match Box::pin(duty(&signing, &settings, &stop)).await {
             Ok(()) => settings.lease_ttl / 3,
             Err(Stopped::Lost) => {
                 tracing::warn!("another server pays the debt to the external log now");

@@ -121,7 +121,7 @@ impl Payer {
         Ok(!self.waiting.is_empty())
     }
 
-    fn send(&mut self, owed: Owed) {
+    fn send(&self, owed: Owed) {
         let (log, began) = (self.log.clone(), self.now());
         let entry = owed.entry.clone();
         self.running.push(Box::pin(async move {

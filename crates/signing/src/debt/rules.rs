@@ -10,8 +10,9 @@ use crate::ports::ExternalLogError;
 /// Entries under way: a few at first, and at most what a slow log (a second an entry) needs for a hundred a second.
 const UNDER_WAY_START: usize = 8;
 const UNDER_WAY_MAX: usize = 128;
-/// The share of a second's entries that may be sent at once after a rest: fewer, larger turns cost less.
-const BURST_SHARE: u32 = 20;
+/// The share of a second's entries that may be sent at once after a rest: many at once would take the processor from
+/// those who sign.
+const BURST_SHARE: u32 = 100;
 /// Seconds of the first pause after a failure of the log; each next one is twice as long, to the longest.
 const PAUSE_SECONDS: u64 = 1;
 const PAUSE_SECONDS_MAX: u64 = 60;
@@ -195,7 +196,7 @@ mod tests {
     #[test]
     fn a_log_that_asks_for_a_pause_gets_it_and_an_entry_of_its_own_trouble_delays_no_other() {
         let clock = TestClock::at(Timestamp::UNIX_EPOCH);
-        let mut pace = Pace::new(50, clock.monotonic());
+        let mut pace = Pace::new(500, clock.monotonic());
         clock.advance(TAKE_OVER);
         let now = clock.monotonic();
         for own in [
