@@ -112,8 +112,8 @@ fn proof_of_the_external_log_counts_and_without_records_nothing_else() {
     }
 }
 
-/// Shown to fail: with `or_owed` taking any age, the second look verifies; without `Report::holds_until` the third does,
-/// from the verdict that is known; without the comparison of the signature, somebody else's by the same key does.
+/// Shown to fail: with `or_owed` taking any age, the look after an hour verifies; without `Report::holds_until` it does,
+/// from the verdict that is known.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_debt_counts_while_it_is_young_on_this_servers_records() {
     let world = World::new().await;
