@@ -254,7 +254,7 @@ fn joined(first: &Server, setup: Setup) -> Server {
     Server::join(setup, first.token()).unwrap()
 }
 
-/// Shown to fail: without `barred`, the other log grows.
+/// Shown to fail: without `barred`, nothing is owed any more: it was sent over a connection that had been kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_to_another_log_behind_the_name_nothing_is_sent_and_signing_goes_on() {
     let scene = Scene::new().await;

@@ -82,7 +82,7 @@ impl Debts {
 /// Reads how the debt stands.
 pub(super) async fn standing(db: &Db, now_us: i64) -> Result<Standing, SigningError> {
     let sql = "SELECT state, COUNT(*) AS n, MIN(since) AS oldest FROM external_debt \
-               WHERE state <> 'published' GROUP BY state";
+               WHERE state IN ('owed', 'logged', 'refused') GROUP BY state";
     let mut standing = Standing::default();
     for row in db.read(sql, Vec::new()).await? {
         let count = u64::try_from(row.int("n")?).unwrap_or(0);

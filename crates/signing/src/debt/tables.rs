@@ -22,7 +22,7 @@ pub(crate) const MIGRATION: Migration = Migration {
             attempts BIGINT NOT NULL, next_at BIGINT NOT NULL, last_error TEXT NOT NULL,
             log_index BIGINT, evidence TEXT, logged_at BIGINT, published_at BIGINT
           );
-          CREATE INDEX external_debt_open ON external_debt (state, since, signature_id) WHERE state <> 'published';
+          CREATE INDEX external_debt_state ON external_debt (state, since, signature_id);
           CREATE INDEX external_debt_logged ON external_debt (logged_at) WHERE logged_at IS NOT NULL;",
 };
 
