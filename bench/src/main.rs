@@ -5,6 +5,7 @@
 //! machine does not count. `cargo xtask bench all` writes `bench/RESULTS.md`.
 
 mod core_limits;
+mod debt;
 mod failover;
 mod figures;
 mod fleet;
@@ -41,6 +42,7 @@ const NAMES: &[&str] = &[
     "overload",
     "wrong-log",
     "failover",
+    "debt",
 ];
 
 #[tokio::main]
@@ -76,10 +78,12 @@ async fn main() -> Result<()> {
     }
     if names.is_empty() {
         bail!(
-            "name benchmarks: all, {}\nby name log-memory fills a log of {} entries, which takes most of an hour; in all, {}",
+            "name benchmarks: all, {}\nby name log-memory fills a log of {} entries, which takes most of an hour; in all, {}\n\
+             debt:N drains N entries instead of {}",
             NAMES.join(", "),
             log_memory::LONG,
-            log_memory::SHORT
+            log_memory::SHORT,
+            debt::ENTRIES
         );
     }
     let mut figures = Vec::new();
@@ -113,6 +117,8 @@ async fn run(name: &str, all: bool) -> Result<Vec<Figure>> {
         "overload" => overload::overload().await,
         "wrong-log" => wrong_log::named().await,
         "failover" => failover::gaps().await,
+        "debt" => debt::drained(debt::ENTRIES).await,
+        _ if let Some(count) = name.strip_prefix("debt:") => debt::drained(count.parse()?).await,
         _ => bail!(
             "there is no benchmark {name}; there are: all, {}",
             NAMES.join(", ")

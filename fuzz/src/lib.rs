@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use kernel::limits::REFERRERS_MAX;
 use kernel::{Cursor, Digest, Reference, Repository, Secret, SeededRandom, WORDS_CHARS_MAX};
 use signing::format::{Annotations, legacy, statement};
-use signing::image_policy::ImagePolicy;
+use signing::image_policy::{ImagePolicy, Root};
 use signing::key::PublicKey;
 use signing::ports::{Manifest, RegistryReason};
 use signing::trust::{LogIdentity, TrustRoot, trusted_root};
@@ -294,7 +294,7 @@ pub fn image_policy(bytes: &[u8]) {
     let Ok(mut document) = serde_json::from_slice::<serde_json::Value>(bytes) else {
         return;
     };
-    let roots = |_: Option<&str>| Some(log().1.clone());
+    let roots = |_: Root<'_>| Some(log().1.clone());
     let policy = match ImagePolicy::read(&document, &roots) {
         Ok(policy) => policy,
         Err(error) => return assert_short(&error.to_string()),
@@ -305,6 +305,8 @@ pub fn image_policy(bytes: &[u8]) {
         for own in &policy.authorities {
             assert_ne!(own.keys.is_empty(), own.identities.is_empty());
             assert!(own.identities.is_empty() || own.log_required);
+            // Time is given to a debt only where its log is asked for.
+            assert!(own.within.is_none() || own.log_required && own.identities.is_empty());
         }
         let again = ImagePolicy::read(&document, &roots).and_then(|again| again.policy_for(&image));
         assert_eq!(
@@ -408,6 +410,16 @@ pub fn http_date(bytes: &[u8]) {
 pub fn rekor_answer(bytes: &[u8]) {
     if let Ok(note) = answer::note(bytes) {
         assert!(Checkpoint::parse(&note).is_ok());
+    }
+    // What becomes evidence reads as the entry that it was.
+    if let Ok(included) = answer::v1_entry(bytes)
+        && let Ok(checkpoint) = Checkpoint::parse(&included.checkpoint)
+    {
+        let evidence = answer::v1_evidence(&checkpoint.root, &included, &checkpoint);
+        let evidence = evidence.expect("strings have a JSON form");
+        let evidence: serde_json::Value =
+            serde_json::from_str(evidence.get()).expect("what was just written");
+        assert_eq!(evidence["logIndex"], included.log_index.to_string());
     }
     let said = [
         answer::signed_tree_head(bytes).map(drop).err(),

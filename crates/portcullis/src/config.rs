@@ -43,7 +43,7 @@ pub struct Config {
     pub quota: QuotaSection,
     /// Trusted roots that image policies name with `trustRootRef`: name and file.
     pub trusted_roots: BTreeMap<String, PathBuf>,
-    /// A Rekor of somebody else's that is watched.
+    /// A Rekor of somebody else's that is watched, and owed each signature.
     pub external_log: Option<upstream::rekor::Settings>,
     pub canary: Option<CanarySection>,
     pub dead_mans_switch: Option<DeadMansSwitchSection>,

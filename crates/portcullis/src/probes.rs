@@ -21,6 +21,7 @@ use upstream::rekor::LogProbe;
 use crate::canary::Canary;
 use crate::config::Config;
 use crate::dead_man::DeadMansSwitch;
+use crate::external_log::External;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 
@@ -31,6 +32,7 @@ pub struct Parts<'a> {
     pub blobs: Blobs,
     pub tlog: Tlog,
     pub registries: Arc<upstream::oci::Client>,
+    pub external: Option<&'a External>,
     pub oidc: &'a access::oidc::Oidc,
     pub metrics: Metrics,
     /// This server's name on leases.
@@ -69,8 +71,8 @@ pub async fn start(parts: Parts<'_>) -> Result<Watch, Failure> {
     for (name, root) in config.trusted_roots()? {
         watch.add(Arc::new(trust_root(&name, &root, clock.clone())));
     }
-    if let Some(settings) = &config.external_log {
-        let client = Arc::new(upstream::rekor::Client::new(settings)?);
+    if let Some(external) = parts.external {
+        let client = external.client.clone();
         let mark = marks.read(&LogProbe::mark(&client)).await?;
         let (clock, references) = (clock.clone(), references.clone());
         let probe = LogProbe::new(client, marks, mark.as_deref(), clock, references);

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use access::audit::{self, Trail};
 use access::{Access, Context, NewToken, ProjectName, Role};
-use async_trait::async_trait;
 use axum::extract::{FromRef, State};
 use axum::http::header;
 use axum::middleware::{from_fn_with_state, map_response};
@@ -17,16 +16,18 @@ use axum::{Json, Router};
 use kernel::{Clock, Fault, Kind, Random, SystemClock, SystemRandom};
 use probing::{Board, Watch};
 use signing::image_policy::ImagePolicies;
-use signing::ports::{Log, LoggedEntry, NewEntry};
 use signing::trust::{self, LogIdentity, TrustRoot};
 use signing::{Keyring, Signing, SigningError, Verifying};
 use store::{Db, FolderLock};
-use tlog::{HashedRekord, LogKey, Name, Settings, Tlog};
+use tlog::{LogKey, Name, Settings, Tlog};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use utoipa::OpenApi as _;
 
 use crate::config::Config;
+use crate::embedded_log::EmbeddedLog;
 use crate::explain::codes;
+use crate::external_log::External;
 use crate::failure::Failure;
 use crate::metrics::{self, Metrics};
 use crate::place::{blobs, database_url, migrations};
@@ -62,6 +63,8 @@ pub struct App {
     random: Arc<dyn Random>,
     /// Ends what runs beside the requests.
     stop: CancellationToken,
+    /// What is waited for before the database is closed.
+    background: TaskTracker,
     /// Released when the last clone goes.
     _lock: Arc<FolderLock>,
 }
@@ -71,40 +74,6 @@ pub struct Started {
     pub app: App,
     /// The administrator's token, on the first start of all.
     pub first_token: Option<String>,
-}
-
-/// The embedded log behind the signing domain's port.
-struct EmbeddedLog {
-    tlog: Tlog,
-    trust: Arc<TrustRoot>,
-}
-
-#[async_trait]
-impl Log for EmbeddedLog {
-    async fn append(&self, entry: NewEntry) -> Result<LoggedEntry, Box<dyn Fault>> {
-        let NewEntry {
-            digest,
-            signature,
-            public_key,
-        } = entry;
-        let verifier = tlog::Verifier::PublicKey(public_key);
-        let entry = HashedRekord {
-            digest: digest.as_bytes().to_vec(),
-            signature,
-            verifier,
-        };
-        match self.tlog.append(&entry).await {
-            Ok(entry) => Ok(LoggedEntry {
-                index: entry.index,
-                json: entry.json,
-            }),
-            Err(error) => Err(Box::new(error)),
-        }
-    }
-
-    fn trust(&self) -> &Arc<TrustRoot> {
-        &self.trust
-    }
 }
 
 /// Opens everything; on the first start of all, makes the default project and key, and the administrator's token.
@@ -149,12 +118,14 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         tlog: tlog.clone(),
         trust: trust.clone(),
     });
+    let external = config.external_log.as_ref().map(External::open).transpose()?;
     let signing = Signing::new(signing::Settings {
         db: db.clone(),
         access: access.clone(),
         keyring,
         registry: client.clone(),
         log,
+        external_log: external.is_some(),
         formats: config.formats()?,
         quota: flow::Rate {
             per_minute: config.quota.signatures_per_minute,
@@ -169,7 +140,8 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         random.clone(),
         trust,
         config.trusted_roots()?,
-    );
+    )
+    .with_external(external.as_ref().map(|external| external.trust.clone()));
     let verifying = Verifying::new(signing.clone(), policies.clone());
     let first_token = if fresh {
         Some(first_start(&access, &signing).await?)
@@ -190,6 +162,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         blobs: blobs(config)?,
         tlog: tlog.clone(),
         registries: client,
+        external: external.as_ref(),
         oidc: &oidc,
         metrics: metrics.clone(),
         holder: holder(&config.data.folder)?,
@@ -218,9 +191,16 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         clock,
         random,
         stop: CancellationToken::new(),
+        background: TaskTracker::new(),
         _lock: lock,
     };
     tokio::spawn(app.signing.clone().take_over_operations(app.stop.clone()));
+    if let Some(external) = external {
+        let (board, ttl) = (app.watch.board().clone(), Duration::from_secs(LEASE_SECONDS));
+        let holder = holder(&config.data.folder)?;
+        let pay = external.pay(app.signing.clone(), board, holder, ttl, app.stop.clone());
+        app.background.spawn(pay);
+    }
     Ok(Started { app, first_token })
 }
 
@@ -229,6 +209,8 @@ impl App {
     /// its file into it.
     pub async fn close(&self) {
         self.stop.cancel();
+        self.background.close();
+        self.background.wait().await;
         self.watch.close().await;
         self.trail.close().await;
         self.seal.close().await;
@@ -413,6 +395,9 @@ async fn render_metrics(State(app): State<App>) -> String {
     app.metrics.log_leads(app.tlog.leads());
     if let Ok(status) = app.trail.status().await {
         app.metrics.audit(&status);
+    }
+    if let Ok(standing) = app.signing.debt().await {
+        app.metrics.debt(&standing, &app.signing);
     }
     app.metrics.signing(&app.signing);
     app.metrics.render() + &dependency_metrics::render(&app.watch.board().all(), &*app.clock)

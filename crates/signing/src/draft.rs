@@ -1,5 +1,6 @@
 //! One request on its way, from its image to a signature that stands.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use access::Context;
@@ -15,7 +16,7 @@ use crate::parts::Parts;
 use crate::ports::{Descriptor, LoggedEntry, NewEntry};
 use crate::request::{Ask, SignRequest, Signed};
 use crate::tables::{self, SignatureRow, Wish};
-use crate::{Formats, KeyInfo, SigningError, publish, resolve};
+use crate::{Formats, KeyInfo, SigningError, debt, publish, resolve};
 
 /// Bytes of one statement: in base64 and with its log entry it stays under `SIGNATURE_BLOB_BYTES_MAX`, the most that
 /// verifying reads. Every image of a release repeats the annotations.
@@ -339,14 +340,17 @@ impl Draft {
         futures::try_join!(bundle, legacy).map(|_| ())
     }
 
-    /// Marks signatures as done, each with its place in the log and an audit record, in one transaction.
+    /// Marks signatures as done, each with its place in the log, an audit record, and what is owed to the external log,
+    /// in one transaction.
     pub(crate) async fn finish(&self, done: &[(Wish, Id, u64)]) -> Result<(), SigningError> {
         let mut tx = self.parts.db.begin().await?;
+        let mut finished: BTreeMap<&Id, i64> = BTreeMap::new();
         for (wish, id, index) in done {
             if !tables::finish(&mut tx, wish, id, *index, self.parts.clock.now_us()).await? {
                 continue;
             }
             self.parts.counts.count_new();
+            *finished.entry(id).or_default() += 1;
             let resource = format!("{}@{}", wish.repository, wish.digest);
             let detail = format!("{id} key {} log index {index}", self.key.name);
             let record = Record {
@@ -356,6 +360,9 @@ impl Draft {
             };
             let (clock, random) = (&*self.parts.clock, &*self.parts.random);
             audit::record(&mut tx, &self.context, clock, random, record).await?;
+        }
+        if self.parts.external_log {
+            debt::owe(&mut tx, &finished, self.parts.clock.now_us()).await?;
         }
         tx.commit().await?;
         self.parts

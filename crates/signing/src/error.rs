@@ -282,7 +282,8 @@ the logs, certificate authorities and timestamp authorities that a verifier beli
         explanation: "An image policy is a ClusterImagePolicy of policy.sigstore.dev. What it asks for has to be \
 known here, down to each field: a rule that is left out silently would accept what its author meant to refuse. \
 Known are images.glob, and authorities with key.data or keyless.identities, ctlog, trustRootRef and \
-signatureFormat; mode is for gates.",
+signatureFormat; mode is for gates. Besides, an authority with a key may say log: required (the signature's entry in the \
+external log is proven) or log: within 1h (or this server has owed it for less).",
         hint: "correct the field that the message names; trusted roots are in portcullis.toml under [trusted_roots]",
     };
     pub const NO_IMAGE_POLICY: Code = Code {

@@ -20,6 +20,7 @@
 //! This crate owns keys, signatures and verdicts. It knows registries and logs only as [`ports`].
 
 pub mod api;
+pub mod debt;
 mod door;
 mod draft;
 mod error;

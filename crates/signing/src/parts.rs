@@ -7,6 +7,7 @@ use flow::Rate;
 use kernel::{Clock, Random};
 use store::Db;
 
+use crate::debt::Debts;
 use crate::door::Door;
 use crate::flight::Flights;
 use crate::operations::Operations;
@@ -24,6 +25,8 @@ pub struct Settings {
     pub keyring: Keyring,
     pub registry: Arc<dyn Registry>,
     pub log: Arc<dyn Log>,
+    /// Whether each signature is owed to a log of somebody else's too; [`crate::debt::run`] pays.
+    pub external_log: bool,
     pub formats: FormatsOf,
     /// New signatures that a project may make where it has no rate of its own.
     pub quota: Rate,
@@ -43,6 +46,7 @@ pub(crate) struct Parts {
     pub keyring: Keyring,
     pub registry: Arc<dyn Registry>,
     pub log: Arc<dyn Log>,
+    pub external_log: bool,
     pub formats: FormatsOf,
     pub quota: Rate,
     pub door: Door,
@@ -53,4 +57,5 @@ pub(crate) struct Parts {
     pub verdicts: Verdicts,
     pub operations: Operations,
     pub counts: Counts,
+    pub debts: Debts,
 }

@@ -1,5 +1,5 @@
-//! What signing asks of the world outside: a registry that holds images, and a log that records
-//! signatures. Both are traits with a fake in `testkit` and a test that takes them away.
+//! What signing asks of the world outside: a registry that holds images, a log that records signatures, and perhaps a
+//! log of somebody else's that is owed them too. All are traits with a test that takes them away.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -231,6 +231,52 @@ pub trait Log: Send + Sync + 'static {
 
     /// By what verifiers believe this log, and nothing else.
     fn trust(&self) -> &Arc<TrustRoot>;
+}
+
+/// A transparency log of somebody else's. It is written to in the background, and nobody waits for it.
+#[async_trait]
+pub trait ExternalLog: Send + Sync + 'static {
+    /// Has the log include an entry, or finds that it has it. What is returned was proven; after any failure the same
+    /// may be asked again, and the log has the entry once.
+    async fn append(&self, entry: NewEntry) -> Result<LoggedEntry, ExternalLogError>;
+
+    /// Why nothing may be sent there now, if so: it is not known yet who answers there, or not the right one does.
+    fn barred(&self) -> Option<String>;
+}
+
+/// Why an entry is not in the external log, or is not proven to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExternalLogError {
+    #[error("{0}")]
+    Away(String),
+    #[error("it asks to come back later")]
+    Throttled { after: Option<Duration> },
+    /// Somebody else answers there.
+    #[error("{0}")]
+    Wrong(String),
+    #[error("{0}")]
+    Unproven(String),
+    /// It will never take this entry.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl ExternalLogError {
+    /// The words of [`Self::reason`], for who counts by them.
+    pub const REASONS: [&'static str; 5] = ["away", "throttled", "wrong", "unproven", "refused"];
+
+    /// A stable word.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        let at = match self {
+            Self::Away(_) => 0,
+            Self::Throttled { .. } => 1,
+            Self::Wrong(_) => 2,
+            Self::Unproven(_) => 3,
+            Self::Refused(_) => 4,
+        };
+        Self::REASONS[at]
+    }
 }
 
 /// The codes of registry failures.

@@ -11,7 +11,7 @@ use crate::ports::Descriptor;
 use crate::request::Signed;
 use crate::tables::SignatureRow;
 use crate::verify::{Authority, Policy, survey};
-use crate::{Formats, SigningError};
+use crate::{Formats, SigningError, debt};
 
 impl Draft {
     /// Looks whether the registry holds the signature of `row`, and publishes what it does not.
@@ -76,6 +76,7 @@ impl Draft {
             detail: &detail,
         };
         let mut tx = parts.db.begin().await?;
+        debt::publish_again(&mut tx, &row.id, parts.clock.now_us()).await?;
         audit::record(&mut tx, &self.context, &*parts.clock, &*parts.random, record).await?;
         tx.commit().await?;
         parts.verdicts.signed(std::iter::once(subject.digest));

@@ -7,6 +7,7 @@ use flow::{Caller, Rate};
 use jiff::Timestamp;
 use kernel::Reference;
 
+use crate::debt::Debts;
 use crate::door::{Door, DoorStanding};
 use crate::draft::Draft;
 use crate::flight::Flights;
@@ -41,6 +42,7 @@ impl Signing {
             keyring,
             registry,
             log,
+            external_log,
             formats,
             quota,
             clock,
@@ -59,6 +61,7 @@ impl Signing {
                 keyring,
                 registry,
                 log,
+                external_log,
                 formats,
                 quota,
                 door,
@@ -67,6 +70,7 @@ impl Signing {
                 verdicts,
                 operations,
                 counts: Counts::default(),
+                debts: Debts::default(),
             }),
         }
     }

@@ -13,6 +13,7 @@ pub const MIGRATIONS: &[Migration] = &[
     KEYS_AND_SIGNATURES,
     crate::image_policy::MIGRATION,
     crate::operations::MIGRATION,
+    crate::debt::MIGRATION,
 ];
 
 const KEYS_AND_SIGNATURES: Migration = Migration {

@@ -162,7 +162,7 @@ pub struct LogIdentity {
     /// The name in its checkpoints; verifiers take it from the trusted root's `baseUrl`, not from the address that
     /// they write to.
     pub origin: String,
-    /// Ed25519 public key, `SubjectPublicKeyInfo` DER.
+    /// `SubjectPublicKeyInfo` DER, of Ed25519 or ECDSA P-256.
     pub public_key: Vec<u8>,
     /// The log's id, as entries carry it (32 bytes).
     pub id: Vec<u8>,
@@ -180,13 +180,23 @@ pub fn trusted_root(log: &LogIdentity) -> String {
             "hashAlgorithm": "SHA2_256",
             "publicKey": {
                 "rawBytes": BASE64.encode(&log.public_key),
-                "keyDetails": "PKIX_ED25519",
+                "keyDetails": key_details(&log.public_key),
                 "validFor": { "start": seconds(log.since) },
             },
             "logId": { "keyId": BASE64.encode(&log.id) },
         }],
     })
     .to_string()
+}
+
+/// `PublicKeyDetails` (sigstore `sigstore_common.proto`) of the two kinds of keys that logs sign with. Ed25519 has one
+/// encoding, of one length (RFC 8410).
+fn key_details(spki: &[u8]) -> &'static str {
+    const ED25519_BYTES: usize = 44;
+    match spki.len() {
+        ED25519_BYTES => "PKIX_ED25519",
+        _ => "PKIX_ECDSA_P256_SHA_256",
+    }
 }
 
 /// `signing_config.json`: makes cosign write to the log at `url`, and to nothing else.

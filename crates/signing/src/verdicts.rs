@@ -27,10 +27,17 @@ pub struct VerdictKey {
     pub policy: Digest,
 }
 
+/// A verdict, since when, and for how long.
+struct Known {
+    since: Monotonic,
+    life: Duration,
+    report: Arc<Report>,
+}
+
 /// A cache of verdicts; the registry stays the truth.
 pub struct Verdicts {
     clock: Arc<dyn Clock>,
-    known: Mutex<HashMap<VerdictKey, (Monotonic, Arc<Report>)>>,
+    known: Mutex<HashMap<VerdictKey, Known>>,
 }
 
 impl Verdicts {
@@ -46,33 +53,38 @@ impl Verdicts {
     #[must_use]
     pub fn get(&self, key: &VerdictKey) -> Option<(Arc<Report>, Duration)> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, report) = known.get(key)?;
+        let Known { since, life, report } = known.get(key)?;
         let age = self.clock.monotonic().since(*since);
-        let life = if report.verified {
-            ACCEPTED_SECONDS
-        } else {
-            REFUSED_SECONDS
-        };
-        (age < Duration::from_secs(life)).then(|| (report.clone(), age))
+        (age < *life).then(|| (report.clone(), age))
     }
 
     /// Keeps a verdict. When there is no room the oldest tenth goes.
     pub fn put(&self, key: VerdictKey, report: Arc<Report>) {
         let now = self.clock.monotonic();
+        let life = match report.verified {
+            true => Duration::from_secs(ACCEPTED_SECONDS),
+            false => Duration::from_secs(REFUSED_SECONDS),
+        };
+        // One that counts for a debt counts only as long as the debt is young.
+        let life = report.holds_until().map_or(life, |until| {
+            let left = until.duration_since(self.clock.now());
+            life.min(Duration::try_from(left).unwrap_or_default())
+        });
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= VERDICTS_MAX {
-            let mut ages: Vec<Monotonic> = known.values().map(|(since, _)| *since).collect();
+            let mut ages: Vec<Monotonic> = known.values().map(|known| known.since).collect();
             ages.sort_unstable();
             let limit = ages[VERDICTS_MAX / 10];
-            known.retain(|_, (since, _)| *since > limit);
+            known.retain(|_, known| known.since > limit);
         }
-        known.insert(key, (now, report));
+        let since = now;
+        known.insert(key, Known { since, life, report });
     }
 
     /// These images were just signed: a refusal of theirs no longer holds.
     pub fn signed(&self, digests: impl Iterator<Item = Digest>) {
         let digests: Vec<Digest> = digests.collect();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|key, (_, report)| report.verified || !digests.contains(&key.digest));
+        known.retain(|key, known| known.report.verified || !digests.contains(&key.digest));
     }
 }

@@ -11,8 +11,8 @@ use crate::format::Annotations;
 use crate::image_policy::ImagePolicies;
 use crate::key::PublicKey;
 use crate::verdicts::VerdictKey;
-use crate::verify::{self, Candidate, Policy, Report};
-use crate::{Signing, SigningError, resolve};
+use crate::verify::{self, Candidate, Policy, Records, Report};
+use crate::{Signing, SigningError, debt, resolve};
 
 /// Verifies for the API. Cheap to clone.
 #[derive(Clone)]
@@ -153,16 +153,9 @@ impl Verifying {
         }
         let report = {
             let _turn = self.turn(context, repository).await?;
-            let now = parts.clock.now();
-            verify::verify_digest(
-                &*parts.registry,
-                caller(context),
-                repository,
-                key.digest,
-                policy,
-                now,
-            )
-            .await?
+            let policy = &self.with_records(policy, &key).await?;
+            let (registry, now) = (&*parts.registry, parts.clock.now());
+            verify::verify_digest(registry, caller(context), repository, key.digest, policy, now).await?
         };
         let report = Arc::new(report);
         parts.verdicts.put(key, report.clone());
@@ -170,6 +163,17 @@ impl Verifying {
             report,
             age: Duration::ZERO,
         })
+    }
+
+    /// The policy with what this server owes the external log for the image, where it asks for that.
+    async fn with_records(&self, policy: &Policy, key: &VerdictKey) -> Result<Policy, SigningError> {
+        let mut policy = policy.clone();
+        if policy.gives_time() {
+            let db = &self.signing.parts.db;
+            let owing = debt::at_image(db, &key.project, &key.repository, key.digest).await?;
+            policy.records = Some(Records(owing.into()));
+        }
+        Ok(policy)
     }
 
     /// A turn to read at the image's registry.

@@ -65,6 +65,7 @@ mod view;
 mod tests;
 
 pub use self::core::Settings;
+pub use answer::transparency_log_entry;
 pub use api::router;
 pub use audit::{Audit, DAMAGE_MAX, Damage};
 pub use checkpoint::{Checkpoint, CheckpointError, LogKey, LogVerifier};

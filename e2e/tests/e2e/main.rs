@@ -10,6 +10,7 @@ mod connections;
 mod cosign;
 mod damage;
 mod dead_man;
+mod debt;
 mod deploy;
 mod door;
 mod export;

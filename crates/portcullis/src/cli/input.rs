@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kernel::{Fault as _, Reference, ReferenceError, Secret, SystemClock, SystemRandom};
 use serde_json::Value;
-use signing::image_policy::ImagePolicy;
+use signing::image_policy::{ImagePolicy, Root};
 use signing::key::PublicKey;
 use signing::trust::TrustRoot;
 use signing::verify::{self, Identity, Policy};
@@ -93,7 +93,7 @@ pub fn image_policy(file: &Path, root: Option<&Path>) -> Result<ImagePolicy, Fai
     }
     let root = root.map(trusted_root).transpose()?;
     let asked = Cell::new(false);
-    let roots = |_: Option<&str>| {
+    let roots = |_: Root<'_>| {
         asked.set(true);
         root.clone()
     };

@@ -50,6 +50,11 @@ pub async fn run(globals: &Globals, own: &Status) -> Result<ExitCode, Failure> {
 
 async fn read(client: &Client) -> Result<Value, Failure> {
     let mut found: Value = client.get("api/v1/dependencies").await?;
+    // A server without a database knows no debt, and shows the rest all the same.
+    found["external_log"] = match client.get("api/v1/external-log").await {
+        Ok(debt) => debt,
+        Err(failure) => json!({ "error": failure.line() }),
+    };
     // The log says itself if it cannot be read; the rest is shown all the same.
     found["log"] = match client
         .text("api/v2/checkpoint")
@@ -87,6 +92,11 @@ fn print(globals: &Globals, found: &Value) {
         )),
         None => println(&format!("log             {}", text(&log["error"]))),
     }
+    let outside = dependencies.iter().find(|one| one["name"] == "external-log");
+    let state = outside.map_or_else(String::new, |one| text(&one["state"]));
+    if let Some(line) = owed(&found["external_log"], &state) {
+        println(&format!("external log    {line}"));
+    }
     println("");
     let now = SystemClock::new().now();
     let ago = |value: &Value| {
@@ -120,6 +130,50 @@ fn print(globals: &Globals, found: &Value) {
     }
 }
 
+/// What is owed to the external log, which is in this state, in one line; nothing where there is none.
+fn owed(debt: &Value, state: &str) -> Option<String> {
+    if let Some(error) = debt["error"].as_str() {
+        return Some(error.to_owned());
+    }
+    let count = |name: &str| debt[name].as_u64().unwrap_or_default();
+    let (owed, unpublished, refused) = (count("owed"), count("unpublished"), count("refused"));
+    if debt["configured"] != true && owed + unpublished + refused == 0 {
+        return None;
+    }
+    let mut line = format!("{owed} owed");
+    if owed > 0 {
+        let oldest = debt["oldest_age_seconds"].as_f64().unwrap_or_default();
+        let paid = debt["paid_per_second"].as_f64().unwrap_or_default();
+        line.push_str(&format!(", the oldest for {}", age(oldest as i64)));
+        match debt["last_error"].as_str() {
+            _ if debt["configured"] != true => line.push_str("; none is configured now"),
+            _ if !matches!(state, "OK" | "EXPIRING" | "EXPIRED" | "STALE") => {
+                line.push_str(&format!("; waiting: it is {state}"));
+            }
+            _ if paid >= 10.0 => line.push_str(&format!(", draining {paid:.0}/s")),
+            _ if paid > 0.0 => line.push_str(&format!(", draining {paid:.1}/s")),
+            Some(error) if !error.is_empty() => line.push_str(&format!("; waiting: {error}")),
+            _ => line.push_str("; waiting"),
+        }
+    }
+    if unpublished > 0 {
+        line.push_str(&format!("; {unpublished} paid, to be published"));
+    }
+    if refused > 0 {
+        line.push_str(&format!("; {refused} refused for good"));
+        let entries = debt["refused_entries"].as_array().into_iter().flatten();
+        for entry in entries {
+            let words = |name: &str| entry[name].as_str().unwrap_or("-").to_owned();
+            line.push_str(&format!(
+                "\n                refused: {}: {}",
+                words("signature"),
+                words("why")
+            ));
+        }
+    }
+    Some(line)
+}
+
 /// A length of time as people say it, in its largest unit.
 fn age(seconds: i64) -> String {
     let seconds = seconds.max(0);
@@ -133,6 +187,43 @@ fn age(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    #[test]
+    fn what_is_owed_is_one_line_and_nothing_where_nothing_can_be() {
+        let line = |debt| super::owed(&debt, "OK");
+        assert_eq!(line(json!({ "configured": false, "owed": 0 })), None);
+        let mut debt =
+            json!({ "configured": true, "owed": 312, "oldest_age_seconds": 240.4, "paid_per_second": 50.0 });
+        assert_eq!(
+            line(debt.clone()).unwrap(),
+            "312 owed, the oldest for 4 min, draining 50/s"
+        );
+        debt["paid_per_second"] = json!(0.0);
+        debt["last_error"] = json!("connection refused");
+        assert_eq!(
+            line(debt.clone()).unwrap(),
+            "312 owed, the oldest for 4 min; waiting: connection refused"
+        );
+        let wrong = super::owed(&debt, "WRONG_LOG").unwrap();
+        assert_eq!(wrong, "312 owed, the oldest for 4 min; waiting: it is WRONG_LOG");
+        debt["configured"] = json!(false);
+        assert_eq!(
+            line(debt.clone()).unwrap(),
+            "312 owed, the oldest for 4 min; none is configured now"
+        );
+        debt["configured"] = json!(true);
+        let refused = json!({ "signature": "sig_1", "why": "no such key" });
+        debt["refused"] = json!(1);
+        debt["refused_entries"] = json!([refused]);
+        let line = line(debt).unwrap();
+        assert!(
+            line.starts_with("312 owed, the oldest for 4 min; waiting: connection refused; 1 refused"),
+            "{line}"
+        );
+        assert!(line.ends_with("sig_1: no such key"), "{line}");
+    }
+
     #[test]
     fn ages_are_said_in_their_largest_unit() {
         let told: Vec<String> = [-1, 7, 120, 7_200, 172_800].into_iter().map(super::age).collect();

@@ -192,7 +192,10 @@ fn table(report: &ReportBody) {
             };
             let log = match evidence.log_index {
                 Some(index) if evidence.logged => format!(", log index {index}"),
-                _ => String::new(),
+                _ => match &evidence.owed_since {
+                    Some(since) => format!(", owed to the external log since {since}"),
+                    None => String::new(),
+                },
             };
             println(&format!("          {} by {by}{log}", evidence.format));
         }

@@ -4,6 +4,8 @@
 //! runs this same program as a command and compares what came out with what was told.
 
 mod images;
+mod outside;
+mod owed;
 mod server;
 mod stage;
 
@@ -45,6 +47,7 @@ pub async fn run(own: Demo) -> Result<ExitCode, Failure> {
         images.host, server.url
     ));
     story(&mut stage, &images, &mut server).await?;
+    owed::scenes(&mut stage, &images, &mut server, &folder.path).await?;
     let failed = stage.failed();
     if own.exit {
         server.stop().await?;

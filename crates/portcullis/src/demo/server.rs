@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::config::FILE;
 use crate::explain::codes;
 use crate::failure::Failure;
 
@@ -55,6 +56,13 @@ impl ServerProcess {
             .map_err(|error| Failure::local("killing the server", &error))?;
         self.child = spawn(&self.data, &self.listen)?;
         self.ready().await
+    }
+
+    /// Starts it anew with this configuration.
+    pub async fn reconfigure(&mut self, config: &str) -> Result<(), Failure> {
+        let file = self.data.join(FILE);
+        std::fs::write(&file, config).map_err(|error| Failure::file("writing", &file, &error))?;
+        self.kill_and_restart().await
     }
 
     pub async fn stop(&mut self) -> Result<(), Failure> {

@@ -29,6 +29,8 @@ pub struct Expect {
     code: i32,
     out: Vec<String>,
     err: Vec<String>,
+    /// Where any are given, only lines that begin so are shown.
+    shown: Vec<String>,
 }
 
 impl Expect {
@@ -37,7 +39,14 @@ impl Expect {
             code,
             out: Vec::new(),
             err: Vec::new(),
+            shown: Vec::new(),
         }
+    }
+
+    /// Of what it prints, shows only the lines that begin so, and those of the others that are asked for.
+    pub fn shows(mut self, start: &str) -> Self {
+        self.shown.push(start.to_owned());
+        self
     }
 
     pub fn prints(mut self, text: &str) -> Self {
@@ -135,8 +144,14 @@ impl Stage {
     }
 
     fn judge(&mut self, ran: &Ran, expect: &Expect) {
-        show(&ran.out);
-        show(&ran.err);
+        if expect.shown.is_empty() {
+            show(&ran.out);
+            show(&ran.err);
+        }
+        let is_shown = |line: &&str| expect.shown.iter().any(|start| line.starts_with(start));
+        for line in ran.out.lines().filter(is_shown) {
+            println(&format!("  {line}"));
+        }
         println(&format!("  ({:.2} s, exit code {})", ran.seconds, ran.code));
         let missing_out = expect.out.iter().filter(|text| !ran.out.contains(*text));
         let missing_err = expect.err.iter().filter(|text| !ran.err.contains(*text));
@@ -175,6 +190,13 @@ impl Stage {
         let list: serde_json::Value = serde_json::from_str(&ran.out).unwrap_or_default();
         let count = list.as_array().map(|list| list.len() as u64);
         count.ok_or_else(|| Failure::coded(1, &codes::DEMO, format!("signature list said: {}", ran.err)))
+    }
+
+    /// What a command says as a document, without showing it.
+    pub async fn document(&self, words: &[&str]) -> Result<serde_json::Value, Failure> {
+        let ran = self.command(&[words, &["-o", "json"]].concat()).await?;
+        let cause = |_| format!("{} said: {}", words.join(" "), ran.err);
+        serde_json::from_str(&ran.out).map_err(|error| Failure::coded(1, &codes::DEMO, cause(error)))
     }
 
     async fn command(&self, words: &[&str]) -> Result<Ran, Failure> {

@@ -1,5 +1,6 @@
 //! Metrics in Prometheus' text format. Labels are bounded: never an image, a digest or a user.
 
+mod debt;
 mod queues;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use prometheus::{
 };
 use queues::Queues;
 use signing::Signing;
+use signing::debt::Standing;
 use web::ProblemDocument;
 
 /// Seconds: from a look-up in the store to a call that a slow registry holds.
@@ -47,6 +49,7 @@ struct Inner {
     log_leads: IntGauge,
     audit: Audit,
     queues: Mutex<Queues>,
+    debt: Mutex<debt::Debt>,
     canary: IntCounterVec,
 }
 
@@ -144,6 +147,7 @@ impl Metrics {
         }
         let audit = Audit::new(&registry)?;
         let queues = Mutex::new(Queues::new(&registry)?);
+        let debt = Mutex::new(debt::Debt::new(&registry)?);
         for outcome in CANARY_OUTCOMES {
             canary.with_label_values(&[outcome]);
         }
@@ -157,6 +161,7 @@ impl Metrics {
             log_leads,
             audit,
             queues,
+            debt,
             canary,
         })))
     }
@@ -178,6 +183,13 @@ impl Metrics {
     pub fn signing(&self, signing: &Signing) {
         let queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.set(&signing.standing(), signing.tally());
+    }
+
+    /// How the debt to the external log stands, and what this server has paid of it.
+    pub fn debt(&self, standing: &Standing, signing: &Signing) {
+        let debt = self.0.debt.lock().unwrap_or_else(PoisonError::into_inner);
+        debt.stands(standing);
+        debt.came_to(signing.debt_tally());
     }
 
     /// How the audit trail is; its counts only grow.

@@ -1,5 +1,6 @@
 //! Routes of signing, below `/api/v1`.
 
+mod external_log;
 mod image_policies;
 mod items;
 mod keys;
@@ -13,6 +14,7 @@ use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::{get, post};
 
+pub use external_log::{ExternalLogBody, RefusedEntry};
 pub use image_policies::ImagePolicyBody;
 pub use items::{BatchLine, SignBody, SignatureBody};
 pub use keys::{CosignPub, KeyBody, NewKeyBody};
@@ -48,6 +50,7 @@ where
         )
         .route("/operations/{id}", get(operations::get))
         .route("/quota", get(quota::get))
+        .route("/external-log", get(external_log::get))
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{name}", get(keys::one).post(keys::rotate))
         .route("/keys/{name}/cosign.pub", get(keys::public))
@@ -67,6 +70,7 @@ where
     image_policies::delete,
     operations::get,
     quota::get,
+    external_log::get,
     keys::list,
     keys::create,
     keys::one,

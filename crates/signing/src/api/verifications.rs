@@ -80,6 +80,9 @@ pub struct CandidateBody {
     pub logged: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_index: Option<u64>,
+    /// Since when the external log is owed it, where the policy lets that count for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owed_since: Option<String>,
 }
 
 #[utoipa::path(post, path = "/api/v1/verifications", tag = "verifications", request_body = VerifyBody,
@@ -171,6 +174,7 @@ impl From<&Candidate> for CandidateBody {
                 annotations: accepted.annotations.clone(),
                 logged: accepted.logged,
                 log_index: accepted.log_index,
+                owed_since: accepted.owed_since.map(|since| since.to_string()),
                 ..base
             },
             Err(rejected) => Self {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use kernel::Repository;
 use regex::RegexBuilder;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ const PARTS_MAX: usize = 100;
 /// A compiled regular expression, in bytes: a few lines of text can ask for megabytes, and with [`PARTS_MAX`] it
 /// bounds what one policy takes.
 const REGEX_BYTES_MAX: usize = 256 << 10;
+/// The longest that a policy gives a debt: 30 days. Who gives it longer asks for no log.
+const WITHIN_SECONDS_MAX: i64 = 30 * 86_400;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -74,6 +77,8 @@ struct AuthoritySpec {
     key: Option<KeySpec>,
     keyless: Option<KeylessSpec>,
     ctlog: Option<LogSpec>,
+    /// Ours, and no field of `ClusterImagePolicy`: what is asked of the external log.
+    log: Option<String>,
     signature_format: Option<FormatSpec>,
 }
 
@@ -125,8 +130,18 @@ enum FormatSpec {
     Bundle,
 }
 
-/// Finds a trusted root: the one of a name, or the one that counts where a policy names none.
-pub type TrustRoots<'a> = &'a dyn Fn(Option<&str>) -> Option<Arc<TrustRoot>>;
+/// Which trusted root a policy means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Root<'a> {
+    /// The one that counts where a policy names none.
+    Own,
+    /// That of the external log.
+    External,
+    Named(&'a str),
+}
+
+/// Finds a trusted root.
+pub type TrustRoots<'a> = &'a dyn Fn(Root<'_>) -> Option<Arc<TrustRoot>>;
 
 impl ImagePolicy {
     /// Reads a policy, and everything that it refers to.
@@ -201,6 +216,29 @@ impl ImagePolicy {
     }
 }
 
+/// `required`, or `within` a number of seconds, minutes, hours or days: for how long a debt counts.
+fn log_rule(text: &str) -> Result<Option<SignedDuration>, String> {
+    let wrong = || format!("{text:?} is neither \"required\" nor \"within 1h\" (s, m, h, d; at most 30d)");
+    if text == "required" {
+        return Ok(None);
+    }
+    let time = text.strip_prefix("within ").ok_or_else(wrong)?;
+    let unit = match time.bytes().last() {
+        Some(b's') => 1,
+        Some(b'm') => 60,
+        Some(b'h') => 3_600,
+        Some(b'd') => 86_400,
+        _ => return Err(wrong()),
+    };
+    let digits = &time[..time.len() - 1];
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && !digits.starts_with('0');
+    let count: i64 = digits.parse().ok().filter(|_| plain).ok_or_else(wrong)?;
+    let seconds = count
+        .checked_mul(unit)
+        .filter(|seconds| *seconds <= WITHIN_SECONDS_MAX);
+    Ok(Some(SignedDuration::from_secs(seconds.ok_or_else(wrong)?)))
+}
+
 /// Where in the document, for errors.
 struct Place(String);
 
@@ -233,6 +271,22 @@ impl Place {
             }
             _ => return Err(self.refused("", "it needs a key or keyless, and not both")),
         };
+        if let Some(log) = &spec.log {
+            if spec.keyless.is_some() || spec.ctlog.is_some() {
+                let why = "it goes with key alone: ctlog and keyless name another log, and each signature proves one";
+                return Err(self.refused(".log", why));
+            }
+            authority.within = log_rule(log).map_err(|why| self.refused(".log", why))?;
+            let root = roots(Root::External);
+            authority.trust = Some(root.ok_or_else(|| {
+                self.refused(
+                    ".log",
+                    "no external log is known here: it is set under [external_log]",
+                )
+            })?);
+            authority.log_required = true;
+            return Ok(authority);
+        }
         if spec.ctlog.is_none() && spec.keyless.is_none() {
             // In this format a key without `ctlog` means: without a log.
             return Ok(authority);
@@ -244,7 +298,7 @@ impl Place {
             return Err(self.refused(".ctlog.trustRootRef", "it is not the trusted root of keyless"));
         }
         let named = root_ref.or(log_ref);
-        let root = roots(named).ok_or_else(|| match named {
+        let root = roots(named.map_or(Root::Own, Root::Named)).ok_or_else(|| match named {
             Some(name) => self.refused("", format!("there is no trusted root {name:?}")),
             None => self.refused("", "no trusted root says which log to believe"),
         })?;

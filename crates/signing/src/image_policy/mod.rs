@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use store::{Db, Recent};
 
-pub use document::TrustRoots;
+pub use document::{Root, TrustRoots};
 pub(crate) use tables::MIGRATION;
 
 use crate::SigningError;
@@ -53,6 +53,7 @@ impl ImagePolicy {
             authorities: self.authorities.clone(),
             annotations: BTreeMap::new(),
             not_before: None,
+            records: None,
         })
     }
 }
@@ -77,6 +78,8 @@ pub struct ImagePolicies {
     random: Arc<dyn Random>,
     /// What this server's own log proves; counts where a policy names no root.
     own: Arc<TrustRoot>,
+    /// What the external log proves, if there is one.
+    external: Option<Arc<TrustRoot>>,
     /// Trusted roots that policies may name.
     named: Arc<BTreeMap<String, Arc<TrustRoot>>>,
 }
@@ -97,8 +100,15 @@ impl ImagePolicies {
             clock,
             random,
             own,
+            external: None,
             named,
         }
+    }
+
+    /// The same with an external log, which policies may ask for.
+    #[must_use]
+    pub fn with_external(self, external: Option<Arc<TrustRoot>>) -> Self {
+        Self { external, ..self }
     }
 
     /// One policy, ready to verify with: as it was a moment ago, or, while the database is away, as it was last read.
@@ -114,9 +124,10 @@ impl ImagePolicies {
     }
 
     fn parse(&self, document: &serde_json::Value) -> Result<ImagePolicy, SigningError> {
-        ImagePolicy::read(document, &|name| match name {
-            None => Some(self.own.clone()),
-            Some(name) => self.named.get(name).cloned(),
+        ImagePolicy::read(document, &|root| match root {
+            Root::Own => Some(self.own.clone()),
+            Root::External => self.external.clone(),
+            Root::Named(name) => self.named.get(name).cloned(),
         })
     }
 

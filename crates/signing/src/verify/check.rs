@@ -10,6 +10,7 @@ use sigstore_types::bundle::{SignatureContent, VerificationMaterialContent};
 use sigstore_types::{Bundle, DsseEnvelope};
 
 use super::evidence::{self, Evidence};
+use super::owed::or_owed;
 use super::report::Accepted;
 use super::{Authority, Identity, Policy, Rejected};
 use crate::Formats;
@@ -17,7 +18,7 @@ use crate::format::{Annotations, check_message, dsse, legacy, statement};
 use crate::key::PublicKey;
 use crate::trust::TrustRoot;
 
-type Outcome = Result<Accepted, Rejected>;
+pub(super) type Outcome = Result<Accepted, Rejected>;
 
 /// How far a log's or a timestamp authority's clock may be ahead of ours: clocks of different machines differ, and a
 /// signature of this second must not be refused for it.
@@ -284,7 +285,7 @@ fn without_log(authority: &Authority) -> Result<(), Rejected> {
 }
 
 /// Whether the signature's time, as far as it is proven, is one that the policy accepts.
-fn in_time(accepted: &Accepted, policy: &Policy) -> Result<(), Rejected> {
+pub(super) fn in_time(accepted: &Accepted, policy: &Policy) -> Result<(), Rejected> {
     let Some(limit) = policy.not_before else {
         return Ok(());
     };
@@ -341,9 +342,14 @@ impl Check<'_> {
         match &self.bundle.verification_material.content {
             VerificationMaterialContent::PublicKey(_) => {
                 let key = by_key(self.authority, hint(self.bundle), signed_by)?;
-                self.key(key, |verifier, policy| {
+                let outcome = self.key(key, |verifier, policy| {
                     verifier.verify(artifact(), self.bundle, policy)
-                })
+                });
+                let SignatureContent::DsseEnvelope(envelope) = &self.bundle.content else {
+                    return outcome;
+                };
+                let signature = envelope.signature.sig.as_bytes();
+                or_owed(outcome, key, signature, self.authority, self.policy, self.now)
             }
             _ => self.identity(|verifier, policy| verifier.verify(artifact(), self.bundle, policy)),
         }

@@ -16,6 +16,7 @@ mod check;
 mod evidence;
 mod gather;
 mod look;
+mod owed;
 mod policy;
 mod report;
 
@@ -24,7 +25,7 @@ use jiff::Timestamp;
 use kernel::{Digest, Reference, Repository};
 
 pub use check::{check_blob, check_bundle, check_legacy};
-pub use policy::{Authority, Identity, Matcher, Policy};
+pub use policy::{Authority, Identity, Matcher, Policy, Records};
 pub use report::{Candidate, Rejected, Report};
 
 use crate::SigningError;

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kernel::Digest;
 use regex::Regex;
 
 use crate::Formats;
+use crate::debt::Owing;
 use crate::format::Annotations;
 use crate::key::PublicKey;
 use crate::trust::TrustRoot;
@@ -22,7 +23,13 @@ pub struct Policy {
     /// The oldest signature that counts. Its time has to be proven, by a log or a timestamp authority of the
     /// authority's trusted root: without proof a signature counts as too old.
     pub not_before: Option<Timestamp>,
+    /// What this server owes the external log for the image at hand. Who has no records gives nobody time.
+    pub records: Option<Records>,
 }
+
+/// What is owed to the external log for one image, as this server has it.
+#[derive(Debug, Clone)]
+pub struct Records(pub(crate) Arc<[Owing]>);
 
 /// Who may have signed. It accepts a signature by any of its keys or identities in one of its formats, and, if it asks
 /// for a log, only with proof that a trusted log holds the signature.
@@ -37,6 +44,8 @@ pub struct Authority {
     pub log_required: bool,
     /// Logs, certificate authorities and timestamp authorities that are believed.
     pub trust: Option<Arc<TrustRoot>>,
+    /// For how long a signature of this server's counts while it is owed to the log, without its proof.
+    pub within: Option<SignedDuration>,
     pub formats: Formats,
 }
 
@@ -99,6 +108,7 @@ impl Authority {
             identities: Vec::new(),
             log_required: false,
             trust: None,
+            within: None,
             formats: Formats::BOTH,
         }
     }
@@ -116,7 +126,16 @@ impl Authority {
             .collect();
         let trust = self.trust.as_ref().map(|trust| trust.fingerprint().hex());
         let formats = self.formats.to_string();
-        serde_json::json!([self.name, keys, identities, self.log_required, trust, formats])
+        let within = self.within.map(|within| within.as_secs());
+        serde_json::json!([
+            self.name,
+            keys,
+            identities,
+            self.log_required,
+            trust,
+            within,
+            formats
+        ])
     }
 }
 
@@ -135,6 +154,7 @@ impl Policy {
             authorities: vec![authority],
             annotations: Annotations::new(),
             not_before: None,
+            records: None,
         }
     }
 
@@ -154,7 +174,14 @@ impl Policy {
         self
     }
 
-    /// The same for two policies that decide the same.
+    /// Whether any authority gives a debt time.
+    pub(crate) fn gives_time(&self) -> bool {
+        self.authorities
+            .iter()
+            .any(|authority| authority.within.is_some())
+    }
+
+    /// The same for two policies that decide the same on the same records.
     #[must_use]
     pub fn fingerprint(&self) -> Digest {
         let authorities: Vec<_> = self.authorities.iter().map(Authority::fingerprint).collect();

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use kernel::{Digest, Reference, words};
 
-use super::{Authority, Identity, Policy};
+use super::{Authority, Identity, Policy, owed};
 use crate::Formats;
 use crate::format::Annotations;
 
@@ -45,6 +45,10 @@ pub struct Accepted {
     pub log_index: Option<u64>,
     /// When a log or a timestamp authority saw it.
     pub time: Option<Timestamp>,
+    /// Since when the external log is owed it, where that is why it counts; it is a record of this server's.
+    pub owed_since: Option<Timestamp>,
+    /// Until when that counts.
+    pub holds_until: Option<Timestamp>,
 }
 
 /// Why a candidate did not count.
@@ -133,6 +137,16 @@ impl Report {
         }
     }
 
+    /// Until when it is verified by what was read; `None` if nothing of that ends by itself.
+    pub(crate) fn holds_until(&self) -> Option<Timestamp> {
+        let accepted = self
+            .candidates
+            .iter()
+            .filter_map(|candidate| candidate.outcome.as_ref().ok());
+        let ends: Option<Vec<Timestamp>> = accepted.map(|accepted| accepted.holds_until).collect();
+        ends.and_then(|ends| ends.into_iter().max())
+    }
+
     /// Whether a candidate of this format was accepted.
     #[must_use]
     pub fn accepted_in(&self, format: &str) -> bool {
@@ -153,10 +167,13 @@ impl Authority {
         } else {
             ""
         };
+        let time = self.within.map_or_else(String::new, |within| {
+            format!(", or owed to it for less than {}", owed::said(within))
+        });
         let format = match self.formats {
             Formats::BOTH => String::new(),
             one => format!(", as {one}"),
         };
-        format!("{}{log}{format}", who.join(" or "))
+        format!("{}{log}{time}{format}", who.join(" or "))
     }
 }

@@ -179,6 +179,15 @@ fn examples(target: &str) -> Vec<Vec<u8>> {
                 "spec": { "images": [{ "glob": "**" }], "authorities": [{ "key": { "data": pem } }] },
             })
             .to_string(),
+            serde_json::json!({
+                "apiVersion": "policy.sigstore.dev/v1beta1", "kind": "ClusterImagePolicy",
+                "metadata": { "name": "owed" },
+                "spec": { "images": [{ "glob": "**" }], "authorities": [
+                    { "key": { "data": pem }, "log": "within 90m" },
+                    { "key": { "data": pem }, "log": "required" },
+                ] },
+            })
+            .to_string(),
         ],
         "key_file" => vec![include_str!("fixtures/cosign-3.1.3.key").to_owned()],
         "legacy_layer" => {

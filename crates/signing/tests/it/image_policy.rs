@@ -5,7 +5,7 @@ use std::sync::Arc;
 use access::ProjectName;
 use kernel::Reference;
 use serde_json::{Value, json};
-use signing::image_policy::ImagePolicy;
+use signing::image_policy::{ImagePolicy, Root};
 use signing::key::{LocalSigner, Signer as _};
 use signing::trust::TrustRoot;
 use signing::verify::check_bundle;
@@ -31,8 +31,9 @@ fn pem(signer: &LocalSigner) -> String {
 }
 
 fn read(document: &Value, root: Option<&Arc<TrustRoot>>) -> Result<ImagePolicy, SigningError> {
-    ImagePolicy::read(document, &|name| {
-        root.filter(|_| name.is_none_or(|name| name == "own")).cloned()
+    ImagePolicy::read(document, &|asked| {
+        root.filter(|_| matches!(asked, Root::Own | Root::Named("own")))
+            .cloned()
     })
 }
 

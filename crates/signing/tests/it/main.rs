@@ -16,6 +16,7 @@ mod keys;
 mod matrix;
 mod moving;
 mod once;
+mod owed;
 mod policy;
 mod projects;
 mod releases;

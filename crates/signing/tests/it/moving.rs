@@ -158,6 +158,7 @@ async fn a_release_is_by_one_key_also_when_it_is_rotated_meanwhile() {
         keyring,
         registry: world.client.clone(),
         log: world.log.clone(),
+        external_log: false,
         formats: Box::new(|_| Formats::BUNDLE),
         clock,
         random,

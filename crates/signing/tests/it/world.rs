@@ -423,6 +423,7 @@ pub fn server(
         keyring,
         registry,
         log,
+        external_log: true,
         formats: Box::new(|_| Formats::BOTH),
         quota: flow::Rate {
             per_minute: 60_000,

@@ -1,25 +1,35 @@
 //! Writing to the log.
+//!
+//! What comes back is evidence for a bundle, and is made of what was proven alone: nothing of an answer is handed on as
+//! it came. A log that says only that it has the entry already, as rekor-tiles does, is searched for it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use reqwest::StatusCode;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tlog::merkle::{leaf_hash, verify_inclusion};
-use tlog::{HashedRekord, Verifier};
+use tlog::merkle::{Hash, leaf_hash, verify_inclusion};
+use tlog::tile::{TILE_WIDTH, TilePath, parse_hashes};
+use tlog::{Accepted, Checkpoint, Files as _, HashedRekord, Verifier, View, transparency_log_entry};
 
 use super::document::{self, Included};
 use super::error::{RekorError, RekorReason};
+use super::tiles::Tiles;
 use super::transport::{Answer, Connections};
-use super::{Api, Client};
+use super::{Api, Client, unproven};
 
-/// An entry that is in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Tiles that are searched for an entry that the log has already, the newest first: the last quarter of a million
+/// entries. Who asks again after an answer that was lost does so within minutes or hours.
+const SEARCH_TILES_MAX: u64 = 1_024;
+
+/// An entry that is in the log, which was proven.
+#[derive(Debug, Clone)]
 pub struct Logged {
-    /// `None` if the log had it already and does not say where, which Rekor v2 does not.
-    pub index: Option<u64>,
-    /// What the log answered with its proof, which was verified; `None` as for `index`.
-    pub answer: Option<String>,
+    /// Over all trees with Rekor v1.
+    pub index: u64,
+    /// The `TransparencyLogEntry` of the Sigstore protobuf specification as JSON, ready for a bundle.
+    pub entry: Box<RawValue>,
     /// When Rekor v1 says it was logged.
     pub at: Option<Timestamp>,
     /// Whether the log had it already.
@@ -51,7 +61,7 @@ impl Client {
     async fn append_v2(&self, entry: &HashedRekord) -> Result<Logged, RekorReason> {
         let refused = |error: tlog::EntryError| RekorReason::Refused(error.to_string());
         // What the log will make of it; it is not sent if it cannot be right.
-        let body = entry.accept().map_err(refused)?.body;
+        let accepted = entry.accept().map_err(refused)?;
         let algorithm = entry.verifier.algorithm().map_err(refused)?;
         let key = match &entry.verifier {
             Verifier::PublicKey(key) => json!({ "publicKey": { "rawBytes": STANDARD.encode(key) } }),
@@ -68,22 +78,66 @@ impl Client {
             .post("api/v2/log/entries", request.to_string())
             .await?;
         match answer.status {
-            StatusCode::CONFLICT => Ok(Logged {
-                index: None,
-                answer: None,
-                at: None,
-                already: true,
-            }),
+            StatusCode::CONFLICT => self.search(&accepted).await,
             StatusCode::OK | StatusCode::CREATED => {
                 let included = document::v2_entry(&answer.body).map_err(RekorReason::Unproven)?;
-                if included.body != body {
+                if included.body != accepted.body {
                     return Err(RekorReason::Unproven("it logged another entry".to_owned()));
                 }
-                self.included(Api::V2, &included, &answer)?;
-                Ok(logged(&included, &answer, false))
+                let checkpoint = self.included(Api::V2, &included, &answer)?;
+                self.logged_v2(
+                    &included.body,
+                    included.tree_index,
+                    &included.hashes,
+                    &checkpoint,
+                    false,
+                )
             }
             _ => Err(refusal(answer)),
         }
+    }
+
+    fn logged_v2(
+        &self,
+        body: &[u8],
+        index: u64,
+        proof: &[Hash],
+        checkpoint: &Checkpoint,
+        already: bool,
+    ) -> Result<Logged, RekorReason> {
+        let id = self.verifier(Api::V2).log_id();
+        let entry = transparency_log_entry(&id, index, body, proof, checkpoint);
+        let entry = entry.map_err(|error| RekorReason::Unproven(error.to_string()))?;
+        Ok(Logged {
+            index,
+            entry,
+            at: None,
+            already,
+        })
+    }
+
+    /// Finds an entry that a Rekor v2 has already, by its hash in the newest tiles, and proves it.
+    async fn search(&self, accepted: &Accepted) -> Result<Logged, RekorReason> {
+        let observed = self.checkpoint_by(Api::V2).await?;
+        let note = observed.checkpoint.note.as_str();
+        let view = View::new(Tiles(&self.transport), self.verifier(Api::V2), note).map_err(unproven)?;
+        let size = observed.checkpoint.size;
+        let newest = size.div_ceil(TILE_WIDTH);
+        for tile in (newest.saturating_sub(SEARCH_TILES_MAX)..newest).rev() {
+            let hashes = leaves(&view, tile, size).await?;
+            let Some(at) = hashes.iter().position(|hash| *hash == accepted.leaf) else {
+                continue;
+            };
+            let index = tile * TILE_WIDTH + at as u64;
+            let proof = view.path(index).await.map_err(unproven)?;
+            let root = &observed.checkpoint.root;
+            verify_inclusion(&accepted.leaf, index, size, &proof, root)
+                .map_err(|error| RekorReason::Unproven(error.to_string()))?;
+            return self.logged_v2(&accepted.body, index, &proof, &observed.checkpoint, true);
+        }
+        let last = size.min(SEARCH_TILES_MAX * TILE_WIDTH);
+        let why = format!("it says that it has the entry, which is none of its last {last}");
+        Err(RekorReason::Unproven(why))
     }
 
     async fn append_v1(&self, entry: &HashedRekord) -> Result<Logged, RekorReason> {
@@ -114,12 +168,8 @@ impl Client {
                 .map(|(_, uuid)| uuid.to_owned());
             let uuid = path.filter(|uuid| uuid.len() <= 80 && uuid.bytes().all(|b| b.is_ascii_hexdigit()));
             let Some(uuid) = uuid else {
-                return Ok(Logged {
-                    index: None,
-                    answer: None,
-                    at: None,
-                    already,
-                });
+                let why = "it says that it has the entry, and not where".to_owned();
+                return Err(RekorReason::Unproven(why));
             };
             let path = format!("api/v1/log/entries/{uuid}");
             answer = self.transport.get(Connections::Kept, &path).await?;
@@ -135,12 +185,18 @@ impl Client {
         if !own {
             return Err(RekorReason::Unproven("it logged another entry".to_owned()));
         }
-        self.included(Api::V1, &included, &answer)?;
-        Ok(logged(&included, &answer, already))
+        let checkpoint = self.included(Api::V1, &included, &answer)?;
+        let id = self.verifier(Api::V1).log_id();
+        Ok(Logged {
+            index: included.log_index,
+            entry: document::v1_evidence(&id, &included, &checkpoint).map_err(RekorReason::Unproven)?,
+            at: included.at,
+            already,
+        })
     }
 
-    /// Checks the proof of an entry under a checkpoint of this log.
-    fn included(&self, api: Api, included: &Included, answer: &Answer) -> Result<(), RekorReason> {
+    /// Checks the proof of an entry under a checkpoint of this log, which is the answer.
+    fn included(&self, api: Api, included: &Included, answer: &Answer) -> Result<Checkpoint, RekorReason> {
         let checkpoint = self.verified(api, &included.checkpoint, answer)?;
         if checkpoint.size != included.size {
             let why = format!(
@@ -152,17 +208,26 @@ impl Client {
         let leaf = leaf_hash(&included.body);
         let (index, size) = (included.tree_index, included.size);
         verify_inclusion(&leaf, index, size, &included.hashes, &checkpoint.root)
-            .map_err(|error| RekorReason::Unproven(error.to_string()))
+            .map_err(|error| RekorReason::Unproven(error.to_string()))?;
+        Ok(checkpoint)
     }
 }
 
-fn logged(included: &Included, answer: &Answer, already: bool) -> Logged {
-    Logged {
-        index: Some(included.log_index),
-        answer: Some(String::from_utf8_lossy(&answer.body).into_owned()),
-        at: included.at,
-        already,
+/// The leaf hashes in a tile of the lowest level, of a log of `size` entries.
+async fn leaves(view: &View<Tiles<'_>>, tile: u64, size: u64) -> Result<Vec<Hash>, RekorReason> {
+    let path = TilePath::full(0, tile);
+    let width = TilePath::width_at(Some(0), tile, size);
+    // A partial tile may be gone when the full one is there.
+    for width_there in [width, path.width] {
+        let file = view.files().file(path.with_width(width_there)).await;
+        if let Some(bytes) = file.map_err(unproven)? {
+            let malformed = |error| RekorReason::Unproven(format!("{path}: {error}"));
+            let mut hashes = parse_hashes(&bytes, width_there).map_err(malformed)?;
+            hashes.truncate(usize::from(width));
+            return Ok(hashes);
+        }
     }
+    Err(RekorReason::Unreachable(format!("{path} is not there")))
 }
 
 /// What a status that is no success means for an entry.

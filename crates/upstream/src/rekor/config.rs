@@ -15,6 +15,8 @@ use crate::oci::is_loopback;
 
 /// Seconds that one call may take unless configured: writing to a Rekor with its defaults takes up to eleven.
 const CALL_SECONDS_MAX_DEFAULT: u64 = 20;
+/// Entries in a second unless configured: a log that others use too, tuned, takes some hundreds.
+const ENTRIES_PER_SECOND_MAX_DEFAULT: u32 = 50;
 
 /// Which interface the log has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -45,6 +47,13 @@ pub struct Settings {
     pub ca_pem: Option<String>,
     #[serde(default = "call_seconds_max")]
     pub call_seconds_max: u64,
+    /// How fast whoever writes debt to it may be; the client itself keeps no rate.
+    #[serde(default = "entries_per_second_max")]
+    pub entries_per_second_max: u32,
+}
+
+fn entries_per_second_max() -> u32 {
+    ENTRIES_PER_SECOND_MAX_DEFAULT
 }
 
 fn call_seconds_max() -> u64 {
@@ -89,7 +98,7 @@ pub enum ConfigError {
     TrustedRoot { file: PathBuf, why: String },
     #[error("external_log.ca_pem: {0}")]
     Certificates(String),
-    #[error("external_log.call_seconds_max must be at least 1")]
+    #[error("external_log.call_seconds_max and entries_per_second_max must be at least 1")]
     Zero,
     #[error("external_log: setting up the HTTP client")]
     Http(#[source] reqwest::Error),
@@ -121,7 +130,7 @@ impl Settings {
         };
         let bare = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
         let host = url.host_str().filter(|_| allowed && bare).ok_or_else(wrong)?;
-        if self.call_seconds_max == 0 {
+        if self.call_seconds_max == 0 || self.entries_per_second_max == 0 {
             return Err(ConfigError::Zero);
         }
         let origin = self.origin.clone().unwrap_or_else(|| host.to_owned());

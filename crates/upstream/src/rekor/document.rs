@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use kernel::limits::too_deep;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tlog::Checkpoint;
 use tlog::merkle::Hash;
 
@@ -34,6 +35,9 @@ pub struct Included {
     pub body: Vec<u8>,
     /// When Rekor v1 says it was logged.
     pub at: Option<Timestamp>,
+    /// Rekor v1's promise, a signature over time, place and body; empty where it gave none. It is handed on unchecked:
+    /// whoever verifies with it checks it.
+    pub promise: String,
 }
 
 /// Reads JSON that does not nest deeper than our own limit.
@@ -105,6 +109,8 @@ pub fn v1_entry(bytes: &[u8]) -> Result<Included, String> {
     #[serde(rename_all = "camelCase")]
     struct Verification {
         inclusion_proof: Proof,
+        #[serde(default)]
+        signed_entry_timestamp: String,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -128,6 +134,10 @@ pub fn v1_entry(bytes: &[u8]) -> Result<Included, String> {
         checkpoint: proof.checkpoint,
         body: base64(&entry.body)?,
         at: Timestamp::from_second(entry.integrated_time).ok(),
+        promise: STANDARD
+            .decode(&entry.verification.signed_entry_timestamp)
+            .map(|promise| STANDARD.encode(promise))
+            .unwrap_or_default(),
     })
 }
 
@@ -170,7 +180,38 @@ pub fn v2_entry(bytes: &[u8]) -> Result<Included, String> {
         checkpoint: proof.checkpoint.envelope,
         body: base64(&entry.canonicalized_body)?,
         at: None,
+        promise: String::new(),
     })
+}
+
+/// A proven entry of a Rekor v1 as the `TransparencyLogEntry` of a bundle (sigstore `sigstore_rekor.proto`).
+///
+/// # Errors
+/// Those of serialisation, which strings do not cause.
+pub fn v1_evidence(
+    log_id: &Hash,
+    included: &Included,
+    checkpoint: &Checkpoint,
+) -> Result<Box<RawValue>, String> {
+    let hashes: Vec<String> = included.hashes.iter().map(|hash| STANDARD.encode(hash)).collect();
+    let mut entry = serde_json::json!({
+        "logIndex": included.log_index.to_string(),
+        "logId": { "keyId": STANDARD.encode(log_id) },
+        "kindVersion": { "kind": "hashedrekord", "version": "0.0.1" },
+        "integratedTime": included.at.map_or(0, Timestamp::as_second).to_string(),
+        "inclusionProof": {
+            "logIndex": included.tree_index.to_string(),
+            "rootHash": STANDARD.encode(checkpoint.root),
+            "treeSize": included.size.to_string(),
+            "hashes": hashes,
+            "checkpoint": { "envelope": included.checkpoint },
+        },
+        "canonicalizedBody": STANDARD.encode(&included.body),
+    });
+    if !included.promise.is_empty() {
+        entry["inclusionPromise"] = serde_json::json!({ "signedEntryTimestamp": included.promise });
+    }
+    serde_json::value::to_raw_value(&entry).map_err(|error| error.to_string())
 }
 
 fn base64(text: &str) -> Result<Vec<u8>, String> {

@@ -187,6 +187,7 @@ fn client(url: &str, pem: &str, api: Api) -> Client {
         api,
         ca_pem: None,
         call_seconds_max: 5,
+        entries_per_second_max: 50,
     })
     .unwrap()
 }
@@ -235,11 +236,15 @@ async fn an_entry_is_in_a_rekor_v1_once_and_proven() {
     let own = client(&url, &pem(&log.pair), Api::Auto);
     let entry = rekord(b"signed");
     let new = own.append(&entry).await.unwrap();
-    assert_eq!((new.index, new.already), (Some(1_003), false));
+    assert_eq!((new.index, new.already), (1_003, false));
+    let evidence: Value = serde_json::from_str(new.entry.get()).unwrap();
+    assert_eq!(evidence["logIndex"], "1003");
+    assert_eq!(evidence["inclusionProof"]["logIndex"], "3");
+    assert_eq!(evidence["kindVersion"]["version"], "0.0.1");
     assert_eq!(new.at.map(|at| at.as_second()), Some(1_700_000_000));
     // The retry of an answer that was lost.
     let again = own.append(&entry).await.unwrap();
-    assert_eq!((again.index, again.already), (Some(1_003), true));
+    assert_eq!((again.index, again.already), (1_003, true));
     assert_eq!(log.leaves().len(), 4);
 
     for lie in [Lie::AnotherEntry, Lie::AnotherProof] {
@@ -282,7 +287,8 @@ async fn what_a_log_refuses_or_puts_off_is_told_apart() {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
     for (status, expected) in [
         (400, "refused"),
-        (409, "already"),
+        // It may say that it has the entry: that is no proof.
+        (409, "no log"),
         (429, "throttled"),
         (503, "unreachable"),
         (404, "no log"),
@@ -290,7 +296,6 @@ async fn what_a_log_refuses_or_puts_off_is_told_apart() {
         let client = client(&answers(status).await, &pem(&pair), Api::V2);
         let outcome = client.append(&rekord(b"x")).await;
         let found = match &outcome {
-            Ok(logged) if logged.already && logged.index.is_none() => "already",
             Ok(_) => "logged",
             Err(error) => match &error.reason {
                 RekorReason::Refused(why) => {
@@ -350,6 +355,7 @@ fn settings_are_checked_without_the_log() {
         format!("url = \"https://u@rekor.example\"\npublic_key = {key:?}"),
         format!("url = \"https://rekor.example?x\"\npublic_key = {key:?}"),
         format!("{url}\npublic_key = {key:?}\ncall_seconds_max = 0"),
+        format!("{url}\npublic_key = {key:?}\nentries_per_second_max = 0"),
         format!("{url}\npublic_key = {key:?}\nca_pem = \"nonsense\""),
     ] {
         assert!(settings(wrong.clone()).unwrap().is_err(), "{wrong}");

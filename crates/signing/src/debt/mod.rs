@@ -1,0 +1,172 @@
+//! What is owed to somebody else's transparency log.
+//!
+//! Where an external log is configured, each signature owes it one entry: that of the signed statement, which the own
+//! log holds too. A release is one statement and so one entry; the legacy format's own signature is logged nowhere. The
+//! debt is written in the transaction that makes the signature DONE, and nobody waits for it to be paid: that log may be
+//! away for a day.
+//!
+//! ```text
+//!   sign … DONE + audit + debt (one transaction) ─▶ answer
+//!                        │
+//!                      owed ── entry sent, its place proven ──▶ logged ── evidence attached to the images ──▶ published
+//!                        └──── the log will never take it ────▶ refused
+//! ```
+//!
+//! One server pays at a time: it holds a lease, and each of its writes checks the lease's number, so that one that slept
+//! writes nothing. It keeps to a rate and to what the log can do ([`rules`]). To ask again for what was paid does no harm,
+//! because the log has each entry once; so what was under way when a server died is simply asked again.
+//!
+//! `logged` and `published` are two states, because they are two dependencies: a registry that is away delays the
+//! second bundle of its own images, and no entry.
+
+mod pay;
+mod publish;
+mod rules;
+mod standing;
+mod tables;
+
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use access::Context;
+use store::Lease;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use standing::Debts;
+pub use standing::{Refused, Standing, Tally};
+pub(crate) use tables::{MIGRATION, Owing, State, at_image, owe, publish_again};
+
+use crate::ports::ExternalLog;
+use crate::{Signing, SigningError};
+use pay::Payer;
+use publish::Publisher;
+
+/// The duty's name on the lease.
+const LEASE: &str = "external-log";
+/// The pause after a failure of our own database.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
+
+/// How the debt is paid.
+pub struct Settings {
+    pub log: Arc<dyn ExternalLog>,
+    /// Never more in any second; at least 1.
+    pub entries_per_second_max: u32,
+    /// This server's name on leases.
+    pub holder: String,
+    pub lease_ttl: Duration,
+}
+
+impl Signing {
+    /// How the debt of all servers stands.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn debt(&self) -> Result<Standing, SigningError> {
+        standing::standing(&self.parts.db, self.parts.clock.now_us()).await
+    }
+
+    /// The oldest entries of the context's project that the external log will never take.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn refused_debt(&self, context: &Context) -> Result<Vec<Refused>, SigningError> {
+        standing::refused(&self.parts.db, context.project.as_str()).await
+    }
+
+    /// What this server has paid since its start.
+    #[must_use]
+    pub fn debt_tally(&self) -> Tally {
+        self.parts.debts.tally()
+    }
+
+    /// Whether signatures are owed to an external log.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        self.parts.external_log
+    }
+}
+
+/// Why a holder of the duty stops.
+#[derive(Debug, thiserror::Error)]
+enum Stopped {
+    /// Another server holds it.
+    #[error("another server has taken over")]
+    Lost,
+    #[error(transparent)]
+    Failed(#[from] SigningError),
+}
+
+impl From<store::StoreError> for Stopped {
+    fn from(error: store::StoreError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Pays whenever it is this server's turn, until `stop`.
+pub async fn run(signing: Signing, settings: Settings, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let pause = match Box::pin(duty(&signing, &settings, &stop)).await {
+            Ok(()) => settings.lease_ttl / 3,
+            Err(Stopped::Lost) => {
+                tracing::warn!("another server pays the debt to the external log now");
+                settings.lease_ttl / 3
+            }
+            Err(Stopped::Failed(error)) => {
+                tracing::warn!(
+                    error = kernel::chain(&error),
+                    "paying the debt to the external log"
+                );
+                FAILED_PAUSE
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+/// Takes the lease, if it is free, and pays for as long as it is held.
+async fn duty(signing: &Signing, settings: &Settings, stop: &CancellationToken) -> Result<(), Stopped> {
+    let db = &signing.parts.db;
+    let Some(lease) = Lease::acquire(db, LEASE, &settings.holder, settings.lease_ttl).await? else {
+        return Ok(());
+    };
+    let mut payer = Payer::new(signing.parts.clone(), settings, lease.fence());
+    let publisher = Publisher::new(signing.parts.clone(), lease.fence());
+    let outcome = tokio::select! {
+        stopped = renew(&lease, settings.lease_ttl) => stopped,
+        stopped = payer.run() => stopped,
+        stopped = publisher.run() => stopped,
+        () = stop.cancelled() => {
+            // What was answered meanwhile need not be asked again by the next.
+            payer.settle().await?;
+            lease.release().await?;
+            return Ok(());
+        }
+    };
+    outcome.map(|never| match never {})
+}
+
+/// Keeps the lease for as long as it can be kept.
+async fn renew(lease: &Lease, ttl: Duration) -> Result<Infallible, Stopped> {
+    let mut renewal = interval(ttl / 3);
+    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        renewal.tick().await;
+        match lease.renew().await {
+            Ok(true) => {}
+            Ok(false) => return Err(Stopped::Lost),
+            // Every write checks the fence, so going on without a renewed lease is safe.
+            Err(error) => tracing::warn!(
+                error = kernel::chain(&error),
+                "renewing the lease on the external log"
+            ),
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The debt in the database.
+
+use std::collections::BTreeMap;
+
+use kernel::{Digest, Id};
+use serde_json::value::RawValue;
+use store::{Db, Migration, Row, Tx, args};
+
+use crate::SigningError;
+use crate::format::dsse;
+use crate::key::PublicKey;
+use crate::ports::{LoggedEntry, NewEntry};
+
+pub(crate) const MIGRATION: Migration = Migration {
+    domain: "signing",
+    version: 4,
+    // `images` counts the images that the signature was finished for: who has published to all of them writes so only
+    // if none came meanwhile.
+    sql: "CREATE TABLE external_debt (
+            signature_id TEXT PRIMARY KEY REFERENCES signature (id),
+            state TEXT NOT NULL, images BIGINT NOT NULL, since BIGINT NOT NULL,
+            attempts BIGINT NOT NULL, next_at BIGINT NOT NULL, last_error TEXT NOT NULL,
+            log_index BIGINT, evidence TEXT, logged_at BIGINT, published_at BIGINT
+          );
+          CREATE INDEX external_debt_state ON external_debt (state, since, signature_id);
+          CREATE INDEX external_debt_logged ON external_debt (logged_at) WHERE logged_at IS NOT NULL;",
+};
+
+/// An entry that the log has yet to get.
+pub(super) struct Owed {
+    pub id: String,
+    pub attempts: u32,
+    /// What is wrong, where the entry cannot be made of what is stored.
+    pub entry: Result<NewEntry, String>,
+}
+
+/// An entry that is in the log, and its evidence not yet at the images.
+pub(super) struct Unpublished {
+    pub id: String,
+    pub attempts: u32,
+    pub project: String,
+    pub images: i64,
+    pub statement: Vec<u8>,
+    pub signature: Vec<u8>,
+    /// What is wrong, where the bundle cannot be made of what is stored.
+    pub material: Result<(PublicKey, Box<RawValue>), String>,
+}
+
+/// A signature of an image that is owed, or in the log and not published yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Owing {
+    /// Of the statement's envelope.
+    pub signature: Vec<u8>,
+    /// Microseconds since 1970.
+    pub since_us: i64,
+    pub state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Owed,
+    Logged,
+    Refused,
+}
+
+/// What came of one entry.
+pub(super) enum Outcome {
+    Logged(LoggedEntry),
+    Refused(String),
+    /// The log is away: the entry's own turn does not change.
+    Away(String),
+    /// Something is wrong with this entry alone, which is tried again at this time.
+    PutOff(String, i64),
+}
+
+/// Owes what was finished in this transaction: each signature, and how many images of it.
+pub(crate) async fn owe(tx: &mut Tx, finished: &BTreeMap<&Id, i64>, now_us: i64) -> Result<(), SigningError> {
+    for (id, images) in finished {
+        tx.execute(
+            "INSERT INTO external_debt (signature_id, state, images, since, attempts, next_at, last_error) \
+             VALUES ($1, 'owed', $2, $3, 0, $3, '') \
+             ON CONFLICT (signature_id) DO UPDATE SET images = external_debt.images + excluded.images, \
+               state = CASE WHEN external_debt.state = 'published' THEN 'logged' ELSE external_debt.state END",
+            args![*id, *images, now_us],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Has the evidence published again, for who finds that the registry lost it.
+pub(crate) async fn publish_again(tx: &mut Tx, id: &Id, now_us: i64) -> Result<(), SigningError> {
+    tx.execute(
+        "UPDATE external_debt SET state = 'logged', attempts = 0, next_at = $1 \
+         WHERE signature_id = $2 AND state = 'published'",
+        args![now_us, id],
+    )
+    .await?;
+    Ok(())
+}
+
+/// The oldest entries that may be sent.
+pub(super) async fn owed(db: &Db, now_us: i64, limit: usize) -> Result<Vec<Owed>, SigningError> {
+    let rows = db
+        .read(
+            "SELECT d.signature_id, d.attempts, s.statement, s.signature, s.key_id, \
+                    (SELECT MIN(k.public_pem) FROM signing_key k \
+                     WHERE k.project = s.project AND k.key_id = s.key_id) AS public_pem \
+             FROM external_debt d JOIN signature s ON s.id = d.signature_id \
+             WHERE d.state = 'owed' AND d.next_at <= $1 ORDER BY d.since, d.signature_id LIMIT $2",
+            args![now_us, i64::try_from(limit).unwrap_or(i64::MAX)],
+        )
+        .await?;
+    let owed = |row: &Row| {
+        let entry = |key: PublicKey| -> Result<NewEntry, SigningError> {
+            Ok(NewEntry {
+                digest: Digest::of(&dsse::pae(dsse::IN_TOTO, &row.blob("statement")?)),
+                signature: row.blob("signature")?,
+                public_key: key.spki().to_vec(),
+            })
+        };
+        Ok(Owed {
+            id: row.text("signature_id")?,
+            attempts: attempts(row)?,
+            entry: match key_of(row)? {
+                Ok(key) => Ok(entry(key)?),
+                Err(why) => Err(why),
+            },
+        })
+    };
+    rows.iter().map(owed).collect()
+}
+
+/// The oldest evidence that may be published.
+pub(super) async fn unpublished(db: &Db, now_us: i64, limit: i64) -> Result<Vec<Unpublished>, SigningError> {
+    let rows = db
+        .read(
+            "SELECT d.signature_id, d.attempts, d.images, d.evidence, s.project, s.statement, s.signature, s.key_id, \
+                    (SELECT MIN(k.public_pem) FROM signing_key k \
+                     WHERE k.project = s.project AND k.key_id = s.key_id) AS public_pem \
+             FROM external_debt d JOIN signature s ON s.id = d.signature_id \
+             WHERE d.state = 'logged' AND d.next_at <= $1 ORDER BY d.since, d.signature_id LIMIT $2",
+            args![now_us, limit],
+        )
+        .await?;
+    let unpublished = |row: &Row| {
+        let evidence = RawValue::from_string(row.text("evidence")?);
+        let evidence = evidence.map_err(|_| "its evidence does not read".to_owned());
+        Ok(Unpublished {
+            id: row.text("signature_id")?,
+            attempts: attempts(row)?,
+            project: row.text("project")?,
+            images: row.int("images")?,
+            statement: row.blob("statement")?,
+            signature: row.blob("signature")?,
+            material: key_of(row)?.and_then(|key| Ok((key, evidence?))),
+        })
+    };
+    rows.iter().map(unpublished).collect()
+}
+
+/// The images that a signature was published to as a bundle: repository and digest.
+pub(super) async fn images(db: &Db, id: &str) -> Result<Vec<(String, Digest)>, SigningError> {
+    let sql = "SELECT repository, digest, formats FROM signed_image \
+               WHERE signature_id = $1 AND done_at IS NOT NULL ORDER BY repository, digest";
+    let rows = db.read(sql, args![id]).await?;
+    let mut images = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let formats: crate::Formats = row.text("formats")?.parse()?;
+        let digest = row.text("digest")?.parse();
+        let digest = digest.map_err(|_| SigningError::Row(format!("the digest of {id}")))?;
+        // Who reads only the legacy tag has no use for a bundle.
+        if formats.bundle {
+            images.push((row.text("repository")?, digest));
+        }
+    }
+    Ok(images)
+}
+
+/// The signatures of one image that are not published in the external log's evidence.
+pub(crate) async fn at_image(
+    db: &Db,
+    project: &str,
+    repository: &str,
+    digest: Digest,
+) -> Result<Vec<Owing>, SigningError> {
+    let rows = db
+        .read(
+            "SELECT s.signature, d.since, d.state FROM signed_image i \
+             JOIN signature s ON s.id = i.signature_id JOIN external_debt d ON d.signature_id = s.id \
+             WHERE i.project = $1 AND i.repository = $2 AND i.digest = $3 AND i.done_at IS NOT NULL \
+               AND d.state <> 'published'",
+            args![project, repository, digest.to_string()],
+        )
+        .await?;
+    let owing = |row: &Row| {
+        Ok(Owing {
+            signature: row.blob("signature")?,
+            since_us: row.int("since")?,
+            state: match row.text("state")?.as_str() {
+                "owed" => State::Owed,
+                "logged" => State::Logged,
+                _ => State::Refused,
+            },
+        })
+    };
+    rows.iter().map(owing).collect()
+}
+
+/// Writes down what came of one entry. The caller's transaction has checked the fence.
+pub(super) async fn settle(
+    tx: &mut Tx,
+    id: &str,
+    outcome: &Outcome,
+    now_us: i64,
+) -> Result<(), SigningError> {
+    let (sql, args) = match outcome {
+        Outcome::Logged(entry) => (
+            "UPDATE external_debt SET state = 'logged', attempts = 0, next_at = $1, last_error = '', \
+               log_index = $2, evidence = $3, logged_at = $1 WHERE signature_id = $4 AND state = 'owed'",
+            args![
+                now_us,
+                i64::try_from(entry.index).map_err(|error| SigningError::Row(error.to_string()))?,
+                entry.json.get(),
+                id
+            ],
+        ),
+        Outcome::Refused(why) => (
+            "UPDATE external_debt SET state = 'refused', attempts = attempts + 1, last_error = $1 \
+             WHERE signature_id = $2 AND state = 'owed'",
+            args![why, id],
+        ),
+        Outcome::Away(why) => (
+            "UPDATE external_debt SET attempts = attempts + 1, last_error = $1 \
+             WHERE signature_id = $2 AND state = 'owed'",
+            args![why, id],
+        ),
+        Outcome::PutOff(why, next_at) => (
+            "UPDATE external_debt SET attempts = attempts + 1, last_error = $1, next_at = $2 \
+             WHERE signature_id = $3 AND state = 'owed'",
+            args![why, *next_at, id],
+        ),
+    };
+    tx.execute(sql, args).await?;
+    Ok(())
+}
+
+/// Marks evidence as published to all of `images`; not if another image came meanwhile.
+pub(super) async fn published(tx: &mut Tx, id: &str, images: i64, now_us: i64) -> Result<bool, SigningError> {
+    let sql = "UPDATE external_debt SET state = 'published', published_at = $1, last_error = '' \
+               WHERE signature_id = $2 AND state = 'logged' AND images = $3";
+    Ok(tx.execute(sql, args![now_us, id, images]).await? > 0)
+}
+
+/// Tries a publication again later.
+pub(super) async fn put_off(tx: &mut Tx, id: &str, why: &str, next_at: i64) -> Result<(), SigningError> {
+    let sql = "UPDATE external_debt SET attempts = attempts + 1, last_error = $1, next_at = $2 \
+               WHERE signature_id = $3 AND state = 'logged'";
+    tx.execute(sql, args![why, next_at, id]).await?;
+    Ok(())
+}
+
+fn attempts(row: &Row) -> Result<u32, SigningError> {
+    Ok(u32::try_from(row.int("attempts")?).unwrap_or(u32::MAX))
+}
+
+/// The key that made the signature, by its id.
+fn key_of(row: &Row) -> Result<Result<PublicKey, String>, SigningError> {
+    let id = row.text("key_id")?;
+    let Some(pem) = row.opt_text("public_pem")? else {
+        return Ok(Err(format!("the key {id} is not there")));
+    };
+    let key = PublicKey::from_pem(&pem).map_err(|error| error.to_string());
+    Ok(key.and_then(|key| match key.id().to_string() == id {
+        true => Ok(key),
+        false => Err(format!("the row of the key {id} is damaged")),
+    }))
+}

@@ -1,0 +1,352 @@
+//! A server's parts around a registry and two logs that are no more than lists.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use access::{Access, Context, ProjectName};
+use async_trait::async_trait;
+use bytes::Bytes;
+use flow::{Caller, Class, Rate};
+use kernel::{Clock as _, Digest, Fault, Random, Reference, Repository, Secret, SystemRandom, TestClock};
+use serde_json::value::RawValue;
+use store::{Db, Lease};
+
+use crate::debt::pay::Payer;
+use crate::debt::publish::Publisher;
+use crate::debt::{LEASE, Settings, Standing};
+use crate::format::Annotations;
+use crate::ports::{
+    Descriptor, ExternalLog, ExternalLogError, Log, LoggedEntry, Manifest, Merge, NewEntry, Registry,
+    RegistryError, RegistryReason,
+};
+use crate::trust::TrustRoot;
+use crate::{Formats, Keyring, SignRequest, Signed, Signing};
+
+/// What the tests allow in a second.
+pub const RATE: u32 = 5;
+/// A day like any other.
+const NOW: &str = "2026-11-20T08:00:00Z";
+
+/// The external log. It has what it answered for, in order; what it is asked again it has twice, unless `knows`.
+#[derive(Default)]
+pub struct Outside {
+    pub down: AtomicBool,
+    pub wrong: AtomicBool,
+    /// Recognises what it has.
+    pub knows: AtomicBool,
+    /// It never takes these, and never proves those.
+    pub refused: Mutex<BTreeSet<Digest>>,
+    pub unproven: Mutex<BTreeSet<Digest>>,
+    pub entries: Mutex<Vec<Digest>>,
+    /// When it was asked, in microseconds since 1970, also while it was down.
+    pub asked: Mutex<Vec<i64>>,
+    clock: Mutex<Option<Arc<TestClock>>>,
+}
+
+impl Outside {
+    /// The most that it was asked for within any second.
+    pub fn most_in_a_second(&self) -> usize {
+        let asked = self.asked.lock().unwrap();
+        let within = |from: &i64| {
+            asked
+                .iter()
+                .filter(|at| (*from..*from + 1_000_000).contains(at))
+                .count()
+        };
+        asked.iter().map(within).max().unwrap_or(0)
+    }
+
+    pub fn size(&self) -> usize {
+        self.entries.lock().unwrap().len()
+    }
+
+    pub fn distinct(&self) -> usize {
+        self.entries.lock().unwrap().iter().collect::<BTreeSet<_>>().len()
+    }
+}
+
+#[async_trait]
+impl ExternalLog for Outside {
+    async fn append(&self, entry: NewEntry) -> Result<LoggedEntry, ExternalLogError> {
+        let clock = self.clock.lock().unwrap().clone().unwrap();
+        self.asked.lock().unwrap().push(clock.now_us());
+        if self.down.load(Ordering::SeqCst) {
+            return Err(ExternalLogError::Away("connection refused".to_owned()));
+        }
+        if self.refused.lock().unwrap().contains(&entry.digest) {
+            return Err(ExternalLogError::Refused("no such key details".to_owned()));
+        }
+        if self.unproven.lock().unwrap().contains(&entry.digest) {
+            return Err(ExternalLogError::Unproven("it is not there".to_owned()));
+        }
+        let mut entries = self.entries.lock().unwrap();
+        let known = entries.iter().position(|own| *own == entry.digest);
+        let index = match known.filter(|_| self.knows.load(Ordering::SeqCst)) {
+            Some(index) => index,
+            None => {
+                entries.push(entry.digest);
+                entries.len() - 1
+            }
+        };
+        // Its places are none of the own log.
+        Ok(logged(10_000 + index as u64))
+    }
+
+    fn barred(&self) -> Option<String> {
+        self.wrong
+            .load(Ordering::SeqCst)
+            .then(|| "it is WRONG_LOG".to_owned())
+    }
+}
+
+fn logged(index: u64) -> LoggedEntry {
+    let json = format!("{{\"logIndex\":\"{index}\"}}");
+    LoggedEntry {
+        index,
+        json: RawValue::from_string(json).unwrap(),
+    }
+}
+
+/// The own log.
+struct Own {
+    size: AtomicU64,
+    trust: Arc<TrustRoot>,
+}
+
+#[async_trait]
+impl Log for Own {
+    async fn append(&self, _: NewEntry) -> Result<LoggedEntry, Box<dyn Fault>> {
+        Ok(logged(self.size.fetch_add(1, Ordering::SeqCst)))
+    }
+
+    fn trust(&self) -> &Arc<TrustRoot> {
+        &self.trust
+    }
+}
+
+/// A registry that has every image, and remembers what is attached.
+#[derive(Default)]
+pub struct Shelf {
+    pub down: AtomicBool,
+    pub bundles: Mutex<Vec<(String, Digest, Digest)>>,
+}
+
+impl Shelf {
+    fn answers(&self) -> Result<(), RegistryError> {
+        match self.down.load(Ordering::SeqCst) {
+            false => Ok(()),
+            true => Err(RegistryError {
+                operation: "calling".to_owned(),
+                registry: "r.example".to_owned(),
+                reason: RegistryReason::Unavailable("it is down".to_owned()),
+            }),
+        }
+    }
+
+    /// Bundles that are attached to images of `repository`, each counted once.
+    pub fn attached(&self, repository: &str) -> usize {
+        let bundles = self.bundles.lock().unwrap();
+        let own = bundles.iter().filter(|(of, _, _)| of == repository);
+        own.map(|(_, image, bundle)| (image, bundle))
+            .collect::<BTreeSet<_>>()
+            .len()
+    }
+}
+
+#[async_trait]
+impl Registry for Shelf {
+    async fn manifest(&self, _: Caller<'_>, image: &Reference) -> Result<Manifest, RegistryError> {
+        self.answers()?;
+        Ok(Manifest {
+            media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+            digest: image.digest().unwrap(),
+            bytes: Bytes::from_static(b"{}"),
+        })
+    }
+
+    async fn blob(&self, _: Caller<'_>, _: &Repository, _: Digest, _: usize) -> Result<Bytes, RegistryError> {
+        self.answers()?;
+        Ok(Bytes::new())
+    }
+
+    async fn referrers(
+        &self,
+        _: Caller<'_>,
+        _: &Repository,
+        _: Digest,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
+        self.answers()?;
+        Ok(Vec::new())
+    }
+
+    async fn push_blob(&self, _: Caller<'_>, _: &Repository, _: Bytes) -> Result<(), RegistryError> {
+        self.answers()
+    }
+
+    async fn attach(
+        &self,
+        _: Caller<'_>,
+        repository: &Repository,
+        subject: Digest,
+        manifest: &Descriptor,
+        _: Bytes,
+    ) -> Result<(), RegistryError> {
+        self.answers()?;
+        let attached = (repository.to_string(), subject, manifest.digest);
+        self.bundles.lock().unwrap().push(attached);
+        Ok(())
+    }
+
+    async fn update_tag(
+        &self,
+        _: Caller<'_>,
+        _: &Repository,
+        _: &str,
+        _: &Merge<'_>,
+    ) -> Result<(), RegistryError> {
+        self.answers()
+    }
+}
+
+/// A server.
+pub struct World {
+    pub db: Db,
+    pub clock: Arc<TestClock>,
+    pub outside: Arc<Outside>,
+    pub shelf: Arc<Shelf>,
+    pub signing: Signing,
+}
+
+impl World {
+    pub async fn on(url: &str) -> Self {
+        let db = Db::open(url).await.unwrap();
+        let migrations = [store::lease::MIGRATIONS, access::MIGRATIONS, crate::MIGRATIONS];
+        db.migrate(&migrations.concat()).await.unwrap();
+        let clock = Arc::new(TestClock::at(NOW.parse().unwrap()));
+        let random: Arc<dyn Random> = Arc::new(SystemRandom);
+        let access = Access::new(db.clone(), clock.clone(), random.clone());
+        let name = ProjectName::default_project();
+        let (server, patterns) = (context(), vec!["**".parse().unwrap()]);
+        let created = access.create_project(&server, name, patterns);
+        created.await.unwrap();
+        let (outside, shelf) = (Arc::new(Outside::default()), Arc::new(Shelf::default()));
+        *outside.clock.lock().unwrap() = Some(clock.clone());
+        let password = Secret::new("a password".to_owned());
+        let rate = Rate {
+            per_minute: 60_000,
+            burst: 60_000,
+        };
+        let signing = Signing::new(crate::Settings {
+            keyring: Keyring::new(db.clone(), password, clock.clone(), random.clone()),
+            db: db.clone(),
+            access,
+            registry: shelf.clone(),
+            log: Arc::new(Own {
+                size: AtomicU64::new(0),
+                trust: Arc::new(TrustRoot::from_json(NO_ROOT).unwrap()),
+            }),
+            external_log: true,
+            formats: Box::new(|_| Formats::BUNDLE),
+            quota: rate,
+            clock: clock.clone(),
+            random,
+        });
+        signing.keyring().create(&context(), "default").await.unwrap();
+        Self {
+            db,
+            clock,
+            outside,
+            shelf,
+            signing,
+        }
+    }
+
+    /// Signs an image of this name, which no other is.
+    pub async fn sign(&self, name: &str) -> Signed {
+        self.sign_in("r.example/app", name, Formats::BUNDLE).await
+    }
+
+    pub async fn sign_in(&self, repository: &str, name: &str, formats: Formats) -> Signed {
+        let repository: Repository = repository.parse().unwrap();
+        let request = SignRequest {
+            image: repository.at(Digest::of(name.as_bytes())),
+            key: None,
+            annotations: Annotations::new(),
+            recursive: false,
+            repair: false,
+            formats: Some(formats),
+            class: Class::Sign,
+        };
+        self.signing.sign(&context(), &request).await.unwrap().remove(0)
+    }
+
+    /// What the external log would know the signature by.
+    pub async fn entry_of(&self, signed: &Signed) -> Digest {
+        let sql = "SELECT statement FROM signature WHERE id = $1";
+        let row = self
+            .db
+            .read_one(sql, store::args![&signed.id])
+            .await
+            .unwrap()
+            .unwrap();
+        let statement = row.blob("statement").unwrap();
+        Digest::of(&crate::format::dsse::pae(
+            crate::format::dsse::IN_TOTO,
+            &statement,
+        ))
+    }
+
+    pub async fn lease(&self, holder: &str, ttl: Duration) -> Lease {
+        Lease::acquire(&self.db, LEASE, holder, ttl)
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    pub fn payer(&self, lease: &Lease) -> Payer {
+        let settings = Settings {
+            log: self.outside.clone(),
+            entries_per_second_max: RATE,
+            holder: String::new(),
+            lease_ttl: Duration::ZERO,
+        };
+        Payer::new(self.signing.parts.clone(), &settings, lease.fence())
+    }
+
+    /// Lets `payer` work for so long, by the test's clock.
+    pub async fn pays_for(&self, payer: &mut Payer, time: Duration) {
+        let until = self.clock.monotonic().after(time);
+        loop {
+            let wait = payer.start().await.unwrap();
+            if !payer.answer().await {
+                let left = until.since(self.clock.monotonic());
+                if left == Duration::ZERO {
+                    break;
+                }
+                self.clock.advance(wait.max(Duration::from_micros(1)).min(left));
+            }
+            if payer.is_to_settle() {
+                payer.settle().await.unwrap();
+            }
+        }
+        payer.settle().await.unwrap();
+    }
+
+    /// Publishes what is to be published now.
+    pub async fn publish(&self, lease: &Lease) {
+        let publisher = Publisher::new(self.signing.parts.clone(), lease.fence());
+        while publisher.round().await.unwrap() {}
+    }
+
+    pub async fn standing(&self) -> Standing {
+        self.signing.debt().await.unwrap()
+    }
+}
+
+const NO_ROOT: &str = r#"{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}"#;
+
+pub fn context() -> Context {
+    Context::server(ProjectName::default_project())
+}

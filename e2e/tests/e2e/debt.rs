@@ -1,0 +1,359 @@
+//! What is owed to a log of somebody else's: paid whoever dies meanwhile, once, and to nobody else.
+
+use std::path::Path;
+use std::time::Duration;
+
+use e2e::{Api, Server, Setup};
+use kernel::{Clock as _, SystemClock};
+use registry::{Options, Registry, Running};
+use serde_json::{Value, json};
+use testkit::{Postgres, ReferrersRegistry, peer};
+
+use crate::cosign::{Home, push};
+use crate::outlook::RekorTiles;
+use crate::outside::{Name, OutsideLog, Target, entries};
+
+const ORIGIN: &str = "rekor.example";
+/// From a log that is back to the last entry: a pause of a minute at most, and then the rate.
+const PAID_WITHIN: Duration = Duration::from_secs(110);
+
+/// A log under a name that can change, and images to sign.
+struct Scene {
+    log: OutsideLog,
+    name: Name,
+    registry: Registry,
+    running: Running,
+    folder: tempfile::TempDir,
+}
+
+impl Scene {
+    /// The log is there; there are no entries in it.
+    async fn new() -> Self {
+        let log = OutsideLog::start(ORIGIN, 1, &[]).await;
+        let name = Name::leads(Target::To(log.address)).await;
+        let registry = Registry::memory(Options::default());
+        let running = registry.serve_on_loopback().await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("rekor.pub"), log.pem()).unwrap();
+        Self {
+            log,
+            name,
+            registry,
+            running,
+            folder,
+        }
+    }
+
+    fn config(&self, per_second: u32) -> String {
+        format!(
+            "[external_log]\nurl = \"http://{}\"\norigin = {ORIGIN:?}\npublic_key = {:?}\napi = \"v2\"\n\
+             call_seconds_max = 3\nentries_per_second_max = {per_second}\n",
+            self.name.address,
+            self.folder.path().join("rekor.pub").display().to_string()
+        )
+    }
+
+    async fn size(&self) -> u64 {
+        self.log.tlog.checkpoint().await.unwrap().size
+    }
+
+    /// Signs so many new images; of several servers, one that has to wait for the log is asked again.
+    async fn sign(&self, api: &Api, what: &str, count: usize) {
+        let mut images = Vec::new();
+        for number in 0..count {
+            let tag = format!("{what}-{number}");
+            self.registry.put_image("team/app", &tag, &tag).await.unwrap();
+            images.push(json!({ "image": format!("{}/team/app:{tag}", self.running.host()) }));
+        }
+        for attempt in 0.. {
+            let signed = api
+                .post("/api/v1/signatures:batch", &json!({ "items": images }))
+                .await;
+            let signed = signed.unwrap();
+            let lines = signed.body.as_array().unwrap();
+            let missing = lines.iter().find(|line| !line["signature"]["id"].is_string());
+            if lines.len() == count && missing.is_none() {
+                return;
+            }
+            assert!(attempt < 100, "{missing:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+async fn debt(api: &Api) -> Value {
+    api.get("/api/v1/external-log").await.unwrap().body
+}
+
+/// Waits until nothing is owed and everything is published.
+async fn paid(api: &Api) {
+    let clock = SystemClock::new();
+    let began = clock.monotonic();
+    loop {
+        let answer = api.get("/api/v1/external-log").await;
+        let last = answer.map(|answer| answer.body).unwrap_or_default();
+        if last["owed"] == 0 && last["unpublished"] == 0 {
+            return;
+        }
+        assert!(clock.monotonic().since(began) < PAID_WITHIN, "{last}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The first steps of paying, each between two durable writes.
+const POINTS: [&str; 3] = ["debt.answered", "debt.settled", "debt.published"];
+
+/// Shown to fail: without `debt::owe` in `Draft::finish`, nothing is ever in the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_the_server_that_pays_is_killed_at_each_step_and_all_is_paid_once() {
+    let scene = Scene::new().await;
+    let mut server = Server::start(Setup {
+        config: scene.config(40),
+        ..Setup::default()
+    })
+    .unwrap();
+    let api = server.api().unwrap();
+    scene.name.now_leads(Target::Closed);
+    for (nth, point) in POINTS.iter().enumerate() {
+        scene.sign(&api, point, 10).await;
+        let owed = debt(&api).await;
+        assert_eq!(
+            (&owed["owed"], &owed["configured"]),
+            (&json!(10), &json!(true)),
+            "{owed}"
+        );
+        let status = server.run(&["status"]).unwrap();
+        assert!(
+            status.stdout.contains("external log    10 owed"),
+            "{}",
+            status.text()
+        );
+        server.kill();
+        scene.name.now_leads(Target::To(scene.log.address));
+        assert!(server.launch(Some(point)).unwrap(), "{}", server.log());
+        for _ in 0..600 {
+            if !server.is_running() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(!server.is_running(), "it did not pass {point}");
+        server.restart().unwrap();
+        paid(&api).await;
+        assert_eq!(scene.size().await, 10 * (nth as u64 + 1), "after {point}");
+        scene.name.now_leads(Target::Closed);
+    }
+    let metrics = String::from_utf8(api.bytes("/metrics").await.unwrap()).unwrap();
+    assert!(
+        metrics.contains("portcullis_external_log_entries{stage=\"owed\"} 0\n"),
+        "{metrics}"
+    );
+    // A policy that asks for the external log's own proof is content with it.
+    scene.name.now_leads(Target::To(scene.log.address));
+    asks_for_proof(&scene, &server, &api).await;
+    // Both bundles are at every image.
+    let tree = format!("{}/team/app:{}-3", scene.running.host(), POINTS[0]);
+    let tree = server.run(&["image", "tree", &tree]).unwrap().expect_ok();
+    assert_eq!(
+        tree.stdout.matches("cosign/sign/v1").count(),
+        2,
+        "{}",
+        tree.stdout
+    );
+}
+
+/// Makes a policy that says `log: required` and one that gives it an hour, and looks at an old image and at a new one.
+async fn asks_for_proof(scene: &Scene, server: &Server, api: &Api) {
+    let key = server.run(&["key", "get", "default"]).unwrap().expect_ok().stdout;
+    let image = |tag: &str| format!("{}/team/app:{tag}", scene.running.host());
+    for (name, log) in [("proof", "required"), ("hour", "within 1h")] {
+        let policy = json!({
+            "apiVersion": "policy.sigstore.dev/v1beta1", "kind": "ClusterImagePolicy", "metadata": { "name": name },
+            "spec": { "images": [{ "glob": "**" }], "authorities": [{ "key": { "data": key }, "log": log }] },
+        });
+        let file = server.folder().join(format!("{name}.json"));
+        std::fs::write(&file, policy.to_string()).unwrap();
+        let applied = server.run(&["image-policy", "apply", &file.display().to_string()]);
+        applied.unwrap().expect_ok();
+    }
+    let old = image(&format!("{}-3", POINTS[0]));
+    let verdict = async |policy: &str, image: &str| {
+        let question = json!({ "image": image, "policy": policy });
+        api.post("/api/v1/verifications", &question).await.unwrap().body
+    };
+    assert_eq!(verdict("proof", &old).await["verified"], true);
+    scene.name.now_leads(Target::Closed);
+    scene.sign(api, "young", 1).await;
+    let young = image("young-0");
+    let refused = verdict("proof", &young).await;
+    assert_eq!(refused["verified"], false, "{refused}");
+    let accepted = verdict("hour", &young).await;
+    assert_eq!(accepted["verified"], true, "{accepted}");
+    assert!(accepted["evidence"][0]["owed_since"].is_string(), "{accepted}");
+    scene.name.now_leads(Target::To(scene.log.address));
+    paid(api).await;
+}
+
+/// That the one that was frozen writes nothing is shown beside the code; here both are processes, and all of it is real.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_of_two_servers_on_one_postgresql_one_pays_and_the_other_takes_over() {
+    let Some(postgres) = Postgres::shared() else {
+        return;
+    };
+    let (scene, blobs) = (Scene::new().await, tempfile::tempdir().unwrap());
+    let config = format!(
+        "[database]\nurl = {:?}\n[blobs]\nurl = {:?}\n{}",
+        postgres.database(),
+        blobs.path(),
+        scene.config(20)
+    );
+    let setup = Setup {
+        config,
+        ..Setup::default()
+    };
+    let mut first = Server::start(setup.clone()).unwrap();
+    let second = joined(&first, setup);
+    let (one, other) = (first.api().unwrap(), second.api().unwrap());
+    scene.sign(&one, "before", 10).await;
+    paid(&one).await;
+    assert_eq!(scene.size().await, 10);
+
+    // Frozen while it owes, and awake again when the other has paid.
+    scene.name.now_leads(Target::Silent);
+    scene.sign(&one, "frozen", 40).await;
+    let process = first.take_process().unwrap();
+    process.signal("STOP").unwrap();
+    scene.name.now_leads(Target::To(scene.log.address));
+    paid(&other).await;
+    assert_eq!(scene.size().await, 50);
+    process.signal("CONT").unwrap();
+    scene.sign(&other, "awake", 10).await;
+    paid(&one).await;
+    assert_eq!(scene.size().await, 60);
+
+    // Dead while it owes.
+    scene.name.now_leads(Target::Closed);
+    scene.sign(&other, "dead", 20).await;
+    let mut process = process;
+    process.kill();
+    scene.name.now_leads(Target::To(scene.log.address));
+    paid(&other).await;
+    assert_eq!(scene.size().await, 80);
+}
+
+/// One more server, with the secrets of the first.
+fn joined(first: &Server, setup: Setup) -> Server {
+    let secrets = first.data().join("secrets");
+    let file = |name: &str| secrets.join(name).display().to_string();
+    let environment = vec![
+        ("PORTCULLIS_LOG_KEY_FILE".to_owned(), file("log.json")),
+        ("PORTCULLIS_AUDIT_KEY_FILE".to_owned(), file("audit.json")),
+        ("PORTCULLIS_KEYS_PASSWORD_FILE".to_owned(), file("keys.password")),
+    ];
+    let setup = Setup { environment, ..setup };
+    Server::join(setup, first.token()).unwrap()
+}
+
+/// Shown to fail: without `barred`, nothing is owed any more: it was sent over a connection that had been kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_to_another_log_behind_the_name_nothing_is_sent_and_signing_goes_on() {
+    let scene = Scene::new().await;
+    let server = Server::start(Setup {
+        config: scene.config(50),
+        ..Setup::default()
+    })
+    .unwrap();
+    let api = server.api().unwrap();
+    scene.sign(&api, "right", 3).await;
+    paid(&api).await;
+    let other = OutsideLog::start(ORIGIN, 2, &entries("entry", 7)).await;
+    scene.name.now_leads(Target::To(other.address));
+    let mut state = Value::Null;
+    for _ in 0..200 {
+        let all = api.get("/api/v1/dependencies").await.unwrap().body;
+        let mut all = all["dependencies"].as_array().into_iter().flatten();
+        state = all.find(|one| one["name"] == "external-log").unwrap()["state"].clone();
+        if state == "WRONG_LOG" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(state, "WRONG_LOG");
+    scene.sign(&api, "wrong", 5).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(debt(&api).await["owed"], 5);
+    assert_eq!(other.tlog.checkpoint().await.unwrap().size, 7);
+    scene.name.now_leads(Target::To(scene.log.address));
+    paid(&api).await;
+    assert_eq!(
+        (scene.size().await, other.tlog.checkpoint().await.unwrap().size),
+        (8, 7)
+    );
+}
+
+/// Real rekor-tiles, away and back; real cosign, which believes that log and not ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn cosign_verifies_with_the_external_log_alone_when_the_debt_is_paid() {
+    let (rekor, openssl) = (peer!("rekor-tiles-2.3.0"), peer!("openssl"));
+    let (cosign, crane) = (peer!("cosign-3.1.3"), peer!("crane-0.22.1"));
+    let registry = ReferrersRegistry::start(&peer!("referrers-registry-0.22.1")).unwrap();
+    let rekor = RekorTiles::start(&rekor, &openssl).await;
+    let backend = rekor.url.trim_start_matches("http://").parse().unwrap();
+    let name = Name::leads(Target::Closed).await;
+    let server = Server::start(Setup {
+        config: format!(
+            "[external_log]\nurl = \"http://{}\"\norigin = {ORIGIN:?}\npublic_key = {:?}\n",
+            name.address, rekor.public_key
+        ),
+        ..Setup::default()
+    })
+    .unwrap();
+    let api = server.api().unwrap();
+    let image = push(&crane, registry.address(), "one", "one");
+    let signed = api
+        .post("/api/v1/signatures", &json!({ "image": image }))
+        .await
+        .unwrap();
+    assert_eq!(signed.status, 201, "{signed:?}");
+    let home = Home::new(&cosign, server.folder());
+    let key = server.run(&["key", "get", "default"]).unwrap().expect_ok();
+    std::fs::write(server.folder().join("portcullis.pub"), &key.stdout).unwrap();
+    let root = ["trusted-root", "create", "--out", "external.json", "--rekor"];
+    let spec = format!(
+        "url=https://{ORIGIN},public-key={},start-time=2020-01-01T00:00:00Z,origin={ORIGIN}",
+        rekor.public_key
+    );
+    home.run(&[&root[..], &[&spec]].concat()).expect_ok();
+    let verify = || {
+        home.run(&[
+            "verify",
+            "--key",
+            "portcullis.pub",
+            "--trusted-root",
+            "external.json",
+            "--allow-http-registry",
+            &image,
+        ])
+    };
+    let owed = verify();
+    assert!(!owed.ok(), "{}", owed.text());
+    name.now_leads(Target::To(backend));
+    paid(&api).await;
+    verify().expect_ok();
+    evidence_is_of(&server, &image, &server.folder().join("external.json"));
+}
+
+/// `portcullis verify --local` believes it too.
+fn evidence_is_of(server: &Server, image: &str, root: &Path) {
+    let mut command = server.command();
+    command.args([
+        "verify",
+        "--local",
+        "--key",
+        "portcullis.pub",
+        "--allow-plain-http",
+    ]);
+    let host = image.split('/').next().unwrap();
+    command.arg(host).arg("--trusted-root").arg(root).arg(image);
+    e2e::run(&mut command).unwrap().expect_ok();
+}
