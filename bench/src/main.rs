@@ -4,6 +4,7 @@
 //! the target of the design, and whether it holds. Processor time is read from `/proc`, so that other work on the
 //! machine does not count. `cargo xtask bench all` writes `bench/RESULTS.md`.
 
+mod apart;
 mod core_limits;
 mod debt;
 mod failover;

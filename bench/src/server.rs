@@ -51,9 +51,14 @@ impl Server {
     pub async fn start_on_one_core(formats: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let settings = [("PORTCULLIS_SIGNING_FORMATS", formats)];
-        let mut server = Self::spawn(folder.path(), &settings, &["taskset", "--cpu-list", "0"]).await?;
+        let mut server = Self::open_on_one_core(folder.path(), &settings).await?;
         server._folder = Some(folder);
         Ok(server)
+    }
+
+    /// As [`Self::open`], on one core of the machine.
+    pub async fn open_on_one_core(folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::spawn(folder, settings, &["taskset", "--cpu-list", "0"]).await
     }
 
     /// Starts one on what is in `folder`, with more of the configuration in its environment; ready when this

@@ -6,13 +6,14 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::apart::Apart;
 use crate::figures::{Figure, Target};
 use crate::load::{Times, now};
 use crate::place::Place;
@@ -126,37 +127,6 @@ struct Storm {
     /// Signatures that were made for it.
     new: usize,
     times: Times,
-}
-
-/// Keeps this process off the server's core, until it is dropped.
-struct Apart;
-
-impl Apart {
-    fn new() -> Result<Self> {
-        pin("1")?;
-        Ok(Self)
-    }
-}
-
-impl Drop for Apart {
-    fn drop(&mut self) {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from).max(2);
-        // Where it fails, what is measured next has one core less, and says so by its figures.
-        let _ = pin(&format!("0-{}", cores - 1));
-    }
-}
-
-fn pin(cores: &str) -> Result<()> {
-    let own = std::process::id().to_string();
-    let status = Command::new("taskset")
-        .args(["--all-tasks", "--cpu-list", "--pid", cores, &own])
-        .stdout(Stdio::null())
-        .status()?;
-    ensure!(
-        status.success(),
-        "taskset --cpu-list {cores} failed: the storm needs two cores"
-    );
-    Ok(())
 }
 
 /// Runs [`rush`] in a process of the lowest priority.
