@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use crate::args::Globals;
-use crate::explain::codes;
+use crate::codes;
 use crate::failure::Failure;
 
 /// The variable for a token of GitLab's `id_tokens`.

@@ -19,7 +19,7 @@ use signing::ports::{NewManifest, Registry};
 use store::{Db, Lease};
 
 use crate::client;
-use crate::explain::codes;
+use crate::codes;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::args::Globals;
 use crate::bearer::Bearer;
-use crate::explain::codes;
+use crate::codes;
 use crate::failure::Failure;
 use crate::output::say;
 

@@ -19,9 +19,9 @@ pub use self::sections::{
 };
 use crate::args::{ConfigFile, Serve};
 use crate::canary::CanarySection;
+use crate::codes;
 use crate::config_error::{describe, without_password};
 use crate::dead_man::DeadMansSwitchSection;
-use crate::explain::codes;
 use crate::failure::Failure;
 use crate::lifecycle::LAME_DUCK_SECONDS_MAX;
 

@@ -14,7 +14,7 @@ use serde_json::json;
 use tlog::Tlog;
 
 use crate::client;
-use crate::explain::codes;
+use crate::codes;
 use crate::failure::Failure;
 
 /// How long the receiver may take, in seconds.

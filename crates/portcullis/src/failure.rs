@@ -7,7 +7,7 @@ use kernel::{Code, Fault};
 use tlog::TlogError;
 
 use crate::args::Globals;
-use crate::explain::codes;
+use crate::codes;
 use crate::output::{document, lost, say};
 
 /// A command's failure; boxed, so that results stay small where nothing goes wrong.

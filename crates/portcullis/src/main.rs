@@ -9,6 +9,7 @@ mod bearer;
 mod canary;
 mod cli;
 mod client;
+mod codes;
 mod config;
 mod config_error;
 mod dead_man;
@@ -36,7 +37,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue};
 
-use crate::explain::codes;
 use crate::failure::Failure;
 
 /// Options with a variable, as a usage line shows them.

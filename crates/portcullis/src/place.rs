@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use store::{Blobs, Migration};
 
+use crate::codes;
 use crate::config::Config;
-use crate::explain::codes;
 use crate::failure::Failure;
 
 /// Everybody's tables.

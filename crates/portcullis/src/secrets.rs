@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use kernel::{Clock, Random, Secret};
 use zeroize::Zeroizing;
 
-use crate::explain::codes;
+use crate::codes;
 use crate::failure::Failure;
 
 /// The log's key with the name that goes with it for ever.

@@ -24,9 +24,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::OpenApi as _;
 
+use crate::codes;
 use crate::config::Config;
 use crate::embedded_log::EmbeddedLog;
-use crate::explain::codes;
 use crate::external_log::External;
 use crate::failure::Failure;
 use crate::metrics::{self, Metrics};
@@ -83,7 +83,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         (Arc::new(SystemClock::new()), Arc::new(SystemRandom));
     let lock = FolderLock::take(&config.data.folder)?;
     let db = open_database(config).await?;
-    let oidc = workloads::open(config, clock.clone(), &random)?;
+    let oidc = workloads::open(&config.oidc, &config.data.folder, clock.clone(), &random)?;
     let access = Access::new(db.clone(), clock.clone(), random.clone()).with_oidc(oidc.clone());
     let fresh = !access.has_tokens().await?;
 

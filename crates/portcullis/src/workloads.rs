@@ -11,8 +11,7 @@ use kernel::{Clock, Random};
 use probing::{Finding, Kind, Probe, State};
 use upstream::issuer::Client;
 
-use crate::config::Config;
-use crate::explain::codes;
+use crate::codes;
 use crate::failure::Failure;
 
 /// The folder of the data folder in which the keys of issuers are kept.
@@ -38,10 +37,15 @@ pub fn check(rules: &[Rule]) -> Result<Client, Failure> {
 }
 
 /// The rules with the keys that were kept. Call [`Oidc::start`] when the server serves.
-pub fn open(config: &Config, clock: Arc<dyn Clock>, random: &Arc<dyn Random>) -> Result<Oidc, Failure> {
-    let fetch: Arc<dyn Fetch> = Arc::new(check(&config.oidc)?);
-    let folder = config.data.folder.join(KEYS_FOLDER);
-    Ok(Oidc::new(config.oidc.clone(), &fetch, &folder, clock, random))
+pub fn open(
+    rules: &[Rule],
+    data: &Path,
+    clock: Arc<dyn Clock>,
+    random: &Arc<dyn Random>,
+) -> Result<Oidc, Failure> {
+    let fetch: Arc<dyn Fetch> = Arc::new(check(rules)?);
+    let folder = data.join(KEYS_FOLDER);
+    Ok(Oidc::new(rules.to_vec(), &fetch, &folder, clock, random))
 }
 
 /// Says which rules name a project that there is not: it may be made later, and nobody is in until then.

@@ -6,11 +6,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use kernel::Clock;
 
-use crate::state::{Finding, Kind, State};
+use crate::state::{Finding, Kind, State, WARN_DAYS_MIN};
 use crate::watch::Probe;
 
-/// Days before the end from which on it is told: time for a change that needs a review and a roll-out.
-pub const WARN_DAYS_MIN: i64 = 14;
 const DAY_SECONDS: i64 = 86_400;
 
 /// Whole days from `now` to `end`, rounded down; negative when it has passed.

@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Days before the end from which on it is told: time for a change that needs a review and a roll-out.
+pub const WARN_DAYS_MIN: i64 = 14;
+
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
         $(#[$doc])*
@@ -253,7 +256,7 @@ impl Finding {
         self.certificate_days_left = days_left;
         if let Some(days) = days_left
             && self.state == State::Ok
-            && days < crate::expiry::WARN_DAYS_MIN
+            && days < WARN_DAYS_MIN
         {
             self.state = State::Expiring;
             self.found = format!("{}; its certificate ends in {days} days", self.found);

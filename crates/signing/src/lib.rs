@@ -53,7 +53,15 @@ pub use parts::{FormatsOf, Settings};
 pub use publish::Formats;
 pub use request::{SignRequest, Signed};
 pub use sign::{DEFAULT_KEY, Signing};
-pub use tables::{MIGRATIONS, SignatureRow};
+pub use tables::SignatureRow;
 pub use tally::Tally;
 pub use verdicts::{VerdictKey, Verdicts};
 pub use verify_service::{Asked, Verdict, VerifyRequest, Verifying};
+
+/// The tables of this domain.
+pub const MIGRATIONS: &[store::Migration] = &[
+    tables::MIGRATION,
+    image_policy::MIGRATION,
+    operations::MIGRATION,
+    debt::MIGRATION,
+];

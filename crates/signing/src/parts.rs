@@ -7,7 +7,7 @@ use flow::Rate;
 use kernel::{Clock, Random};
 use store::Db;
 
-use crate::debt::Debts;
+use crate::debt::standing::Debts;
 use crate::door::Door;
 use crate::flight::Flights;
 use crate::operations::Operations;

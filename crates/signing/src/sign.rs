@@ -7,7 +7,7 @@ use flow::{Caller, Rate};
 use jiff::Timestamp;
 use kernel::Reference;
 
-use crate::debt::Debts;
+use crate::debt::standing::Debts;
 use crate::door::{Door, DoorStanding};
 use crate::draft::Draft;
 use crate::flight::Flights;

@@ -8,15 +8,7 @@ use crate::SigningError;
 use crate::format::Annotations;
 use crate::publish::Formats;
 
-/// The tables of this domain.
-pub const MIGRATIONS: &[Migration] = &[
-    KEYS_AND_SIGNATURES,
-    crate::image_policy::MIGRATION,
-    crate::operations::MIGRATION,
-    crate::debt::MIGRATION,
-];
-
-const KEYS_AND_SIGNATURES: Migration = Migration {
+pub(crate) const MIGRATION: Migration = Migration {
     domain: "signing",
     version: 1,
     sql: "CREATE TABLE signing_key (

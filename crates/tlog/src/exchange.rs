@@ -15,7 +15,6 @@ use crate::checkpoint::Checkpoint;
 use crate::entry::Accepted;
 use crate::error::TlogError;
 use crate::merkle::Hash;
-use crate::sequencer::BATCH_ENTRIES_MAX;
 use crate::tables::{ROWS_MAX, Tables, filled, signed, unsigned};
 
 /// Entries that other servers wait for.
@@ -47,15 +46,14 @@ impl Tables {
         tx.commit().await.map_err(&write)
     }
 
-    /// What was handed over, at most a batch of it. A row whose hash is not its body's is left out, and leaves with
+    /// What was handed over, at most `limit` entries of it. A row whose hash is not its body's is left out, and leaves with
     /// the others.
-    pub(crate) async fn handed_over(&self) -> Result<Handed, TlogError> {
+    pub(crate) async fn handed_over(&self, limit: usize) -> Result<Handed, TlogError> {
         let read = TlogError::store("reading what other servers handed over");
-        let limit = BATCH_ENTRIES_MAX as u64;
         let mut handed = Handed::default();
         for row in self
             .db
-            .read(self.sql().handed_over, args![signed(limit)])
+            .read(self.sql().handed_over, args![signed(limit as u64)])
             .await
             .map_err(&read)?
         {

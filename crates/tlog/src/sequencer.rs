@@ -318,7 +318,7 @@ impl Sequencer {
 
     /// Appends what other servers handed over.
     async fn take_in(&mut self) {
-        let done = match self.core.tables.handed_over().await {
+        let done = match self.core.tables.handed_over(BATCH_ENTRIES_MAX).await {
             Ok(Handed { leaves, .. }) if leaves.is_empty() => return,
             Ok(Handed { entries, leaves }) => self.commit(entries.iter(), &leaves).await.map(|_| ()),
             Err(error) => Err(error),

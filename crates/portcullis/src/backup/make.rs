@@ -12,8 +12,8 @@ use tlog::tile::{TILE_WIDTH, TilePath};
 use tlog::{LogKey, Name};
 
 use super::{LOGS, PASSWORD, codes, log_secret, secret_file, steps};
+use crate::codes as own_codes;
 use crate::config::Config;
-use crate::explain::codes as own_codes;
 use crate::failure::Failure;
 use crate::place;
 

@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 
 use super::seen::{self, Seen};
 use super::{LOGS, PASSWORD, make, secret_file, steps};
+use crate::codes;
 use crate::config::Config;
-use crate::explain::codes;
 use crate::failure::Failure;
 use crate::secrets::{self, LogSecret};
 use crate::{place, wiring};

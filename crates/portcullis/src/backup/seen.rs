@@ -6,7 +6,7 @@ use store::archive::LogState;
 use tlog::{Checkpoint, CheckpointError, LogVerifier, TlogError};
 
 use super::codes;
-use crate::cli::read_text;
+use crate::cli::input::read_text;
 use crate::failure::Failure;
 
 /// A checkpoint that somebody kept, and where it was found.

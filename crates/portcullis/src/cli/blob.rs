@@ -8,7 +8,7 @@ use signing::verify::check_blob;
 
 use crate::args::{Globals, VerifyBlob};
 use crate::cli::{NOT_VERIFIED, input};
-use crate::explain::codes;
+use crate::codes;
 use crate::failure::Failure;
 use crate::output::{document, println};
 

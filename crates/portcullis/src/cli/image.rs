@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::args::{Globals, Image, Output};
 use crate::cli::input;
-use crate::explain::codes;
+use crate::codes;
 use crate::failure::Failure;
 use crate::output::{document, println};
 

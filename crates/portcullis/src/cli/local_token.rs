@@ -12,8 +12,8 @@ use serde_json::Value;
 use store::FolderLock;
 
 use crate::args::{Globals, NewToken};
+use crate::codes;
 use crate::config::{Config, Loaded};
-use crate::explain::codes;
 use crate::failure::Failure;
 use crate::wiring;
 

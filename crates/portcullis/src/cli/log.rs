@@ -13,8 +13,8 @@ use tlog::{Audit, Checkpoint, Files, Folder, Inclusion, LogVerifier, TlogError, 
 use crate::args::{ConfigFile, Globals, Log, LogArgs, Output};
 use crate::cli::input::read_text;
 use crate::client::Client;
+use crate::codes;
 use crate::config::Loaded;
-use crate::explain::codes;
 use crate::failure::Failure;
 use crate::output::{Progress, document, println, say, table};
 use crate::wiring;

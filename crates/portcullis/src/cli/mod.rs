@@ -7,7 +7,7 @@ mod blob;
 mod doctor;
 mod image;
 mod image_policy;
-mod input;
+pub mod input;
 mod local_token;
 mod log;
 mod serve;
@@ -22,11 +22,10 @@ use clap::CommandFactory as _;
 use kernel::Code;
 use serde_json::{Value, json};
 
-pub use self::input::read_text;
 use crate::args::{Args, Command, Globals, Output};
-use crate::explain::{self, codes};
 use crate::failure::Failure;
 use crate::output::{document, list, println};
+use crate::{codes, explain};
 
 /// The exit code of "looked at, and not verified".
 pub const NOT_VERIFIED: u8 = 8;

@@ -10,8 +10,8 @@ use tokio::net::TcpListener;
 use web::listen::{Limits, Patience, connections_max};
 
 use crate::args::Serve;
+use crate::codes;
 use crate::config::{Config, Loaded};
-use crate::explain::codes;
 use crate::failure::Failure;
 use crate::lifecycle::Lifecycle;
 use crate::output::try_println;

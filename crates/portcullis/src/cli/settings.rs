@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use crate::args::{Config, Globals, Init};
+use crate::codes;
 use crate::config::{EXAMPLE, Loaded};
-use crate::explain::codes;
 use crate::failure::Failure;
 use crate::output::{list, say};
 

@@ -13,7 +13,7 @@ use signing::key::LocalSigner;
 use crate::args::{Globals, Output, Sign};
 use crate::cli::input;
 use crate::client::Client;
-use crate::explain::codes;
+use crate::codes;
 use crate::failure::Failure;
 use crate::output::{Progress, document, println, say};
 

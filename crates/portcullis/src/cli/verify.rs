@@ -19,7 +19,7 @@ use upstream::oci;
 use crate::args::{Globals, Output, Verify};
 use crate::cli::{NOT_VERIFIED, input};
 use crate::client::Client;
-use crate::explain::codes;
+use crate::codes;
 use crate::failure::Failure;
 use crate::output::{document, println, say};
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 use kernel::{Clock as _, SystemClock};
 use serde_json::Value;
 
+use crate::codes;
 use crate::demo::images::Images;
 use crate::demo::outside::{ORIGIN, OutsideLog, OutsideName};
 use crate::demo::server::ServerProcess;
 use crate::demo::stage::{Expect, Stage};
-use crate::explain::codes;
 use crate::failure::Failure;
 
 /// Images that are signed while the external log is away.

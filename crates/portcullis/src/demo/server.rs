@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::codes;
 use crate::config::FILE;
-use crate::explain::codes;
 use crate::failure::Failure;
 
 /// How long a start may take, in seconds; it takes a tenth of one.

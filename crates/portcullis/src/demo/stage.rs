@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use kernel::Clock as _;
 use tokio::process::Command;
 
+use crate::codes;
 use crate::demo::server::ServerProcess;
-use crate::explain::codes;
 use crate::failure::Failure;
 use crate::output::println;
 

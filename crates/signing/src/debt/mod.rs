@@ -22,8 +22,8 @@
 mod pay;
 mod publish;
 mod rules;
-mod standing;
-mod tables;
+pub(crate) mod standing;
+pub(crate) mod tables;
 
 #[cfg(test)]
 mod tests;
@@ -37,9 +37,8 @@ use store::Lease;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use standing::Debts;
 pub use standing::{Refused, Standing, Tally};
-pub(crate) use tables::{MIGRATION, Owing, State, at_image, owe, publish_again};
+pub(crate) use tables::{MIGRATION, at_image, owe, publish_again};
 
 use crate::ports::ExternalLog;
 use crate::{Signing, SigningError};

@@ -11,14 +11,12 @@ use sigstore_types::{Bundle, DsseEnvelope};
 
 use super::evidence::{self, Evidence};
 use super::owed::or_owed;
-use super::report::Accepted;
+use super::report::{Accepted, Outcome};
 use super::{Authority, Identity, Policy, Rejected};
 use crate::Formats;
 use crate::format::{Annotations, check_message, dsse, legacy, statement};
 use crate::key::PublicKey;
 use crate::trust::TrustRoot;
-
-pub(super) type Outcome = Result<Accepted, Rejected>;
 
 /// How far a log's or a timestamp authority's clock may be ahead of ours: clocks of different machines differ, and a
 /// signature of this second must not be refused for it.
@@ -179,7 +177,7 @@ pub fn check_legacy(
                 key_id: Some(key.id().to_string()),
                 ..Accepted::default()
             };
-            in_time(&accepted, policy)?;
+            accepted.in_time(policy)?;
             Ok(accepted)
         },
     )?;
@@ -284,19 +282,6 @@ fn without_log(authority: &Authority) -> Result<(), Rejected> {
     Ok(())
 }
 
-/// Whether the signature's time, as far as it is proven, is one that the policy accepts.
-pub(super) fn in_time(accepted: &Accepted, policy: &Policy) -> Result<(), Rejected> {
-    let Some(limit) = policy.not_before else {
-        return Ok(());
-    };
-    let detail = match accepted.time {
-        Some(time) if time >= limit => return Ok(()),
-        Some(time) => format!("it was made at {time} or before, and the policy accepts none before {limit}"),
-        None => format!("nothing proves when it was made, and the policy accepts none before {limit}"),
-    };
-    Err(Rejected::new("too-old", detail))
-}
-
 fn annotated(accepted: Accepted, annotations: Annotations, policy: &Policy) -> Outcome {
     for (name, value) in &policy.annotations {
         match annotations.get(name) {
@@ -375,7 +360,7 @@ impl Check<'_> {
             return Ok(accepted);
         }
         if bare && material.timestamp_verification_data.rfc3161_timestamps.is_empty() {
-            in_time(&accepted, self.policy)?;
+            accepted.in_time(self.policy)?;
         }
         let der = sigstore_types::DerPublicKey::from_bytes(key.spki());
         let policy = sigstore_verify::PublicKeyVerificationPolicy::new(der);
@@ -480,6 +465,6 @@ impl Check<'_> {
         if result.verified_timestamps().iter().any(|time| *time > latest) {
             return Err(Rejected::new("log", "the log says that it saw it in the future"));
         }
-        in_time(accepted, self.policy)
+        accepted.in_time(self.policy)
     }
 }

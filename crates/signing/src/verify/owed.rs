@@ -1,11 +1,11 @@
 //! Signatures whose entry in the external log is still owed: a policy may give that some time.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::check::{Outcome, in_time};
-use super::report::Accepted;
+use super::policy::said;
+use super::report::{Accepted, Outcome};
 use super::{Authority, Policy, Rejected};
-use crate::debt::State;
+use crate::debt::tables::State;
 use crate::key::PublicKey;
 
 /// What counts of a candidate that `key` has signed, and that came to `outcome`: where only the log's proof is missing,
@@ -51,17 +51,6 @@ pub(super) fn or_owed(
         holds_until,
         ..Accepted::default()
     };
-    in_time(&accepted, policy)?;
+    accepted.in_time(policy)?;
     Ok(accepted)
-}
-
-/// A length of time in its largest unit that says it exactly, or in seconds.
-pub(super) fn said(time: SignedDuration) -> String {
-    let seconds = time.as_secs();
-    for (unit, name) in [(86_400, "d"), (3_600, "h"), (60, "m")] {
-        if seconds != 0 && seconds % unit == 0 {
-            return format!("{}{name}", seconds / unit);
-        }
-    }
-    format!("{seconds}s")
 }

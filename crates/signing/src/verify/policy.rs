@@ -8,7 +8,7 @@ use kernel::Digest;
 use regex::Regex;
 
 use crate::Formats;
-use crate::debt::Owing;
+use crate::debt::tables::Owing;
 use crate::format::Annotations;
 use crate::key::PublicKey;
 use crate::trust::TrustRoot;
@@ -189,4 +189,15 @@ impl Policy {
         let parts = serde_json::json!([self.name, authorities, self.annotations, not_before]);
         Digest::of(parts.to_string().as_bytes())
     }
+}
+
+/// A length of time in its largest unit that says it exactly, or in seconds.
+pub(super) fn said(time: SignedDuration) -> String {
+    let seconds = time.as_secs();
+    for (unit, name) in [(86_400, "d"), (3_600, "h"), (60, "m")] {
+        if seconds != 0 && seconds % unit == 0 {
+            return format!("{}{name}", seconds / unit);
+        }
+    }
+    format!("{seconds}s")
 }

@@ -3,9 +3,12 @@
 use jiff::Timestamp;
 use kernel::{Digest, Reference, words};
 
-use super::{Authority, Identity, Policy, owed};
+use super::{Authority, Identity, Policy, policy};
 use crate::Formats;
 use crate::format::Annotations;
+
+/// What checking one candidate came to.
+pub(super) type Outcome = Result<Accepted, Rejected>;
 
 /// The outcome for one image: every candidate that was looked at, and why it did not count.
 #[derive(Debug, Clone)]
@@ -168,12 +171,29 @@ impl Authority {
             ""
         };
         let time = self.within.map_or_else(String::new, |within| {
-            format!(", or owed to it for less than {}", owed::said(within))
+            format!(", or owed to it for less than {}", policy::said(within))
         });
         let format = match self.formats {
             Formats::BOTH => String::new(),
             one => format!(", as {one}"),
         };
         format!("{}{log}{time}{format}", who.join(" or "))
+    }
+}
+
+impl Accepted {
+    /// Whether the signature's time, as far as it is proven, is one that the policy accepts.
+    pub(super) fn in_time(&self, policy: &Policy) -> Result<(), Rejected> {
+        let Some(limit) = policy.not_before else {
+            return Ok(());
+        };
+        let detail = match self.time {
+            Some(time) if time >= limit => return Ok(()),
+            Some(time) => {
+                format!("it was made at {time} or before, and the policy accepts none before {limit}")
+            }
+            None => format!("nothing proves when it was made, and the policy accepts none before {limit}"),
+        };
+        Err(Rejected::new("too-old", detail))
     }
 }

@@ -14,6 +14,7 @@ mod docker;
 pub mod document;
 pub(crate) mod egress;
 pub mod header;
+mod identity;
 pub mod login;
 mod probe;
 mod read;

@@ -20,7 +20,7 @@ use crate::certificate::in_io;
 
 use super::egress::{self, Home, HomeResolver, Refused, TargetResolver};
 use super::header::retry_after;
-use super::probe::Who;
+use super::identity::Who;
 use super::wait::{ATTEMPTS_MAX, THROTTLE_SECONDS_MAX, backoff};
 
 /// Milliseconds for name resolution, TCP and TLS together: three lost packets, and still time to retry.

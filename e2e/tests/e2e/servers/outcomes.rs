@@ -82,7 +82,7 @@ impl Between {
                     to_database.write_all(bytes).await.ok()?;
                     if cut == Some(Cut::After) {
                         // Its answer says that it is done.
-                        from_database.read(&mut answered).await.ok()?;
+                        let _heard = from_database.read(&mut answered).await.ok()?;
                         return None;
                     }
                 }
