@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use testkit::Postgres;
 
 use crate::server::Server;
@@ -16,6 +16,9 @@ const SECRETS: [(&str, &str, &str); 3] = [
     ("audit", "key_file", "audit.json"),
     ("keys", "password_file", "keys.password"),
 ];
+
+/// How long a stop may take, in seconds: what runs is finished first, for at most 25.
+const ENDS_SECONDS_MAX: u64 = 40;
 
 pub struct Fleet {
     servers: Vec<Arc<Server>>,
@@ -73,6 +76,20 @@ impl Fleet {
         let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status()?;
         ensure!(sent.success(), "the signal was not sent");
         Ok(())
+    }
+
+    /// Waits until one that was told to end has.
+    pub async fn ended(&self, at: usize) -> Result<()> {
+        let path = format!("/proc/{}/status", self.servers[at].pid());
+        for _ in 0..ENDS_SECONDS_MAX * 10 {
+            // Nobody has waited for it yet: what has ended is there as a zombie.
+            let status = std::fs::read_to_string(&path).unwrap_or_default();
+            if status.is_empty() || status.contains("State:\tZ") {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        bail!("a server did not end within {ENDS_SECONDS_MAX} s")
     }
 
     /// Starts one that ended, on its data; [`Self::put`] puts it in its place.

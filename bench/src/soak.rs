@@ -282,7 +282,10 @@ impl Soak {
                 };
                 self.fleet.read().await.signal(at, name)?;
                 tokio::time::sleep(lasts).await;
-                let server = self.fleet.read().await.launch(at).await?;
+                let fleet = self.fleet.read().await;
+                fleet.ended(at).await?;
+                let server = fleet.launch(at).await?;
+                drop(fleet);
                 self.fleet.write().await.put(at, server);
             }
             Trouble::Frozen => {
