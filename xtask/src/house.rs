@@ -66,6 +66,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sigstore-*", &["signing"]),
     ("reqwest", &["upstream", "portcullis", "e2e", "bench"]),
     ("object_store", &["store", "registry", "portcullis"]),
+    ("opentelemetry*", &["portcullis", "e2e"]),
+    ("tracing-opentelemetry", &["portcullis"]),
     ("anyhow", &["portcullis", "xtask", "e2e", "bench"]),
 ];
 

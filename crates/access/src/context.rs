@@ -293,6 +293,7 @@ where
             (None, None) => ProjectName::default_project(),
         };
         asker.within(&project);
+        tracing::Span::current().record("portcullis.project", project.as_str());
         Ok(Self {
             actor,
             role,

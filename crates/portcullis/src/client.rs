@@ -5,12 +5,14 @@ use std::time::Duration;
 use kernel::{Clock as _, SystemClock};
 use reqwest::{Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
+use tracing::Instrument as _;
 
 use crate::args::Globals;
 use crate::bearer::Bearer;
 use crate::codes;
 use crate::failure::Failure;
 use crate::output::say;
+use crate::traces;
 
 /// What whoever asked without a token is told.
 const HOW_TO_GET_A_TOKEN: &str = "no token is given: set PORTCULLIS_TOKEN, or give --token. The first start of \
@@ -129,14 +131,17 @@ impl Client {
 
     /// Sends a request, and says so if asked to.
     async fn sent(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failure> {
-        let request = request.build().map_err(|error| self.unreachable(&error))?;
+        let mut request = request.build().map_err(|error| self.unreachable(&error))?;
+        let span = upstream::outgoing::span(&request, request.url().path());
+        traces::into_headers(&span, request.headers_mut());
         let (method, url, clock) = (
             request.method().clone(),
             request.url().clone(),
             SystemClock::new(),
         );
         let start = clock.monotonic();
-        let response = self.http.execute(request).await;
+        let response = self.http.execute(request).instrument(span.clone()).await;
+        upstream::outgoing::ended(&span, &response);
         if self.verbose {
             let ms = clock.monotonic().since(start).as_millis();
             let answer = match &response {

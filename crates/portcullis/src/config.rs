@@ -24,6 +24,7 @@ use crate::config_error::{describe, without_password};
 use crate::dead_man::DeadMansSwitchSection;
 use crate::failure::Failure;
 use crate::lifecycle::LAME_DUCK_SECONDS_MAX;
+use crate::traces::TracingSection;
 
 /// The file that is read when none is named and it is there.
 pub const FILE: &str = "portcullis.toml";
@@ -41,6 +42,7 @@ pub struct Config {
     pub keys: KeysSection,
     pub signing: SigningSection,
     pub quota: QuotaSection,
+    pub tracing: TracingSection,
     /// Trusted roots that image policies name with `trustRootRef`: name and file.
     pub trusted_roots: BTreeMap<String, PathBuf>,
     /// A Rekor of somebody else's that is watched, and owed each signature.
@@ -88,6 +90,8 @@ const KEYS: &[(&str, &str, Shown)] = &[
     ("signing", "formats", Shown::Whole),
     ("quota", "signatures_per_minute", Shown::Whole),
     ("quota", "burst", Shown::Whole),
+    ("tracing", "otlp_endpoint", Shown::Whole),
+    ("tracing", "sample_ratio", Shown::Whole),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,6 +201,7 @@ impl Loaded {
             let cause = format!("server.lame_duck_seconds is above {LAME_DUCK_SECONDS_MAX}");
             return Err(Failure::coded(1, &codes::CONFIG, cause));
         }
+        self.config.tracing.check()?;
         let _read = self.config.trusted_roots()?;
         if let Some(settings) = &self.config.external_log {
             // Whether the log answers is not asked: a server starts without it.
@@ -282,6 +287,9 @@ fn value_of(key: &str, text: &str) -> toml::Value {
         ("lame_duck_seconds" | "signatures_per_minute" | "burst", number) => number
             .parse()
             .map_or_else(|_| toml::Value::String(text.to_owned()), toml::Value::Integer),
+        ("sample_ratio", number) => number
+            .parse()
+            .map_or_else(|_| toml::Value::String(text.to_owned()), toml::Value::Float),
         ("formats", text) => toml::Value::Array(
             text.split(',')
                 .map(|word| toml::Value::String(word.trim().to_owned()))
@@ -363,6 +371,8 @@ impl Config {
             ("log", "key_file") => format!("\"{}\"", self.secret_file(None, "log.json").display()),
             ("audit", "key_file") => format!("\"{}\"", self.secret_file(None, "audit.json").display()),
             ("keys", "password_file") => format!("\"{}\"", self.secret_file(None, "keys.password").display()),
+            ("tracing", "otlp_endpoint") => "none".to_owned(),
+            ("tracing", "sample_ratio") => "1.0".to_owned(),
             _ => format!("{:?}", self.signing.formats),
         }
     }

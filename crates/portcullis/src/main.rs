@@ -29,14 +29,16 @@ mod readiness;
 mod seal;
 mod secrets;
 mod telemetry;
+mod traces;
 mod wiring;
 mod workloads;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use clap::error::{ContextKind, ContextValue};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 
+use crate::args::Command;
 use crate::failure::Failure;
 
 /// Options with a variable, as a usage line shows them.
@@ -51,18 +53,34 @@ fn main() -> ExitCode {
     if let Ok(spec) = std::env::var("PORTCULLIS_TEST_CRASH_AT") {
         kernel::arm_crash_point(&spec);
     }
-    let code = match args::Args::try_parse() {
-        Ok(args) => run(args),
+    let parsed = args::Args::command().try_get_matches();
+    let parsed = parsed.and_then(|matches| Ok((args::Args::from_arg_matches(&matches)?, name(&matches))));
+    let code = match parsed {
+        Ok((args, name)) => run(args, &name),
         Err(error) => not_run(&without_environment(error)),
     };
     failure::settle(code)
 }
 
-fn run(args: args::Args) -> ExitCode {
+/// The command's own name with those under it, as in `portcullis token create`.
+fn name(matches: &ArgMatches) -> String {
+    let (mut name, mut matches) = ("portcullis".to_owned(), matches);
+    while let Some((own, under)) = matches.subcommand() {
+        name = format!("{name} {own}");
+        matches = under;
+    }
+    name
+}
+
+fn run(args: args::Args, name: &str) -> ExitCode {
     let globals = args.globals.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(cli::run(args)),
+        // They have traces of their own, or start what has.
+        Ok(runtime) if matches!(args.command, Command::Serve(_) | Command::Demo(_)) => {
+            runtime.block_on(cli::run(args))
+        }
+        Ok(runtime) => runtime.block_on(traces::command::run(name, cli::run(args))),
         Err(error) => Err(Failure::local("starting the runtime", &error)),
     };
     outcome.unwrap_or_else(|failure| failure.report(&globals))

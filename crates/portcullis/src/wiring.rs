@@ -9,7 +9,7 @@ use access::audit::{self, Trail};
 use access::{Access, Context, NewToken, ProjectName, Role};
 use axum::extract::{FromRef, State};
 use axum::http::header;
-use axum::middleware::{from_fn_with_state, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -33,7 +33,7 @@ use crate::metrics::{self, Metrics};
 use crate::place::{blobs, database_url, migrations};
 use crate::probes::Parts;
 use crate::seal::{Place, Seal};
-use crate::{dependency_metrics, probes, readiness, secrets, workloads};
+use crate::{dependency_metrics, probes, readiness, secrets, traces, workloads};
 
 /// How long the log's lease lasts when its holder does not renew it, in seconds. On a shared database another server
 /// waits that long, and should append within five seconds; alone there is nobody, and each renewal is a synced write.
@@ -61,6 +61,8 @@ pub struct App {
     public_url: Arc<str>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    /// Whether requests have spans.
+    traced: bool,
     /// Ends what runs beside the requests.
     stop: CancellationToken,
     /// What is waited for before the database is closed.
@@ -190,6 +192,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         public_url,
         clock,
         random,
+        traced: traces::are_made(),
         stop: CancellationToken::new(),
         background: TaskTracker::new(),
         _lock: lock,
@@ -363,7 +366,7 @@ pub fn router(app: &App, leaving: CancellationToken) -> Router {
         .route("/trust/trusted_root.json", get(trusted_root))
         .route("/trust/signing_config.json", get(signing_config))
         .route("/openapi.json", get(|| async { Json(openapi()) }));
-    Router::new()
+    let router = Router::new()
         .nest("/api/v1", api)
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness::readyz))
@@ -377,7 +380,11 @@ pub fn router(app: &App, leaving: CancellationToken) -> Router {
         .layer(from_fn_with_state(app.metrics.clone(), metrics::layer))
         .layer(map_response(no_sniff))
         .layer(from_fn_with_state(leaving, readiness::layer))
-        .layer(from_fn_with_state(sources, web::request::layer))
+        .layer(from_fn_with_state(sources, web::request::layer));
+    match app.traced {
+        true => router.layer(from_fn(traces::server::layer)),
+        false => router,
+    }
 }
 
 async fn no_sniff(mut response: Response) -> Response {
@@ -400,7 +407,9 @@ async fn render_metrics(State(app): State<App>) -> String {
         app.metrics.debt(&standing, &app.signing);
     }
     app.metrics.signing(&app.signing);
-    app.metrics.render() + &dependency_metrics::render(&app.watch.board().all(), &*app.clock)
+    app.metrics.render()
+        + &dependency_metrics::render(&app.watch.board().all(), &*app.clock)
+        + &traces::metrics()
 }
 
 async fn trusted_root(State(app): State<App>) -> impl IntoResponse {

@@ -49,6 +49,7 @@ impl Draft {
     }
 
     /// What stands for this image already.
+    #[tracing::instrument(name = "look up", skip_all)]
     pub(crate) async fn known(&self, digest: Digest) -> Result<Option<SignatureRow>, SigningError> {
         let row = tables::find(&self.parts.db, &self.wish(digest)).await?;
         Ok(row.filter(|row| row.done))
@@ -77,6 +78,7 @@ impl Draft {
     }
 
     /// A turn to work at this image's registry.
+    #[tracing::instrument(name = "wait for a turn", skip_all)]
     pub(crate) async fn turn(&self, cost: usize) -> Result<Pass, SigningError> {
         let registry = self.repository().registry();
         Ok(self.parts.door.work(self.caller(), registry, cost).await?)
@@ -216,6 +218,7 @@ impl Draft {
 
     /// Signs this one image and makes the signature durable. The answer is what stands then: another server's
     /// signature, if that was staged first.
+    #[tracing::instrument(name = "stage signature", skip_all)]
     async fn stage(&self, digest: Digest) -> Result<SignatureRow, SigningError> {
         let row = self.sign_statement(&[digest]).await?;
         let legacy = match self.formats.legacy {
@@ -293,6 +296,7 @@ impl Draft {
         format::legacy::payload(self.repository(), digest, &self.request.annotations)
     }
 
+    #[tracing::instrument(name = "append to log", skip_all)]
     pub(crate) async fn log(&self, row: &SignatureRow) -> Result<LoggedEntry, SigningError> {
         let entry = NewEntry {
             digest: Digest::of(&format::dsse::pae(format::dsse::IN_TOTO, &row.statement)),
@@ -306,6 +310,7 @@ impl Draft {
             .map_err(|fault| SigningError::Log(crate::error::LogError(fault)))
     }
 
+    #[tracing::instrument(name = "publish signature", skip_all)]
     pub(crate) async fn publish(
         &self,
         subject: &Descriptor,
@@ -342,6 +347,7 @@ impl Draft {
 
     /// Marks signatures as done, each with its place in the log, an audit record, and what is owed to the external log,
     /// in one transaction.
+    #[tracing::instrument(name = "finish signature", skip_all)]
     pub(crate) async fn finish(&self, done: &[(Wish, Id, u64)]) -> Result<(), SigningError> {
         let mut tx = self.parts.db.begin().await?;
         let mut finished: BTreeMap<&Id, i64> = BTreeMap::new();

@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::{BoxFuture, FutureExt, Shared};
+use tracing::{Instrument as _, Span};
 
 /// Work in flight, by what it makes.
 ///
@@ -14,7 +15,11 @@ pub(crate) struct Flights<K, V> {
     open: Arc<Mutex<HashMap<K, Flight<V>>>>,
 }
 
-type Flight<V> = Shared<BoxFuture<'static, Option<V>>>;
+struct Flight<V> {
+    answer: Shared<BoxFuture<'static, Option<V>>>,
+    /// The work's own, under that of whoever came first.
+    span: Span,
+}
 
 impl<K: Hash + Eq + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Flights<K, V> {
     pub(crate) fn new() -> Self {
@@ -31,24 +36,30 @@ impl<K: Hash + Eq + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Fl
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let flight = {
+        let answer = {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             match open.get(&key) {
-                Some(flight) => flight.clone(),
+                Some(flight) => {
+                    // A trace has one parent: the others are told where the work is.
+                    Span::current().follows_from(&flight.span);
+                    flight.answer.clone()
+                }
                 None => {
                     let boarding = Boarding {
                         open: self.open.clone(),
                         key: key.clone(),
                     };
                     // The work begins in its own task: here it would find the list locked, should it end at once.
-                    let task = tokio::spawn(async move { work(boarding).await });
-                    let flight = task.map(Result::ok).boxed().shared();
-                    open.insert(key, flight.clone());
-                    flight
+                    let span = tracing::info_span!("lead");
+                    let task = tokio::spawn(async move { work(boarding).await }.instrument(span.clone()));
+                    let answer = task.map(Result::ok).boxed().shared();
+                    let own = answer.clone();
+                    open.insert(key, Flight { answer, span });
+                    own
                 }
             }
         };
-        flight.await
+        answer.await
     }
 }
 

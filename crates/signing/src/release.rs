@@ -9,6 +9,7 @@ use flow::Class;
 use futures::stream::{self, StreamExt};
 use kernel::limits::RELEASE_SUBJECTS_MAX;
 use kernel::{Digest, Reference};
+use tracing::Instrument as _;
 
 use crate::draft::Draft;
 use crate::format::Annotations;
@@ -41,9 +42,12 @@ impl Signing {
     ) -> Result<ReleaseOutcome, SigningError> {
         let (signing, context) = (self.clone(), context.clone());
         let work = async move { signing.release_now(&context, images, key, annotations).await };
-        tokio::spawn(work).await.map_err(|_| SigningError::Lost)?
+        tokio::spawn(work.in_current_span())
+            .await
+            .map_err(|_| SigningError::Lost)?
     }
 
+    #[tracing::instrument(name = "sign release", skip_all)]
     async fn release_now(
         &self,
         context: &Context,

@@ -18,6 +18,7 @@ impl Draft {
     ///
     /// # Errors
     /// Those of the registry and the log.
+    #[tracing::instrument(name = "repair signature", skip_all)]
     pub(crate) async fn repair(
         &self,
         subject: &Descriptor,

@@ -23,6 +23,7 @@ struct Child {
 }
 
 /// The image that a reference names, and with `recursive` every manifest under it, each once, the image first.
+#[tracing::instrument(name = "resolve image", skip_all)]
 pub(crate) async fn subjects(
     registry: &dyn Registry,
     caller: Caller<'_>,

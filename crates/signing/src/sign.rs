@@ -5,7 +5,9 @@ use std::sync::Arc;
 use access::{Action, Context};
 use flow::{Caller, Rate};
 use jiff::Timestamp;
-use kernel::Reference;
+use kernel::{Fault as _, Reference};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::debt::standing::Debts;
 use crate::door::{Door, DoorStanding};
@@ -121,6 +123,13 @@ impl Signing {
     /// Those of the context's rights, the registry, the key and the log; [`SigningError::Busy`], at once, if the
     /// project's quota is used up or too many wait. What is signed stays signed.
     pub async fn sign(&self, context: &Context, request: &SignRequest) -> Result<Vec<Signed>, SigningError> {
+        let span = span("sign image", &request.image);
+        let outcome = self.sign_now(context, request).instrument(span.clone()).await;
+        failed(&span, &outcome);
+        outcome
+    }
+
+    async fn sign_now(&self, context: &Context, request: &SignRequest) -> Result<Vec<Signed>, SigningError> {
         let caller = Caller::new(context.project.as_str(), request.class);
         let turn = self.parts.door.look_up(caller).await?;
         let draft = self.draft(context, request).await?;
@@ -173,6 +182,25 @@ impl Signing {
             key: self.parts.keyring.current(context.project.as_str(), name).await?,
             quota: project.quota.unwrap_or(self.parts.quota),
         })
+    }
+}
+
+/// A span around all that is done for one image.
+pub(crate) fn span(name: &str, image: &Reference) -> Span {
+    tracing::info_span!(
+        "image",
+        otel.name = name,
+        portcullis.image = %image,
+        error.type = Empty,
+        otel.status_code = Empty,
+    )
+}
+
+/// Notes in the span why it ended badly, if it did.
+pub(crate) fn failed<T>(span: &Span, outcome: &Result<T, SigningError>) {
+    if let Err(error) = outcome {
+        span.record("error.type", error.code().id);
+        span.record("otel.status_code", "ERROR");
     }
 }
 

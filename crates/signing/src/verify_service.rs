@@ -6,13 +6,14 @@ use std::time::Duration;
 use access::{Action, Context};
 use flow::{Caller, Class, Pass};
 use kernel::{Reference, Repository};
+use tracing::Instrument as _;
 
 use crate::format::Annotations;
 use crate::image_policy::ImagePolicies;
 use crate::key::PublicKey;
 use crate::verdicts::VerdictKey;
 use crate::verify::{self, Candidate, Policy, Records, Report};
-use crate::{Signing, SigningError, debt, resolve};
+use crate::{Signing, SigningError, debt, resolve, sign};
 
 /// Verifies for the API. Cheap to clone.
 #[derive(Clone)]
@@ -61,6 +62,17 @@ impl Verifying {
     /// # Errors
     /// If anything could not be asked; that is never "unsigned".
     pub async fn verify(
+        &self,
+        context: &Context,
+        request: &VerifyRequest,
+    ) -> Result<Vec<Verdict>, SigningError> {
+        let span = sign::span("verify image", &request.image);
+        let outcome = self.verify_now(context, request).instrument(span.clone()).await;
+        sign::failed(&span, &outcome);
+        outcome
+    }
+
+    async fn verify_now(
         &self,
         context: &Context,
         request: &VerifyRequest,

@@ -170,7 +170,11 @@ impl Tlog {
         }
         let (answer, answered) = oneshot::channel();
         self.waiting
-            .try_send(Waiting { entry, answer })
+            .try_send(Waiting {
+                entry,
+                span: tracing::Span::current(),
+                answer,
+            })
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => TlogError::Overloaded {
                     waiting: QUEUE_ENTRIES_MAX as u64,

@@ -13,6 +13,7 @@ use kernel::Fault as _;
 use store::Lease;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
+use tracing::{Instrument as _, Span};
 
 use crate::checkpoint::Checkpoint;
 use crate::core::{Core, become_true};
@@ -47,6 +48,8 @@ const HANDED_MS_MAX: u64 = 8_000;
 /// An entry and who waits for it.
 pub(crate) struct Waiting {
     pub entry: Accepted,
+    /// Of whoever waits.
+    pub span: Span,
     pub answer: oneshot::Sender<Result<Placed, TlogError>>,
 }
 
@@ -244,6 +247,11 @@ impl Sequencer {
     }
 
     async fn append(&mut self, batch: Vec<Waiting>) {
+        let span = span_of(&batch);
+        self.append_all(batch).instrument(span).await;
+    }
+
+    async fn append_all(&mut self, batch: Vec<Waiting>) {
         let done = match self.core.shared && self.leader.is_none() {
             true => Err(TlogError::NotLeader),
             false => self.commit(batch.iter().map(|waiting| &waiting.entry), &[]).await,
@@ -401,6 +409,22 @@ impl Waiting {
         // Whoever hung up finds the entry again when asking again.
         let _ = self.answer.send(Ok(Placed { index, checkpoint }));
     }
+}
+
+/// A span under that of the first who waits, with links to the others; none if none of them has one.
+fn span_of(batch: &[Waiting]) -> Span {
+    let mut spans = batch
+        .iter()
+        .map(|waiting| &waiting.span)
+        .filter(|span| !span.is_none());
+    let Some(first) = spans.next() else {
+        return Span::none();
+    };
+    let own = tracing::info_span!(parent: first, "append batch", tlog.entries = batch.len());
+    for other in spans {
+        own.follows_from(other);
+    }
+    own
 }
 
 fn refuse(batch: Vec<Waiting>, error: TlogError) {

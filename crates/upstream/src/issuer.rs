@@ -15,6 +15,7 @@ use rustls::RootCertStore;
 
 use crate::oci::egress::{Home, HomeResolver, Place, is_loopback};
 use crate::oci::transport::tls;
+use crate::outgoing::{self, Whom};
 
 /// Milliseconds for name resolution, TCP and TLS together.
 const CONNECT_MS_MAX: u64 = 3_000;
@@ -129,7 +130,9 @@ impl Fetch for Client {
         let Some(client) = self.issuers.get(issuer) else {
             return Err(FetchError(format!("{issuer} is not configured")));
         };
-        let mut response = client.get(url.clone()).send().await.map_err(failed)?;
+        let mut response = outgoing::send(client.get(url.clone()), Whom::Known, "issuer")
+            .await
+            .map_err(failed)?;
         let status = response.status();
         if status.is_redirection() {
             return Err(FetchError(format!(

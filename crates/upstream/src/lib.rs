@@ -31,4 +31,5 @@
 pub mod certificate;
 pub mod issuer;
 pub mod oci;
+pub mod outgoing;
 pub mod rekor;

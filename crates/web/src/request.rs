@@ -36,6 +36,10 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
     }
 }
 
+/// The trace that a request is part of, in 32 hex digits; for the log.
+#[derive(Debug, Clone)]
+pub struct TraceId(pub String);
+
 /// The sources that [`layer`] draws from.
 #[derive(Clone)]
 pub struct Sources {
@@ -51,6 +55,7 @@ pub async fn layer(
 ) -> Response {
     let id = request_id(&request, &sources);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let trace = request.extensions_mut().remove::<TraceId>().map(|TraceId(id)| id);
     request.extensions_mut().insert(RequestId(id.clone()));
     let began = sources.clock.monotonic();
     let mut response = next.run(request).await;
@@ -67,7 +72,8 @@ pub async fn layer(
             .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     let took = sources.clock.monotonic().since(began);
-    log(&id, method.as_str(), &path, response.status(), took);
+    let ids = (id.as_str(), trace.as_deref());
+    log(ids, method.as_str(), &path, response.status(), took);
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(HEADER, value);
     }
@@ -102,10 +108,11 @@ fn request_id(request: &Request, sources: &Sources) -> String {
     }
 }
 
-fn log(id: &str, method: &str, path: &str, status: StatusCode, took: Duration) {
+fn log((id, trace): (&str, Option<&str>), method: &str, path: &str, status: StatusCode, took: Duration) {
     let ms = u64::try_from(took.as_micros()).unwrap_or(u64::MAX) as f64 / 1_000.0;
     tracing::info!(
         request.id = id,
+        trace_id = trace,
         http.method = method,
         http.path = path,
         http.status = status.as_u16(),

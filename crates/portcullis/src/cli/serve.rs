@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::lifecycle::Lifecycle;
 use crate::output::try_println;
 use crate::telemetry;
+use crate::traces::Traces;
 use crate::wiring::{self, App};
 
 /// A server that listens and has yet to run.
@@ -66,8 +67,9 @@ impl Server {
 }
 
 pub async fn run(own: &Serve) -> Result<ExitCode, Failure> {
-    telemetry::start();
     let config = Loaded::for_serve(own)?.config;
+    let traces = Traces::start(&config.tracing)?;
+    telemetry::start(traces.as_ref());
     let server = listen(&config).await?;
     let url = format!("http://{}", server.address);
     if let Some(token) = &server.first_token {
@@ -80,6 +82,9 @@ pub async fn run(own: &Serve) -> Result<ExitCode, Failure> {
         .on_signals(lame_duck)
         .map_err(|error| Failure::local("waiting for signals", &error))?;
     server.run(lifecycle).await?;
+    if let Some(traces) = traces {
+        traces.close().await;
+    }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

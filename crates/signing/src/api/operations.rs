@@ -14,6 +14,7 @@ use kernel::Kind;
 use tokio::select;
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use web::{Json, Problem};
 
 use super::items::{self, BATCH_CONCURRENT_MAX, BatchLine, SignBody};
@@ -97,7 +98,8 @@ pub(super) async fn accept(
     kernel::crash_point("operation.accepted");
     let location = format!("/api/v1/operations/{}", operation.id);
     let applied = format!("wait={}", waited.as_secs());
-    tokio::spawn(work(signing.clone(), context.clone(), operation.clone(), order));
+    let own = work(signing.clone(), context.clone(), operation.clone(), order);
+    tokio::spawn(own.in_current_span());
     let headers = [
         (header::LOCATION, location),
         (HeaderName::from_static("preference-applied"), applied),

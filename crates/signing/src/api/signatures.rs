@@ -10,6 +10,7 @@ use futures::stream::{self, StreamExt};
 use kernel::Reference;
 use kernel::limits::BATCH_ITEMS_MAX;
 use tokio::time::timeout;
+use tracing::{Instrument as _, Span};
 use web::{Json, Page, Paging, Problem};
 
 use super::items::{
@@ -51,7 +52,7 @@ pub(crate) async fn create(
         release: false,
     };
     let (own, by) = (signing.clone(), context.clone());
-    let work = tokio::spawn(async move { sign(&own, &by, body, Class::Sign).await });
+    let work = tokio::spawn(async move { sign(&own, &by, body, Class::Sign).await }.in_current_span());
     match timeout(wait, work).await {
         Ok(done) => done.map_err(|_| SigningError::Lost)?.map(created),
         Err(_) => operations::accept(&signing, &context, order, wait).await,
@@ -122,14 +123,17 @@ async fn answer(
             Json(lines).into_response()
         });
     }
+    // A streamed answer is made outside of the request that asked for it.
+    let span = Span::current();
     let lines = stream::iter(items.into_iter().enumerate()).map(move |(item, body)| {
         let (signing, context) = (signing.clone(), context.clone());
         // A task of its own: what was accepted is finished, whether or not somebody reads the answer.
-        let task = tokio::spawn(async move {
+        let work = async move {
             let image = body.image.clone();
             let outcome = sign(&signing, &context, body, Class::Batch).await;
             told(&context, line(item, image, outcome))
-        });
+        };
+        let task = tokio::spawn(work.instrument(span.clone()));
         async move {
             task.await
                 .unwrap_or_else(|_| line(item, String::new(), Err(SigningError::Lost.into())))

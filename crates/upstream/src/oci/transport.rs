@@ -16,12 +16,12 @@ use rustls::{ClientConfig, RootCertStore};
 use signing::ports::RegistryReason;
 
 use super::config::{ConfigError, RegistryConfig};
-use crate::certificate::in_io;
-
 use super::egress::{self, Home, HomeResolver, Refused, TargetResolver};
 use super::header::retry_after;
 use super::identity::Who;
 use super::wait::{ATTEMPTS_MAX, THROTTLE_SECONDS_MAX, backoff};
+use crate::certificate::in_io;
+use crate::outgoing;
 
 /// Milliseconds for name resolution, TCP and TLS together: three lost packets, and still time to retry.
 const CONNECT_MS_MAX: u64 = 5_000;
@@ -312,7 +312,7 @@ impl Host {
         } else if matches!(ask.method, Method::POST | Method::PUT) {
             request = request.body(Bytes::new());
         }
-        let mut response = request.send().await.map_err(failure)?;
+        let mut response = outgoing::to_registry(request, ask).await.map_err(failure)?;
         let (status, headers) = (response.status(), response.headers().clone());
         let mut body = BytesMut::new();
         if ask.method != Method::HEAD {

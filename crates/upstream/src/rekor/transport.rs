@@ -14,6 +14,7 @@ use super::error::RekorReason;
 use crate::certificate::{self, Shown};
 use crate::oci::header::http_date;
 use crate::oci::transport::tls;
+use crate::outgoing::{self, Whom};
 
 /// Bytes of an answer: a full entry with its proof has a few thousand, a tile 8,192.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -101,7 +102,9 @@ impl Transport {
     }
 
     async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Answer, RekorReason> {
-        let mut response = request.send().await.map_err(unreachable)?;
+        let mut response = outgoing::send(request, Whom::Known, "rekor")
+            .await
+            .map_err(unreachable)?;
         let header = |name: reqwest::header::HeaderName| {
             let value = response.headers().get(name)?.to_str().ok()?;
             Some(kernel::words(value))
