@@ -29,6 +29,7 @@ mod postgresql;
 mod readme;
 mod repair;
 mod servers;
+mod traces;
 mod usage;
 mod wire;
 mod wrong_log;

@@ -6,12 +6,15 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use kernel::Fault as _;
 use reqwest::StatusCode;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tlog::merkle::{Hash, leaf_hash, verify_inclusion};
 use tlog::tile::{TILE_WIDTH, TilePath, parse_hashes};
 use tlog::{Accepted, Checkpoint, Files as _, HashedRekord, Verifier, View, transparency_log_entry};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use super::document::{self, Included};
 use super::error::{RekorError, RekorReason};
@@ -55,7 +58,14 @@ impl Client {
                 Api::V2 => self.append_v2(entry).await,
             }
         };
-        self.failed("writing an entry", work.await)
+        let span =
+            tracing::info_span!("append to external log", error.type = Empty, otel.status_code = Empty);
+        let outcome = self.failed("writing an entry", work.instrument(span.clone()).await);
+        if let Err(error) = &outcome {
+            span.record("error.type", error.code().id);
+            span.record("otel.status_code", "ERROR");
+        }
+        outcome
     }
 
     async fn append_v2(&self, entry: &HashedRekord) -> Result<Logged, RekorReason> {
