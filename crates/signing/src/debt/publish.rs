@@ -122,6 +122,7 @@ impl Publisher {
         Ok(())
     }
 
+    #[tracing::instrument(name = "publish evidence", skip_all)]
     async fn publish(&self, work: &Work) -> Result<(), SigningError> {
         let Unpublished {
             statement,
