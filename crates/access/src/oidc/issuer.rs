@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock, Monotonic, Random, words};
+use tracing::Instrument as _;
 
 use super::discovery::{self, DESCRIPTION_BYTES_MAX};
 use super::keys::{KEY_SET_BYTES_MAX, KeySet};
@@ -87,7 +88,7 @@ impl Issuer {
     pub async fn asked(self: &Arc<Self>, kid: &str, algorithm: Algorithm) -> Result<Arc<KeySet>, OidcError> {
         let own = self.clone();
         // A task of its own: whoever goes away does not take the answer from the others.
-        let _ = tokio::spawn(async move { own.ask().await }).await;
+        let _ = tokio::spawn(async move { own.ask().await }.in_current_span()).await;
         if let Some(keys) = self.known(kid, algorithm) {
             return Ok(keys);
         }

@@ -429,7 +429,12 @@ async fn a_collector_in_trouble_costs_spans_and_nothing_else() {
     }
     // More than the queue holds, while nobody takes anything: every answer comes as ever.
     collector.is(Mood::Silent);
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let patience = Duration::from_secs(10);
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(patience)
+        .build()
+        .unwrap();
     let url = format!("{}/api/v1/trust/trusted_root.json", server.url());
     let ask = async || assert_eq!(http.get(&url).send().await.unwrap().status(), 200);
     let began = clock.monotonic();
