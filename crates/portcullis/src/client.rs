@@ -12,7 +12,7 @@ use crate::bearer::Bearer;
 use crate::codes;
 use crate::failure::Failure;
 use crate::output::say;
-use crate::traces;
+use crate::traces::context::into_headers;
 
 /// What whoever asked without a token is told.
 const HOW_TO_GET_A_TOKEN: &str = "no token is given: set PORTCULLIS_TOKEN, or give --token. The first start of \
@@ -133,7 +133,7 @@ impl Client {
     async fn sent(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failure> {
         let mut request = request.build().map_err(|error| self.unreachable(&error))?;
         let span = upstream::outgoing::span(&request, request.url().path());
-        traces::into_headers(&span, request.headers_mut());
+        into_headers(&span, request.headers_mut());
         let (method, url, clock) = (
             request.method().clone(),
             request.url().clone(),

@@ -130,7 +130,7 @@ impl Fetch for Client {
         let Some(client) = self.issuers.get(issuer) else {
             return Err(FetchError(format!("{issuer} is not configured")));
         };
-        let mut response = outgoing::send(client.get(url.clone()), Whom::Known, "issuer")
+        let mut response = outgoing::send(client.get(url.clone()), Whom::Known("issuer"))
             .await
             .map_err(failed)?;
         let status = response.status();

@@ -11,8 +11,6 @@ use reqwest::{Request, RequestBuilder, Response};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, info_span};
 
-use crate::oci::transport::{Ask, Route};
-
 /// Adds the headers that tell the other side of a span.
 pub type AddHeaders = fn(&Span, &mut HeaderMap);
 
@@ -26,34 +24,33 @@ pub fn add_trace_headers(add: AddHeaders) {
 /// Who is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Whom {
-    /// Somebody of the configuration, or of the image's name.
-    Known,
+    /// The registry that an image's name names.
+    Registry,
+    /// Somebody of the configuration, by what he is.
+    Known(&'static str),
     /// Whoever a registry sent us to: nothing of ours goes along.
     Stranger,
 }
 
-/// Sends a request; `what` is asked for, in a word or two.
-pub(crate) async fn send(request: RequestBuilder, whom: Whom, what: &str) -> reqwest::Result<Response> {
+/// Sends a request.
+pub(crate) async fn send(request: RequestBuilder, whom: Whom) -> reqwest::Result<Response> {
     let Some(add) = ADD.get().filter(|_| !Span::current().is_none()) else {
         return request.send().await;
     };
     let (client, request) = request.build_split();
     let mut request = request?;
+    let what = match whom {
+        Whom::Registry => of_registry(request.url().path()),
+        Whom::Known(what) => what,
+        Whom::Stranger => "redirected",
+    };
     let span = span(&request, what);
-    if whom == Whom::Known {
+    if whom != Whom::Stranger {
         add(&span, request.headers_mut());
     }
     let outcome = client.execute(request).instrument(span.clone()).await;
     ended(&span, &outcome);
     outcome
-}
-
-/// Sends a request to a registry, or to where that sent us.
-pub(crate) async fn to_registry(request: RequestBuilder, ask: &Ask) -> reqwest::Result<Response> {
-    match ask.route {
-        Route::Home => send(request, Whom::Known, of_registry(ask.url.path())).await,
-        Route::Away => send(request, Whom::Stranger, "redirected").await,
-    }
 }
 
 /// The span of a call, up to the head of its answer.

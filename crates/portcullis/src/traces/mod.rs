@@ -5,7 +5,7 @@
 //! protobuf). Nothing ever waits for the collector: what it does not take is dropped and counted.
 
 pub mod command;
-mod context;
+pub mod context;
 mod export;
 pub mod server;
 
@@ -22,9 +22,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
-pub use self::context::into_headers;
 pub use self::export::metrics;
-use crate::explain::codes;
+use crate::codes;
 use crate::failure::Failure;
 
 /// Who makes spans: libraries' own never leave the process.
@@ -138,7 +137,7 @@ impl Traces {
             provider = provider.with_sampler(Sampler::ParentBased(Box::new(own)));
         }
         MADE.store(true, Ordering::Relaxed);
-        upstream::outgoing::add_trace_headers(into_headers);
+        upstream::outgoing::add_trace_headers(context::into_headers);
         Ok(Some(Self {
             provider: provider.build(),
             export,

@@ -21,7 +21,7 @@ use super::header::retry_after;
 use super::identity::Who;
 use super::wait::{ATTEMPTS_MAX, THROTTLE_SECONDS_MAX, backoff};
 use crate::certificate::in_io;
-use crate::outgoing;
+use crate::outgoing::{self, Whom};
 
 /// Milliseconds for name resolution, TCP and TLS together: three lost packets, and still time to retry.
 const CONNECT_MS_MAX: u64 = 5_000;
@@ -296,9 +296,9 @@ impl Host {
     }
 
     async fn once(&self, ask: &Ask, authorization: Option<&HeaderValue>) -> Result<Answer, RegistryReason> {
-        let client = match ask.route {
-            Route::Home => &self.client,
-            Route::Away => &self.away,
+        let (client, whom) = match ask.route {
+            Route::Home => (&self.client, Whom::Registry),
+            Route::Away => (&self.away, Whom::Stranger),
         };
         let mut request = client.request(ask.method.clone(), ask.url.clone());
         if let Some(accept) = ask.accept {
@@ -312,7 +312,7 @@ impl Host {
         } else if matches!(ask.method, Method::POST | Method::PUT) {
             request = request.body(Bytes::new());
         }
-        let mut response = outgoing::to_registry(request, ask).await.map_err(failure)?;
+        let mut response = outgoing::send(request, whom).await.map_err(failure)?;
         let (status, headers) = (response.status(), response.headers().clone());
         let mut body = BytesMut::new();
         if ask.method != Method::HEAD {

@@ -102,7 +102,7 @@ impl Transport {
     }
 
     async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Answer, RekorReason> {
-        let mut response = outgoing::send(request, Whom::Known, "rekor")
+        let mut response = outgoing::send(request, Whom::Known("rekor"))
             .await
             .map_err(unreachable)?;
         let header = |name: reqwest::header::HeaderName| {

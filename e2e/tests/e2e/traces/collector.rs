@@ -150,9 +150,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The path and `traceparent` of every call, `None` where there was none.
+/// The path and `traceparent` of a call, `None` where there was none.
+type Call = (String, Option<String>);
+
+/// Every call.
 #[derive(Clone, Default)]
-pub struct Heard(Arc<Mutex<Vec<(String, Option<String>)>>>);
+pub struct Heard(Arc<Mutex<Vec<Call>>>);
 
 impl Heard {
     pub fn all(&self) -> Vec<Option<String>> {
