@@ -21,7 +21,8 @@ const ACQUIRE_MS: u64 = 3_000;
 ///
 /// A server that is frozen in the middle of a transaction holds its locks, and with them the duty of every other
 /// server; after two seconds PostgreSQL ends it.
-const SESSION: &str = "SET enable_seqscan = off; SET jit = off; SET idle_in_transaction_session_timeout = 2000";
+const SESSION: &str =
+    "SET enable_seqscan = off; SET jit = off; SET idle_in_transaction_session_timeout = 2000";
 /// A connection that was idle for longer is asked whether it is still there before it is used, in milliseconds. To
 /// ask a busy one each time would double its round trips; one that broke since fails one call and is gone.
 const IDLE_MS_MAX: u128 = 1_000;
