@@ -91,6 +91,18 @@ impl Db {
         }
     }
 
+    /// Begins a write transaction that a power cut may undo after its commit, for what is done again without harm. A
+    /// killed process loses nothing of it, and it costs those who wait for the disk nothing.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn begin_unsynced(&self) -> Result<Tx, StoreError> {
+        match &self.0 {
+            Inner::Sqlite(db) => Ok(Tx(TxInner::Sqlite(db.begin_unsynced().await?))),
+            Inner::Postgres(db) => Ok(Tx(TxInner::Postgres(db.begin_unsynced().await?))),
+        }
+    }
+
     /// Whether this is PostgreSQL, which several servers may share.
     #[must_use]
     pub fn is_shared(&self) -> bool {

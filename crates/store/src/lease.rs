@@ -88,12 +88,12 @@ impl Lease {
         }))
     }
 
-    /// Moves the end on. `false`: it was lost; stop the duty.
+    /// Moves the end on. `false`: it was lost; stop the duty. What a power cut undoes of it ends the lease sooner.
     ///
     /// # Errors
     /// If the database does not answer.
     pub async fn renew(&self) -> Result<bool, StoreError> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_unsynced().await?;
         let now = now_us(&mut tx).await?;
         let rows = tx
             .execute(

@@ -80,6 +80,13 @@ impl Postgres {
         Ok(PostgresTx(begun, self.presence.clone()))
     }
 
+    pub(crate) async fn begin_unsynced(&self) -> Result<PostgresTx, StoreError> {
+        let mut tx = self.begin().await?;
+        tx.execute("SET LOCAL synchronous_commit = off", Vec::new())
+            .await?;
+        Ok(tx)
+    }
+
     pub(crate) async fn close(&self) {
         self.pool.close().await;
     }

@@ -1,4 +1,4 @@
-//! SQLite: write-ahead log, one writer, many readers, every commit synced.
+//! SQLite: write-ahead log, one writer, many readers, every commit synced but those that need not be.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -31,6 +31,8 @@ const TURN_MS_MAX: u64 = 30_000;
 #[derive(Clone)]
 pub(crate) struct Sqlite {
     writer: Arc<Connections>,
+    /// A connection that does not sync, in turns with the other.
+    unsynced: Arc<Connections>,
     readers: Arc<Connections>,
 }
 
@@ -68,6 +70,16 @@ impl Connections {
             options,
             turns_max,
             turns: Arc::new(Semaphore::new(turns_max as usize)),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Others with these options that share the turns.
+    fn in_turn_with(&self, options: SqliteConnectOptions) -> Self {
+        Self {
+            options,
+            turns_max: self.turns_max,
+            turns: self.turns.clone(),
             idle: Mutex::default(),
         }
     }
@@ -165,12 +177,18 @@ impl Sqlite {
             });
         }
         first.give_back();
+        // Whatever is synced later is synced with all that was written before it: the log is one file.
+        let unsynced = writer.in_turn_with(options.clone().synchronous(SqliteSynchronous::Normal));
         let options = options
             .read_only(true)
             .pragma("cache_size", format!("-{READER_CACHE_KIB}"));
         let readers = Arc::new(Connections::new(options, READERS_MAX));
         readers.take().await.map_err(failed)?.give_back();
-        Ok(Self { writer, readers })
+        Ok(Self {
+            writer,
+            unsynced: Arc::new(unsynced),
+            readers,
+        })
     }
 
     pub(crate) async fn read(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
@@ -185,10 +203,18 @@ impl Sqlite {
     }
 
     pub(crate) async fn begin(&self) -> Result<SqliteTx, StoreError> {
+        Self::begin_on(&self.writer).await
+    }
+
+    pub(crate) async fn begin_unsynced(&self) -> Result<SqliteTx, StoreError> {
+        Self::begin_on(&self.unsynced).await
+    }
+
+    async fn begin_on(connections: &Arc<Connections>) -> Result<SqliteTx, StoreError> {
         // A transaction that begins as a reader and then writes fails at once when another wrote in
         // between, whatever the busy timeout; IMMEDIATE takes the write lock first.
         let failed = |source| StoreError::query("beginning a transaction", source);
-        let mut taken = self.writer.take().await.map_err(failed)?;
+        let mut taken = connections.take().await.map_err(failed)?;
         sqlx::query("BEGIN IMMEDIATE")
             .execute(&mut taken.connection)
             .await
@@ -199,6 +225,7 @@ impl Sqlite {
     pub(crate) async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+        self.unsynced.close().await;
     }
 }
 

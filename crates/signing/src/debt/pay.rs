@@ -18,8 +18,8 @@ use crate::ports::{ExternalLog, ExternalLogError, LoggedEntry};
 
 /// Entries that are read at once. One of a large release takes the memory of its statement while it is read.
 const READ_MAX: usize = 256;
-/// Answers that are written down at once, and how long the first waits for more: each write is a synced commit, and
-/// while it lasts nobody else writes to SQLite.
+/// Answers that are written down at once, and how long the first waits for more: while they are written nobody else
+/// writes to SQLite. They are not synced: what a power cut undoes is asked again, and the log has it once.
 const SETTLED_MAX: usize = 64;
 const SETTLE_AFTER: Duration = Duration::from_millis(250);
 /// How often is looked for new debt, and whether the log may be written to.
@@ -197,7 +197,7 @@ impl Payer {
             return Ok(());
         }
         kernel::crash_point("debt.answered");
-        let mut tx = self.parts.db.begin().await?;
+        let mut tx = self.parts.db.begin_unsynced().await?;
         if !store::lease::check(&mut tx, super::LEASE, self.fence).await? {
             return Err(Stopped::Lost);
         }

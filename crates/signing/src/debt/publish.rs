@@ -146,7 +146,8 @@ impl Publisher {
 
     async fn settle(&self, item: &Unpublished, outcome: Result<(), String>) -> Result<(), Stopped> {
         kernel::crash_point("debt.published");
-        let mut tx = self.parts.db.begin().await?;
+        // Not synced: what a power cut undoes is published again, and the registry has it already.
+        let mut tx = self.parts.db.begin_unsynced().await?;
         if !store::lease::check(&mut tx, LEASE, self.fence).await? {
             return Err(Stopped::Lost);
         }

@@ -117,14 +117,21 @@ async fn what_is_not_committed_never_happened(place: Place) {
 async fn what_is_committed_is_there_after_opening_again(place: Place) {
     let db = table(&place).await;
     insert(&db, "a", 1).await.unwrap();
-    db.close().await;
-    let row = place
-        .open()
-        .await
-        .read_one("SELECT number FROM thing", args![])
+    let mut tx = db.begin_unsynced().await.unwrap();
+    tx.execute(INSERT, args!["b", 2_i64, "w", &[][..] as &[u8], false])
         .await
         .unwrap();
-    assert_eq!(row.unwrap().int("number").unwrap(), 1);
+    tx.commit().await.unwrap();
+    insert(&db, "c", 3).await.unwrap();
+    db.close().await;
+    let rows = place
+        .open()
+        .await
+        .read("SELECT number FROM thing ORDER BY number", args![])
+        .await
+        .unwrap();
+    let numbers: Vec<i64> = rows.iter().map(|row| row.int("number").unwrap()).collect();
+    assert_eq!(numbers, [1, 2, 3]);
 }
 
 async fn a_duplicate_is_known_as_one(place: Place) {
