@@ -105,6 +105,12 @@ impl Probe for DeadMansSwitch {
             .collect();
         let verdict = Verdict::of(&others);
         let of = |state, found: String| Finding::new(state, self.expected(), kernel::words(&found));
+        let unknown =
+            |status: &&probing::Status| status.kind.stops_signing() && status.state == State::Unknown;
+        if let Some(first) = others.iter().find(unknown) {
+            let why = format!("nothing is posted before anybody has looked at {}", first.name);
+            return of(State::Unknown, why);
+        }
         let dead = verdict.can_deploy == CanDeploy::No;
         let posted = match (dead, &self.fail_url) {
             (false, _) => self.post(&self.url, &verdict).await,

@@ -162,6 +162,10 @@ impl EmbeddedLog {
             Step::Prove => self.follows(last, &checkpoint).await?,
         };
         let mut found = seen.described();
+        if let Some((server, size)) = self.tlog.told().await?.filter(|told| told.1 > seen.size) {
+            state = State::RolledBack;
+            found = format!("{found}, but the server {server} has seen {size}: nobody appends (tlog_seen)");
+        }
         let stuck = last.is_some_and(|last| last.waited && last.seen.size == seen.size);
         if state == State::Ok && queued > 0 && stuck {
             state = State::Stale;

@@ -99,13 +99,18 @@ pub(crate) fn not_opened(url: &str, source: sqlx::Error) -> StoreError {
     }
 }
 
-/// The address as it may be shown.
+/// The address as it may be shown: host, port and name. Whatever else stands in it may be a password.
 fn without_password(url: &str) -> String {
-    let host = url.rsplit_once('@').map_or(url, |(_, host)| host);
+    let Ok(options) = url.parse::<PgConnectOptions>() else {
+        return "at an address that does not read".to_owned();
+    };
+    let host = match options.get_socket() {
+        Some(folder) => folder.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
     format!(
-        "at {}",
-        host.trim_start_matches("postgres://")
-            .trim_start_matches("postgresql://")
+        "at {host}, {}",
+        options.get_database().unwrap_or("its default database")
     )
 }
 
@@ -175,5 +180,25 @@ pub(crate) fn value_of(row: &PgRow, at: usize) -> Result<Value, sqlx::Error> {
             .try_get::<bool, _>(at)
             .map(|value| Value::Int(Some(i64::from(value)))),
         _ => row.try_get(at).map(Value::Text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_password;
+
+    #[test]
+    fn no_form_of_an_address_shows_its_password() {
+        for url in [
+            "postgres://app:s3cret@db.example:5433/app",
+            "postgresql://db.example:5433/app?user=app&password=s3cret",
+            "postgres://app:s3cret@db.example:5433/app?sslpassword=s3cret",
+            "postgres://app:s3cret@[::1",
+        ] {
+            let shown = without_password(url);
+            assert!(!shown.contains("s3cret") && !shown.contains('?'), "{shown}");
+        }
+        let shown = without_password("postgres://app:s3cret@db.example:5433/app");
+        assert_eq!(shown, "at db.example:5433, app");
     }
 }

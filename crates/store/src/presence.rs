@@ -112,9 +112,12 @@ impl Presence {
             connection.execute("SELECT 1").await?;
             connection.close().await
         };
-        tokio::time::timeout(Duration::from_millis(LOOK_MS_MAX), look)
-            .await
-            .unwrap_or_else(|_| Err(silent()))
+        match tokio::time::timeout(Duration::from_millis(LOOK_MS_MAX), look).await {
+            // It has no room for one more connection, or says something else: those that there are may be used.
+            Ok(Err(error)) if !may_be_gone(&error) => Ok(()),
+            Ok(looked) => looked,
+            Err(_) => Err(silent()),
+        }
     }
 
     fn away(&self) -> StoreError {

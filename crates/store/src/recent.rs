@@ -6,8 +6,8 @@
 //! other processes change counts here after [`STALE_MS_MAX`] at the latest.
 //!
 //! Only while the database does not answer is an older row used, up to [`AWAY_S_MAX`]: who verifies images needs a
-//! token, a project and keys, and a database that is away must not stop every deployment. Whoever could change such a
-//! row could not store the change either.
+//! token, a project and keys, and a database that is away must not stop every deployment. What was changed by another
+//! process after a row was last used here is then not known: a token that was revoked there verifies on.
 
 use std::collections::HashMap;
 use std::future::Future;

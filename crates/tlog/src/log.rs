@@ -208,6 +208,16 @@ impl Tlog {
         self.core.newest.borrow().as_deref().cloned()
     }
 
+    /// The highest checkpoint that a server has seen and told of because the database did not have it: who, and of how
+    /// many entries.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn told(&self) -> Result<Option<(String, u64)>, TlogError> {
+        let seen = self.core.tables.most_seen().await?;
+        Ok(seen.map(|seen| (seen.server, seen.size)))
+    }
+
     /// How many entries wait for this server's sequencer.
     #[must_use]
     pub fn queued(&self) -> usize {

@@ -57,6 +57,7 @@ pub(crate) async fn tile_all(core: &Core) -> Result<(), TlogError> {
             return Ok(());
         }
         let first = tiled / TILE_WIDTH;
+        require_store(core, first).await?;
         for index in first..first + bundles {
             write_bundle(core, index).await?;
         }
@@ -65,6 +66,24 @@ pub(crate) async fn tile_all(core: &Core) -> Result<(), TlogError> {
             return Ok(());
         }
         core.shelf.tiled.store(new, Ordering::Release);
+    }
+}
+
+/// That the blobs are those of this log, before rows leave the database for them: a server whose configuration names
+/// another place would take what it tiles away from all others.
+async fn require_store(core: &Core, first: u64) -> Result<(), TlogError> {
+    let Some(last) = first.checked_sub(1) else {
+        return Ok(());
+    };
+    let path = TilePath::bundle(last);
+    match core.shelf.stored(path).await? {
+        Some(_) => Ok(()),
+        None => Err(TlogError::Missing {
+            what: format!(
+                "{}, which was written before: the blobs are others than this log's, or were lost; nothing is tiled",
+                core.shelf.blob_name(path)
+            ),
+        }),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Making a backup.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{BufWriter, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use kernel::{Clock, crash_point};
@@ -89,6 +89,14 @@ fn open(staged: &Path) -> Result<File, Failure> {
         .write(true)
         .mode(0o600)
         .open(staged)
+        .map_err(failed)?;
+    // Whoever may write to the folder could have put one there that others read, or a link to somewhere else.
+    let is_own = std::fs::symlink_metadata(staged).is_ok_and(|found| found.is_file());
+    if !is_own {
+        let what = format!("{} is there and is no file of a backup", staged.display());
+        return Err(Failure::coded(7, &own_codes::STANDS, what).with_hint("take it away, and back up again"));
+    }
+    file.set_permissions(Permissions::from_mode(0o600))
         .map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
