@@ -153,7 +153,14 @@ impl Loaded {
             }
             let name = format!("PORTCULLIS_{}_{}", section.to_uppercase(), key.to_uppercase());
             if let Ok(text) = std::env::var(&name) {
-                set(&mut table, section, key, value_of(key, &text));
+                let (value, mut alone) = (value_of(key, &text), toml::Table::new());
+                set(&mut alone, section, key, value.clone());
+                // By itself, so that an error names its variable.
+                alone.try_into::<Config>().map_err(|error| {
+                    let cause = format!("the variable {name}: {}", describe(&error, ""));
+                    Failure::coded(1, &codes::CONFIG, cause)
+                })?;
+                set(&mut table, section, key, value);
                 origin = Origin::Environment(name);
             }
             let flag = flags.iter().find(|flag| (flag.0, flag.1) == (section, key));
@@ -164,8 +171,8 @@ impl Loaded {
             origins.insert((section, key), origin);
         }
         let config: Config = table.clone().try_into().map_err(|error: toml::de::Error| {
-            // The file was read; what is wrong now came from the environment.
-            let cause = format!("a variable PORTCULLIS_…: {}", describe(&error, ""));
+            // File and variables were read; what is wrong now came from a flag.
+            let cause = format!("a flag: {}", describe(&error, ""));
             Failure::coded(1, &codes::CONFIG, cause)
         })?;
         let loaded = Self {

@@ -7,29 +7,16 @@ use std::time::Duration;
 use e2e::{Answer, Api, Server, Setup};
 use futures::future::join_all;
 use kernel::{Clock as _, SystemClock};
-use registry::{Options, Registry, Running};
 use serde_json::{Value, json};
 
-/// A registry in this process.
-struct Images {
-    registry: Registry,
-    running: Running,
-}
+use crate::images::Images;
 
 impl Images {
-    async fn new() -> Self {
-        let registry = Registry::memory(Options::default());
-        let running = registry.serve_on_loopback().await.unwrap();
-        Self { registry, running }
-    }
-
     /// Images by digest.
-    async fn put(&self, name: &str, count: usize) -> Vec<String> {
+    async fn many(&self, name: &str, count: usize) -> Vec<String> {
         let mut images = Vec::new();
         for number in 0..count {
-            let content = format!("{name} {number}");
-            let digest = self.registry.put_image(name, "x", &content).await.unwrap();
-            images.push(format!("{}/{name}@{digest}", self.running.host()));
+            images.push(self.put(name, &format!("{name} {number}")).await);
         }
         images
     }
@@ -91,15 +78,15 @@ async fn p19_a_registry_that_hangs_slows_nothing_but_its_own_images() {
     let (good, bad) = (Images::new().await, Images::new().await);
     let server = Server::start(Setup::default()).unwrap();
     let api = server.api().unwrap();
-    let known = good.put("known", 1).await.remove(0);
+    let known = good.many("known", 1).await.remove(0);
     assert_eq!(sign(&api, &known).await.status, 201);
     let verify = json!({ "image": known });
     assert_eq!(
         api.post("/api/v1/verifications", &verify).await.unwrap().body["verified"],
         true
     );
-    let stuck = bad.put("stuck", 1_200).await;
-    let also_known = bad.put("known", 1).await.remove(0);
+    let stuck = bad.many("stuck", 1_200).await;
+    let also_known = bad.many("known", 1).await.remove(0);
     assert_eq!(sign(&api, &also_known).await.status, 201);
     bad.registry.fault(|plan| plan.hang = true);
     let waiting: Vec<_> = stuck
@@ -131,7 +118,7 @@ async fn p19_a_registry_that_hangs_slows_nothing_but_its_own_images() {
         assert!(waited < Duration::from_secs(20), "{:?}", standing().await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let fresh = good.put("fresh", 5).await;
+    let fresh = good.many("fresh", 5).await;
     for _ in 0..10 {
         let began = clock.monotonic();
         assert_eq!(sign(&api, &known).await.status, 200);
@@ -153,7 +140,7 @@ async fn p19_a_registry_that_hangs_slows_nothing_but_its_own_images() {
         );
     }
     // What did not fit is told so at once, with when to come again.
-    let refused = sign(&api, &bad.put("more", 1).await[0]).await;
+    let refused = sign(&api, &bad.many("more", 1).await[0]).await;
     assert_eq!((refused.status, &refused.body["code"]), (429, &json!("PC2002")));
     assert!(refused.retry_after.is_some_and(|seconds| seconds >= 1));
     bad.registry.fault(|plan| plan.hang = false);
@@ -174,7 +161,7 @@ async fn a_quota_is_for_new_work_only_and_shown_to_its_project() {
     let images = Images::new().await;
     let server = Server::start(Setup::default()).unwrap();
     let admin = server.api().unwrap();
-    let all = images.put("app", 8).await;
+    let all = images.many("app", 8).await;
     assert_eq!(sign(&admin, &all[0]).await.status, 201);
     let set = [
         "project",
@@ -243,7 +230,7 @@ async fn who_goes_away_cancels_nothing() {
     let api = server.api().unwrap();
     let (tag, digest) = (
         images.tags("tag", 1, "").await.remove(0),
-        images.put("digest", 1).await.remove(0),
+        images.many("digest", 1).await.remove(0),
     );
     images
         .registry

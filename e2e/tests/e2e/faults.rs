@@ -8,30 +8,17 @@ use e2e::{Answer, Api, Server, Setup};
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock as _, SystemClock};
-use registry::{Options, Registry, Running};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
+
+use crate::images::Images;
 
 /// How long whoever has nothing to do with a fault may wait.
 const SOON: Duration = Duration::from_secs(2);
 
-/// A registry in this process.
-struct Images {
-    registry: Registry,
-    running: Running,
-}
-
-impl Images {
-    async fn new() -> Self {
-        let registry = Registry::memory(Options::default());
-        let running = registry.serve_on_loopback().await.unwrap();
-        Self { registry, running }
-    }
-
-    async fn put(&self, name: &str) -> Value {
-        let digest = self.registry.put_image(name, "v1", name).await.unwrap();
-        json!({ "image": format!("{}/{name}@{digest}", self.running.host()) })
-    }
+/// The request to sign or verify a new image.
+async fn put(images: &Images, name: &str) -> Value {
+    json!({ "image": images.put(name, name).await })
 }
 
 async fn sign(api: &Api, image: &Value) -> Answer {
@@ -52,7 +39,7 @@ impl World {
     async fn new(setup: Setup) -> Self {
         let server = Server::start(setup).unwrap();
         let (api, good, bad) = (server.api().unwrap(), Images::new().await, Images::new().await);
-        let (known_good, known_bad) = (good.put("known").await, bad.put("known").await);
+        let (known_good, known_bad) = (put(&good, "known").await, put(&bad, "known").await);
         for known in [&known_good, &known_bad] {
             assert_eq!(sign(&api, known).await.status, 201);
             let verdict = api.post("/api/v1/verifications", known).await.unwrap();
@@ -77,7 +64,7 @@ impl World {
             let verdict = self.api.post("/api/v1/verifications", known).await.unwrap();
             assert_eq!(verdict.body["verified"], true, "{round}: {verdict:?}");
         }
-        let fresh = self.good.put(&format!("fresh-{round}")).await;
+        let fresh = put(&self.good, &format!("fresh-{round}")).await;
         assert_eq!(sign(&self.api, &fresh).await.status, 201, "{round}");
         let took = clock.monotonic().since(began);
         assert!(took < SOON, "{round}: the others waited {took:?}");
@@ -95,7 +82,7 @@ async fn a_registry_that_says_429_until_a_date_is_waited_for_and_no_longer() {
         plan.throttle_calls = 1;
         plan.retry_after_date = until(3);
     });
-    let image = world.bad.put("soon").await;
+    let image = put(&world.bad, "soon").await;
     let clock = SystemClock::new();
     let began = clock.monotonic();
     assert_eq!(sign(&world.api, &image).await.status, 201);
@@ -109,7 +96,7 @@ async fn a_registry_that_says_429_until_a_date_is_waited_for_and_no_longer() {
         plan.throttle_calls = u32::MAX;
         plan.retry_after_date = until(600);
     });
-    let image = world.bad.put("late").await;
+    let image = put(&world.bad, "late").await;
     let began = clock.monotonic();
     let refused = sign(&world.api, &image).await;
     assert_eq!(
@@ -129,7 +116,7 @@ async fn a_registry_that_says_429_until_a_date_is_waited_for_and_no_longer() {
 async fn a_registry_that_fails_writes_only_is_still_read_and_gets_the_signature_later() {
     let world = World::new(Setup::default()).await;
     world.bad.registry.fault(|plan| plan.fail_writes = u32::MAX);
-    let image = world.bad.put("new").await;
+    let image = put(&world.bad, "new").await;
     let refused = sign(&world.api, &image).await;
     assert_eq!(
         (refused.status, &refused.body["code"]),
@@ -155,7 +142,7 @@ async fn a_registry_that_fails_writes_only_is_still_read_and_gets_the_signature_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_hangs_in_the_middle_of_a_body_is_no_answer() {
     let world = World::new(Setup::default()).await;
-    let image = world.bad.put("half").await;
+    let image = put(&world.bad, "half").await;
     world.bad.registry.fault(|plan| plan.stall_manifests = true);
     let tag = json!({ "image": image["image"].as_str().unwrap().replace('@', ":v1@") });
     let (api, verifying) = (world.api.clone(), tag.clone());
@@ -203,7 +190,7 @@ async fn without_file_descriptors_answers_are_orderly_and_work_goes_on_after() {
     world.bad.registry.fault(|plan| plan.hang = true);
     let mut images = Vec::new();
     for number in 0..120 {
-        images.push(world.bad.put(&format!("hang-{number}")).await);
+        images.push(put(&world.bad, &format!("hang-{number}")).await);
     }
     let address = world.server.url().replace("http://", "");
     let idle: Vec<_> = (0..200)
@@ -287,7 +274,7 @@ async fn p16_a_token_that_floods_is_refused_in_order_and_others_go_on() {
     let flooding = Api::new(&world.server.url(), token.stdout.trim()).unwrap();
     let mut images = Vec::new();
     for number in 0..1_000 {
-        images.push(world.bad.put(&format!("flood-{number}")).await);
+        images.push(put(&world.bad, &format!("flood-{number}")).await);
     }
     let clock = SystemClock::new();
     let flood = join_all(images.iter().map(async |image| {

@@ -16,6 +16,7 @@ mod door;
 mod export;
 mod faults;
 mod full_disk;
+mod images;
 mod interop;
 mod kill_log;
 mod kill_signing;
