@@ -11,7 +11,7 @@ use store::{Blobs, Snapshot, args};
 use tlog::tile::{TILE_WIDTH, TilePath};
 use tlog::{LogKey, Name};
 
-use super::{LOGS, PASSWORD, codes, log_secret, secret_file, steps};
+use super::{LOGS, PASSWORD, codes, log_secret, password, secret_file, steps};
 use crate::codes as own_codes;
 use crate::config::Config;
 use crate::failure::Failure;
@@ -147,6 +147,10 @@ async fn fill(
     if logs.is_empty() {
         let what = "no server has started on this database yet".to_owned();
         return Err(Failure::coded(4, &own_codes::NO_DATA, what));
+    }
+    if secrets {
+        let keys = snapshot.read(password::NEWEST_KEYS.to_owned(), args![]).await?;
+        password::check(config, &keys)?;
     }
     let mut manifest = Manifest {
         program: env!("CARGO_PKG_VERSION").to_owned(),

@@ -14,6 +14,7 @@
 //! restore looks at the newest checkpoints that it is given or finds (`seen`), and refuses.
 
 mod make;
+mod password;
 mod restore;
 mod seen;
 

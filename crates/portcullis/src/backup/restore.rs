@@ -13,7 +13,7 @@ use tlog::{Audit, Checkpoint, LogKey, LogVerifier, Name, Tlog};
 use zeroize::Zeroizing;
 
 use super::seen::{self, Seen};
-use super::{LOGS, PASSWORD, make, secret_file, steps};
+use super::{LOGS, PASSWORD, make, password, secret_file, steps};
 use crate::codes;
 use crate::config::Config;
 use crate::failure::Failure;
@@ -109,6 +109,7 @@ async fn write(
     crash_point("restore.marked");
     let mut tx = db.load(&steps(&manifest.schema)?, &manifest.schema).await?;
     put(config, file, manifest, blobs, &mut tx).await?;
+    password::check(config, &tx.read(password::NEWEST_KEYS, Vec::new()).await?)?;
     store::lease::end_all(&mut tx).await?;
     tx.migrate(&place::migrations()).await?;
     crash_point("restore.loaded");

@@ -133,7 +133,7 @@ fn print(globals: &Globals, found: &Value) {
 /// What is owed to the external log, which is in this state, in one line; nothing where there is none.
 fn owed(debt: &Value, state: &str) -> Option<String> {
     if let Some(error) = debt["error"].as_str() {
-        return Some(error.to_owned());
+        return (!state.is_empty()).then(|| error.to_owned());
     }
     let count = |name: &str| debt[name].as_u64().unwrap_or_default();
     let (owed, unpublished, refused) = (count("owed"), count("unpublished"), count("refused"));
@@ -157,7 +157,11 @@ fn owed(debt: &Value, state: &str) -> Option<String> {
         }
     }
     if unpublished > 0 {
-        line.push_str(&format!("; {unpublished} paid, to be published"));
+        let oldest = debt["oldest_unpublished_age_seconds"].as_f64();
+        let oldest = age(oldest.unwrap_or_default() as i64);
+        line.push_str(&format!(
+            "; {unpublished} paid, to be published, the oldest for {oldest}"
+        ));
     }
     if refused > 0 {
         line.push_str(&format!("; {refused} refused for good"));

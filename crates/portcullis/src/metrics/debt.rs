@@ -8,6 +8,7 @@ use signing::ports::ExternalLogError;
 pub struct Debt {
     entries: IntGaugeVec,
     age: Gauge,
+    unpublished_age: Gauge,
     paid: IntCounter,
     failures: IntCounterVec,
 }
@@ -26,6 +27,10 @@ impl Debt {
                 "portcullis_external_log_debt_age_seconds",
                 "How long the oldest entry has been owed to the external log, in seconds",
             )?,
+            unpublished_age: Gauge::new(
+                "portcullis_external_log_unpublished_age_seconds",
+                "How long the oldest entry has been in the external log without its evidence at the images, in seconds",
+            )?,
             paid: IntCounter::new(
                 "portcullis_external_log_paid_total",
                 "Entries that this server had the external log include",
@@ -40,6 +45,7 @@ impl Debt {
         };
         registry.register(Box::new(own.entries.clone()))?;
         registry.register(Box::new(own.age.clone()))?;
+        registry.register(Box::new(own.unpublished_age.clone()))?;
         registry.register(Box::new(own.paid.clone()))?;
         registry.register(Box::new(own.failures.clone()))?;
         own.stands(&Standing::default());
@@ -58,6 +64,8 @@ impl Debt {
             self.entries.with_label_values(&[stage]).set(count);
         }
         self.age.set(standing.oldest.as_secs_f64());
+        self.unpublished_age
+            .set(standing.oldest_unpublished.as_secs_f64());
     }
 
     /// Called by one scrape at a time.

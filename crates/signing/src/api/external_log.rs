@@ -18,6 +18,8 @@ pub struct ExternalLogBody {
     pub oldest_age_seconds: f64,
     /// Entries that the log has, and whose evidence is not attached to their images yet.
     pub unpublished: u64,
+    /// How long ago the oldest of these came into the log.
+    pub oldest_unpublished_age_seconds: f64,
     /// Entries that the log will never take.
     pub refused: u64,
     /// Over the last five seconds.
@@ -49,6 +51,7 @@ pub(crate) async fn get(
         owed,
         oldest,
         unpublished,
+        oldest_unpublished,
         refused,
         paid_per_second,
         last_error,
@@ -58,6 +61,7 @@ pub(crate) async fn get(
         owed,
         oldest_age_seconds: oldest.as_secs_f64(),
         unpublished,
+        oldest_unpublished_age_seconds: oldest_unpublished.as_secs_f64(),
         refused,
         paid_per_second,
         last_error,

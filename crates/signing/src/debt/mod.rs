@@ -137,7 +137,7 @@ async fn duty(signing: &Signing, settings: &Settings, stop: &CancellationToken) 
         return Ok(());
     };
     let mut payer = Payer::new(signing.parts.clone(), settings, lease.fence());
-    let publisher = Publisher::new(signing.parts.clone(), lease.fence());
+    let mut publisher = Publisher::new(signing.parts.clone(), lease.fence());
     let outcome = tokio::select! {
         stopped = renew(&lease, settings.lease_ttl) => stopped,
         stopped = payer.run() => stopped,

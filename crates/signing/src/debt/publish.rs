@@ -1,15 +1,14 @@
 //! Attaching the external log's evidence to the images: a second bundle around the same signed statement, for whoever
 //! believes that log and not ours.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use flow::{Caller, Class};
-use futures::stream::{self, StreamExt as _};
-use kernel::{Digest, Repository};
+use kernel::{Digest, Fault as _, Kind, Monotonic, Repository};
 use tokio::time::sleep;
 
 use super::pay::later;
@@ -30,6 +29,16 @@ const ERROR_CHARS_MAX: usize = 300;
 pub(super) struct Publisher {
     parts: Arc<Parts>,
     fence: i64,
+    /// Registries that did not answer, by their hosts.
+    away: HashMap<String, Away>,
+}
+
+/// A registry that did not answer.
+struct Away {
+    /// In a row.
+    failures: u32,
+    until: Monotonic,
+    why: String,
 }
 
 /// The images of one signature.
@@ -38,12 +47,25 @@ struct Work {
     images: Vec<(Repository, Digest)>,
 }
 
+/// What came of one signature.
+enum Outcome {
+    Published,
+    /// It was tried, or never can be, and not well.
+    Failed(String),
+    /// It was not tried: its registry is away.
+    Spared(String),
+}
+
 impl Publisher {
     pub(super) fn new(parts: Arc<Parts>, fence: i64) -> Self {
-        Self { parts, fence }
+        Self {
+            parts,
+            fence,
+            away: HashMap::new(),
+        }
     }
 
-    pub(super) async fn run(&self) -> Result<Infallible, Stopped> {
+    pub(super) async fn run(&mut self) -> Result<Infallible, Stopped> {
         loop {
             if !self.round().await? {
                 sleep(LOOK_AFTER).await;
@@ -51,33 +73,68 @@ impl Publisher {
         }
     }
 
-    /// Publishes what is to be published; whether there was anything. Registries do not wait for each other beyond
-    /// a round: of one that failed, the rest is put off without a call.
-    pub(super) async fn round(&self) -> Result<bool, Stopped> {
+    /// Publishes what is to be published; whether there was anything. A registry that is away is asked once in a
+    /// pause, and makes the others wait for that call and no more: all else that is to go there is put off without one.
+    pub(super) async fn round(&mut self) -> Result<bool, Stopped> {
         let (db, now) = (&self.parts.db, self.parts.clock.now_us());
         let items = tables::unpublished(db, now, READ_MAX).await?;
         let some = !items.is_empty();
-        let mut by_registry: HashMap<String, Vec<Work>> = HashMap::new();
+        let mut by_registry: HashMap<String, VecDeque<Work>> = HashMap::new();
+        let mut outcomes = Vec::new();
         for item in items {
             match self.work(item).await? {
-                Ok(work) => {
-                    let host = work
-                        .images
-                        .first()
-                        .map(|(repository, _)| repository.registry().to_owned());
-                    by_registry
-                        .entry(host.unwrap_or_default())
-                        .or_default()
-                        .push(work);
-                }
-                Err((item, why)) => self.settle(&item, Err(why)).await?,
+                Err((item, why)) => outcomes.push((item, Outcome::Failed(why))),
+                Ok(work) => match self.resting(&work) {
+                    Some(away) => outcomes.push((work.item, Outcome::Spared(away.why.clone()))),
+                    None => {
+                        let host = work.images.first().map(|(repository, _)| repository.registry());
+                        let host = host.unwrap_or_default().to_owned();
+                        by_registry.entry(host).or_default().push_back(work);
+                    }
+                },
             }
         }
-        let registries = by_registry.into_values().map(|works| self.registry(works));
-        for outcome in futures::future::join_all(registries).await {
-            outcome?;
+        self.settle(&outcomes).await?;
+        let own = &*self;
+        let registries = by_registry.into_values().map(|works| own.registry(works));
+        for learned in futures::future::join_all(registries).await {
+            for (host, unanswered) in learned? {
+                self.learn(host, unanswered);
+            }
         }
         Ok(some)
+    }
+
+    /// A registry of this work that is left alone for now.
+    fn resting(&self, work: &Work) -> Option<&Away> {
+        let now = self.now();
+        let mut away = work
+            .images
+            .iter()
+            .filter_map(|(repository, _)| self.away.get(repository.registry()));
+        away.find(|away| away.until > now)
+    }
+
+    /// Learns that a registry answered, or why not.
+    fn learn(&mut self, host: String, unanswered: Option<String>) {
+        let Some(why) = unanswered else {
+            self.away.remove(&host);
+            return;
+        };
+        let failures = self.away.get(&host).map_or(0, |away| away.failures);
+        let pause = rules::registry_pause(failures, rules::chance(&*self.parts.random));
+        tracing::warn!(
+            registry = host,
+            why,
+            pause_s = pause.as_secs(),
+            "evidence of the external log was not published; it is tried again"
+        );
+        let away = Away {
+            failures: failures.saturating_add(1),
+            until: self.now().after(pause),
+            why,
+        };
+        self.away.insert(host, away);
     }
 
     async fn work(&self, item: Unpublished) -> Result<Result<Work, (Unpublished, String)>, Stopped> {
@@ -96,55 +153,86 @@ impl Publisher {
         Ok(Ok(Work { item, images }))
     }
 
-    async fn registry(&self, works: Vec<Work>) -> Result<(), Stopped> {
-        let mut outcomes = Box::pin(
-            stream::iter(works)
-                .map(|work| async move {
-                    let outcome = self.publish(&work).await;
-                    (work.item, outcome)
-                })
-                .buffered(AT_ONCE),
-        );
-        let mut failed = None;
-        while let Some((item, outcome)) = outcomes.next().await {
-            let outcome = outcome.map_err(|error| kernel::words(&kernel::chain(&error)));
-            if let Err(why) = &outcome {
-                failed = Some(why.clone());
+    /// Publishes to one registry, with one signature first, until one does not answer: the rest is due still, and read
+    /// again. Which registries answered, and which did not and why.
+    async fn registry(&self, mut works: VecDeque<Work>) -> Result<HashMap<String, Option<String>>, Stopped> {
+        let mut learned = HashMap::new();
+        let mut at_once = 1;
+        while !works.is_empty() && learned.values().all(Option::is_none) {
+            let some: Vec<Work> = works.drain(..at_once.min(works.len())).collect();
+            at_once = AT_ONCE;
+            let tried = futures::future::join_all(some.iter().map(|work| self.publish(work))).await;
+            let mut outcomes = Vec::with_capacity(some.len());
+            for (work, tried) in some.into_iter().zip(tried) {
+                let outcome = match tried {
+                    Ok(()) => {
+                        let hosts = work.images.iter().map(|(repository, _)| repository.registry());
+                        for host in hosts {
+                            learned.entry(host.to_owned()).or_default();
+                        }
+                        Outcome::Published
+                    }
+                    Err((host, error)) => {
+                        let why = kernel::words(&kernel::chain(&error));
+                        tracing::debug!(signature = work.item.id, why, "its evidence was not published");
+                        if matches!(error.kind(), Kind::Unavailable | Kind::Overloaded) {
+                            learned.insert(host, Some(why.clone()));
+                        }
+                        Outcome::Failed(why)
+                    }
+                };
+                outcomes.push((work.item, outcome));
             }
-            self.settle(&item, outcome).await?;
+            self.settle(&outcomes).await?;
         }
-        if let Some(why) = failed {
-            tracing::warn!(
-                why,
-                "evidence of the external log was not published; it is tried again"
-            );
-        }
-        Ok(())
+        Ok(learned)
     }
 
+    fn now(&self) -> Monotonic {
+        self.parts.clock.monotonic()
+    }
+
+    /// Publishes one, or says at which registry it failed.
     #[tracing::instrument(name = "publish evidence", skip_all)]
-    async fn publish(&self, work: &Work) -> Result<(), SigningError> {
+    async fn publish(&self, work: &Work) -> Result<(), (String, SigningError)> {
         let Unpublished {
             statement,
             signature,
             material,
-            project,
             ..
         } = &work.item;
-        let (key, evidence) = material.as_ref().map_err(|why| SigningError::Row(why.clone()))?;
+        let (key, evidence) = material
+            .as_ref()
+            .map_err(|why| (String::new(), SigningError::Row(why.clone())))?;
         let bundle = format::bundle::write(key, statement, signature, Some(evidence));
         let bundle = Bytes::from(bundle);
-        let (registry, caller) = (&*self.parts.registry, Caller::new(project, Class::Batch));
         for (repository, digest) in &work.images {
-            let _turn = self.parts.door.work(caller, repository.registry(), 1).await?;
-            let image = repository.at(*digest);
-            let subjects = resolve::subjects(registry, caller, &image, false).await?;
-            publish::bundle(registry, caller, repository, &subjects[0], bundle.clone()).await?;
+            self.attach(&work.item.project, repository, *digest, bundle.clone())
+                .await
+                .map_err(|error| (repository.registry().to_owned(), error))?;
         }
         Ok(())
     }
 
-    async fn settle(&self, item: &Unpublished, outcome: Result<(), String>) -> Result<(), Stopped> {
+    async fn attach(
+        &self,
+        project: &str,
+        repository: &Repository,
+        digest: Digest,
+        bundle: Bytes,
+    ) -> Result<(), SigningError> {
+        let (registry, caller) = (&*self.parts.registry, Caller::new(project, Class::Batch));
+        let _turn = self.parts.door.work(caller, repository.registry(), 1).await?;
+        let image = repository.at(digest);
+        let subjects = resolve::subjects(registry, caller, &image, false).await?;
+        publish::bundle(registry, caller, repository, &subjects[0], bundle).await
+    }
+
+    /// Writes down what came of some.
+    async fn settle(&self, outcomes: &[(Unpublished, Outcome)]) -> Result<(), Stopped> {
+        if outcomes.is_empty() {
+            return Ok(());
+        }
         kernel::crash_point("debt.published");
         // Not synced: what a power cut undoes is published again, and the registry has it already.
         let mut tx = self.parts.db.begin_unsynced().await?;
@@ -152,15 +240,18 @@ impl Publisher {
             return Err(Stopped::Lost);
         }
         let now = self.parts.clock.now_us();
-        match outcome {
-            Ok(()) => {
-                tables::published(&mut tx, &item.id, item.images, now).await?;
-            }
-            Err(why) => {
-                let wait = rules::retry(item.attempts, rules::chance(&*self.parts.random));
-                let why: String = why.chars().take(ERROR_CHARS_MAX).collect();
-                tables::put_off(&mut tx, &item.id, &why, later(now, wait)).await?;
-            }
+        for (item, outcome) in outcomes {
+            let chance = rules::chance(&*self.parts.random);
+            let (attempts, why, wait) = match outcome {
+                Outcome::Published => {
+                    tables::published(&mut tx, &item.id, item.images, now).await?;
+                    continue;
+                }
+                Outcome::Failed(why) => (1, why, rules::retry(item.attempts, chance)),
+                Outcome::Spared(why) => (0, why, rules::spared(chance)),
+            };
+            let why: String = why.chars().take(ERROR_CHARS_MAX).collect();
+            tables::put_off(&mut tx, &item.id, attempts, &why, later(now, wait)).await?;
         }
         Ok(tx.commit().await?)
     }

@@ -13,7 +13,7 @@ const UNDER_WAY_MAX: usize = 128;
 /// The share of a second's entries that may be sent at once after a rest: many at once would take the processor from
 /// those who sign.
 const BURST_SHARE: u32 = 100;
-/// Seconds of the first pause after a failure of the log; each next one is twice as long, to the longest.
+/// Seconds of the first pause after a failure of the log, or of a registry; each next one is twice as long, to the longest.
 const PAUSE_SECONDS: u64 = 1;
 const PAUSE_SECONDS_MAX: u64 = 60;
 /// Seconds until one entry, or its publication, is tried again; each next time twice as long, to the longest.
@@ -105,6 +105,16 @@ impl Pace {
 /// When an entry that failed `attempts` times by itself is tried again.
 pub(super) fn retry(attempts: u32, chance: f64) -> Duration {
     doubled(RETRY_SECONDS, RETRY_SECONDS_MAX, attempts, chance)
+}
+
+/// How long a registry that did not answer `failures` times in a row before this is left alone.
+pub(super) fn registry_pause(failures: u32, chance: f64) -> Duration {
+    doubled(PAUSE_SECONDS, PAUSE_SECONDS_MAX, failures, chance)
+}
+
+/// When what was not even tried is read again: about when its registry is, so that it does not stand before others.
+pub(super) fn spared(chance: f64) -> Duration {
+    doubled(PAUSE_SECONDS_MAX, PAUSE_SECONDS_MAX, 0, chance)
 }
 
 /// Three quarters to the whole of `first` seconds, doubled `times`, and of no more than `most`.

@@ -22,6 +22,8 @@ pub struct Standing {
     pub oldest: Duration,
     /// Entries that are in the log, and whose evidence is not at the images yet.
     pub unpublished: u64,
+    /// How long ago the oldest of these came into the log.
+    pub oldest_unpublished: Duration,
     /// Entries that the log will never take.
     pub refused: u64,
     /// Entries that were paid in a second, over the last five seconds.
@@ -81,18 +83,24 @@ impl Debts {
 
 /// Reads how the debt stands.
 pub(super) async fn standing(db: &Db, now_us: i64) -> Result<Standing, SigningError> {
-    let sql = "SELECT state, COUNT(*) AS n, MIN(since) AS oldest FROM external_debt \
+    let sql = "SELECT state, COUNT(*) AS n, MIN(since) AS oldest, MIN(logged_at) AS logged FROM external_debt \
                WHERE state IN ('owed', 'logged', 'refused') GROUP BY state";
     let mut standing = Standing::default();
+    let age = |since: i64| {
+        let age = now_us.saturating_sub(since);
+        Duration::from_micros(u64::try_from(age).unwrap_or(0))
+    };
     for row in db.read(sql, Vec::new()).await? {
         let count = u64::try_from(row.int("n")?).unwrap_or(0);
         match row.text("state")?.as_str() {
             "owed" => {
                 standing.owed = count;
-                let age = now_us.saturating_sub(row.int("oldest")?);
-                standing.oldest = Duration::from_micros(u64::try_from(age).unwrap_or(0));
+                standing.oldest = age(row.int("oldest")?);
             }
-            "logged" => standing.unpublished = count,
+            "logged" => {
+                standing.unpublished = count;
+                standing.oldest_unpublished = age(row.int("logged")?);
+            }
             _ => standing.refused = count,
         }
     }

@@ -252,11 +252,17 @@ pub(super) async fn published(tx: &mut Tx, id: &str, images: i64, now_us: i64) -
     Ok(tx.execute(sql, args![now_us, id, images]).await? > 0)
 }
 
-/// Tries a publication again later.
-pub(super) async fn put_off(tx: &mut Tx, id: &str, why: &str, next_at: i64) -> Result<(), SigningError> {
-    let sql = "UPDATE external_debt SET attempts = attempts + 1, last_error = $1, next_at = $2 \
-               WHERE signature_id = $3 AND state = 'logged'";
-    tx.execute(sql, args![why, next_at, id]).await?;
+/// Tries a publication again later, after so many attempts more.
+pub(super) async fn put_off(
+    tx: &mut Tx,
+    id: &str,
+    attempts: i64,
+    why: &str,
+    next_at: i64,
+) -> Result<(), SigningError> {
+    let sql = "UPDATE external_debt SET attempts = attempts + $1, last_error = $2, next_at = $3 \
+               WHERE signature_id = $4 AND state = 'logged'";
+    tx.execute(sql, args![attempts, why, next_at, id]).await?;
     Ok(())
 }
 

@@ -277,6 +277,13 @@ async fn secrets_that_were_left_out_have_to_be_there() {
     for name in ["log.json", "audit.json", "keys.password"] {
         std::fs::copy(world.server.data().join("secrets").join(name), to.join(name)).unwrap();
     }
+    // Another server's password: it is noticed while the right one can still be found.
+    let password = to.join("keys.password");
+    let right = std::fs::read(&password).unwrap();
+    std::fs::write(&password, "another").unwrap();
+    let refused = restore(&server, &file, &[]).expect_refused("PC1705");
+    assert!(refused.stderr.contains("does not open the key"), "{refused:?}");
+    std::fs::write(&password, right).unwrap();
     restore(&server, &file, &[]).expect_ok();
     server.restart().unwrap();
     assert_eq!(
@@ -303,6 +310,13 @@ async fn a_backup_without_a_server_s_data_or_a_tile_is_refused() {
     assert!(refused.stderr.contains("tlog/tile/0/000"), "{refused:?}");
     assert!(!file.exists(), "there is a backup that cannot be restored");
     std::fs::rename(world.server.folder().join("000"), &tile).unwrap();
+    // Nor with a password that opens none of its keys, unless it is kept elsewhere.
+    let password = data.join("secrets/keys.password");
+    let right = std::fs::read(&password).unwrap();
+    std::fs::write(&password, "another").unwrap();
+    world.server.run(&args).unwrap().expect_refused("PC1705");
+    assert!(!file.exists(), "there is a backup that cannot sign");
+    std::fs::write(&password, right).unwrap();
     world.server.run(&args).unwrap().expect_ok();
     let mode = |path: &Path| {
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions())

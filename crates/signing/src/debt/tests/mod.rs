@@ -120,7 +120,7 @@ async fn who_lost_the_lease_writes_nothing_and_the_next_one_pays_all() {
         let lease = world.lease("server-2", LONG).await;
         assert!(matches!(asleep.settle().await, Err(Stopped::Lost)));
         assert_eq!(world.standing().await.owed, 8);
-        let publisher = super::publish::Publisher::new(world.signing.parts.clone(), sleeping.fence());
+        let mut publisher = super::publish::Publisher::new(world.signing.parts.clone(), sleeping.fence());
 
         let mut next = world.payer(&lease);
         world.pays_for(&mut next, MINUTE).await;
@@ -168,13 +168,13 @@ async fn a_registry_that_is_away_delays_only_what_is_published_there() {
         let mut payer = world.payer(&lease);
         world.sign("bundle").await;
         world.sign_in("r.example/old", "legacy", Formats::LEGACY).await;
-        world.shelf.down.store(true, Ordering::SeqCst);
+        world.shelf.down.lock().unwrap().insert("r.example".to_owned());
         world.pays_for(&mut payer, Duration::from_secs(3)).await;
         assert_eq!(world.outside.size(), 2);
         world.publish(&lease).await;
         // The legacy tag carries no evidence, so nothing was to be published for it.
         assert_eq!(world.standing().await.unpublished, 1);
-        world.shelf.down.store(false, Ordering::SeqCst);
+        world.shelf.down.lock().unwrap().clear();
         world.publish(&lease).await;
         assert_eq!(world.standing().await.unpublished, 1, "it is put off");
         world.clock.advance(MINUTE);
@@ -182,6 +182,42 @@ async fn a_registry_that_is_away_delays_only_what_is_published_there() {
         assert_eq!(world.standing().await.unpublished, 0);
         assert_eq!(world.shelf.attached("r.example/app"), 2);
         assert_eq!(world.shelf.attached("r.example/old"), 0);
+    })
+    .await;
+}
+
+/// Shown to fail: without `Publisher::resting`, the registry that is away is asked for each of its images, and what is
+/// to go elsewhere comes after them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_away_is_asked_once_in_a_pause_and_no_other_waits_for_it() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        world.outside.knows.store(true, Ordering::SeqCst);
+        for number in 0..100 {
+            let name = format!("image {number}");
+            world.sign_in("away.example/app", &name, Formats::BUNDLE).await;
+        }
+        world.sign("another").await;
+        world.pays_for(&mut payer, MINUTE).await;
+        world.shelf.down.lock().unwrap().insert("away.example".to_owned());
+        let mut publisher = super::publish::Publisher::new(world.signing.parts.clone(), lease.fence());
+        while publisher.round().await.unwrap() {}
+        // The bundle with the own log's evidence, and the one with the external log's.
+        assert_eq!(world.shelf.attached("r.example/app"), 2);
+        assert_eq!(world.shelf.unanswered.load(Ordering::SeqCst), 1);
+        let standing = world.standing().await;
+        assert_eq!(standing.unpublished, 100);
+        assert!(standing.oldest_unpublished >= MINUTE - Duration::from_secs(3));
+        world.shelf.down.lock().unwrap().clear();
+        world.clock.advance(MINUTE);
+        while publisher.round().await.unwrap() {}
+        assert_eq!(world.shelf.attached("away.example/app"), 200);
+        let standing = world.standing().await;
+        assert_eq!(
+            (standing.unpublished, standing.oldest_unpublished),
+            (0, Duration::ZERO)
+        );
     })
     .await;
 }

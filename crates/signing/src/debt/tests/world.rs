@@ -126,23 +126,28 @@ impl Log for Own {
     }
 }
 
-/// A registry that has every image, and remembers what is attached.
+/// Registries that have every image, and remember what is attached.
 #[derive(Default)]
 pub struct Shelf {
-    pub down: AtomicBool,
+    /// The hosts of those that do not answer.
+    pub down: Mutex<BTreeSet<String>>,
+    /// Calls that were not answered.
+    pub unanswered: AtomicU64,
     pub bundles: Mutex<Vec<(String, Digest, Digest)>>,
 }
 
 impl Shelf {
-    fn answers(&self) -> Result<(), RegistryError> {
-        match self.down.load(Ordering::SeqCst) {
-            false => Ok(()),
-            true => Err(RegistryError {
-                operation: "calling".to_owned(),
-                registry: "r.example".to_owned(),
-                reason: RegistryReason::Unavailable("it is down".to_owned()),
-            }),
+    fn answers(&self, repository: &Repository) -> Result<(), RegistryError> {
+        let host = repository.registry();
+        if !self.down.lock().unwrap().contains(host) {
+            return Ok(());
         }
+        self.unanswered.fetch_add(1, Ordering::SeqCst);
+        Err(RegistryError {
+            operation: "calling".to_owned(),
+            registry: host.to_owned(),
+            reason: RegistryReason::Unavailable("it is down".to_owned()),
+        })
     }
 
     /// Bundles that are attached to images of `repository`, each counted once.
@@ -158,7 +163,7 @@ impl Shelf {
 #[async_trait]
 impl Registry for Shelf {
     async fn manifest(&self, _: Caller<'_>, image: &Reference) -> Result<Manifest, RegistryError> {
-        self.answers()?;
+        self.answers(image.repository())?;
         Ok(Manifest {
             media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
             digest: image.digest().unwrap(),
@@ -166,23 +171,29 @@ impl Registry for Shelf {
         })
     }
 
-    async fn blob(&self, _: Caller<'_>, _: &Repository, _: Digest, _: usize) -> Result<Bytes, RegistryError> {
-        self.answers()?;
+    async fn blob(
+        &self,
+        _: Caller<'_>,
+        repository: &Repository,
+        _: Digest,
+        _: usize,
+    ) -> Result<Bytes, RegistryError> {
+        self.answers(repository)?;
         Ok(Bytes::new())
     }
 
     async fn referrers(
         &self,
         _: Caller<'_>,
-        _: &Repository,
+        repository: &Repository,
         _: Digest,
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        self.answers()?;
+        self.answers(repository)?;
         Ok(Vec::new())
     }
 
-    async fn push_blob(&self, _: Caller<'_>, _: &Repository, _: Bytes) -> Result<(), RegistryError> {
-        self.answers()
+    async fn push_blob(&self, _: Caller<'_>, repository: &Repository, _: Bytes) -> Result<(), RegistryError> {
+        self.answers(repository)
     }
 
     async fn attach(
@@ -193,7 +204,7 @@ impl Registry for Shelf {
         manifest: &Descriptor,
         _: Bytes,
     ) -> Result<(), RegistryError> {
-        self.answers()?;
+        self.answers(repository)?;
         let attached = (repository.to_string(), subject, manifest.digest);
         self.bundles.lock().unwrap().push(attached);
         Ok(())
@@ -202,11 +213,11 @@ impl Registry for Shelf {
     async fn update_tag(
         &self,
         _: Caller<'_>,
-        _: &Repository,
+        repository: &Repository,
         _: &str,
         _: &Merge<'_>,
     ) -> Result<(), RegistryError> {
-        self.answers()
+        self.answers(repository)
     }
 }
 
@@ -336,7 +347,7 @@ impl World {
 
     /// Publishes what is to be published now.
     pub async fn publish(&self, lease: &Lease) {
-        let publisher = Publisher::new(self.signing.parts.clone(), lease.fence());
+        let mut publisher = Publisher::new(self.signing.parts.clone(), lease.fence());
         while publisher.round().await.unwrap() {}
     }
 
