@@ -41,6 +41,10 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use crate::args::Command;
 use crate::failure::Failure;
 
+/// After a storm of calls it gives their memory back to the machine.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Options with a variable, as a usage line shows them.
 const FROM_ENVIRONMENT: [&str; 4] = [
     " --server <URL>",

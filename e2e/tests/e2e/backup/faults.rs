@@ -317,6 +317,16 @@ async fn a_backup_without_a_server_s_data_or_a_tile_is_refused() {
     world.server.run(&args).unwrap().expect_refused("PC1705");
     assert!(!file.exists(), "there is a backup that cannot sign");
     std::fs::write(&password, right).unwrap();
+    // Nor through a link that somebody put where it is written first.
+    let (elsewhere, staged) = (
+        world.server.folder().join("letter"),
+        world.server.folder().join(".b.tar.partial"),
+    );
+    std::fs::write(&elsewhere, "dear").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &staged).unwrap();
+    world.server.run(&args).unwrap().expect_refused("PC1717");
+    assert_eq!(std::fs::read(&elsewhere).unwrap(), b"dear");
+    std::fs::remove_file(&staged).unwrap();
     world.server.run(&args).unwrap().expect_ok();
     let mode = |path: &Path| {
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions())
