@@ -43,7 +43,7 @@ use crate::failure::Failure;
 
 /// After a storm of calls it gives their memory back to the machine.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Options with a variable, as a usage line shows them.
 const FROM_ENVIRONMENT: [&str; 4] = [
