@@ -14,11 +14,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use kernel::{Clock, Fault, Kind, Random, SystemClock, SystemRandom};
-use probing::{Board, Watch};
+use probing::{Board, Losses, Watch};
 use signing::image_policy::ImagePolicies;
 use signing::trust::{self, LogIdentity, TrustRoot};
 use signing::{Keyring, Signing, SigningError, Verifying};
-use store::{Db, FolderLock};
+use store::{Db, FolderLock, Learner};
 use tlog::{LogKey, Name, Settings, Tlog};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -198,6 +198,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         _lock: lock,
     };
     tokio::spawn(app.signing.clone().take_over_operations(app.stop.clone()));
+    app.learn();
     if let Some(external) = external {
         let (board, ttl) = (app.watch.board().clone(), Duration::from_secs(LEASE_SECONDS));
         let holder = holder(&config.data.folder)?;
@@ -208,6 +209,18 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
 }
 
 impl App {
+    /// Learns what other servers change of the rows that this one keeps in memory.
+    fn learn(&self) {
+        if !self.db.is_shared() {
+            return;
+        }
+        let [tokens, projects] = self.access.kept();
+        let kept = vec![tokens, projects, self.signing.keyring().kept(), self.policies.kept()];
+        let learner = Learner::new(self.db.clone(), kept);
+        self.background
+            .spawn(self.stop.clone().run_until_cancelled_owned(learner.run()));
+    }
+
     /// Stops the probes, seals what is left, stops the logs and closes the database; SQLite then moves what waits beside
     /// its file into it.
     pub async fn close(&self) {
@@ -331,6 +344,12 @@ impl FromRef<App> for Trail {
 impl FromRef<App> for Board {
     fn from_ref(app: &App) -> Self {
         app.watch.board().clone()
+    }
+}
+
+impl FromRef<App> for Losses {
+    fn from_ref(app: &App) -> Self {
+        Self::new(app.db.clone(), app.clock.clone(), app.random.clone())
     }
 }
 

@@ -20,6 +20,8 @@ pub enum StoreError {
     },
     #[error("the database {what} is away")]
     Away { what: String },
+    #[error("this is not the database of this installation: {found}")]
+    Wrong { found: String },
     #[error("reading column {column}: {why}")]
     Column { column: String, why: &'static str },
     #[error("the schema of {domain} in the database is version {found}, newer than this program's {known}")]
@@ -113,9 +115,11 @@ impl Fault for StoreError {
             Self::Locked { .. } | Self::Newer { .. } | Self::Restoring | Self::NotEmpty { .. } => {
                 Kind::Conflict
             }
-            Self::Open { .. } | Self::Query { .. } | Self::Away { .. } | Self::Blob { .. } => {
-                Kind::Unavailable
-            }
+            Self::Open { .. }
+            | Self::Query { .. }
+            | Self::Away { .. }
+            | Self::Wrong { .. }
+            | Self::Blob { .. } => Kind::Unavailable,
         }
     }
 
@@ -128,6 +132,7 @@ impl Fault for StoreError {
             Self::Locked { .. } => &codes::LOCKED,
             Self::Restoring => &codes::RESTORING,
             Self::NotEmpty { .. } => &codes::NOT_EMPTY,
+            Self::Wrong { .. } => &codes::WRONG,
             Self::Open { .. } | Self::Query { .. } | Self::Away { .. } | Self::Column { .. } => {
                 &codes::DATABASE
             }
@@ -210,7 +215,16 @@ or found that what it restored is not whole. Nothing starts on such a database."
 is mixed or overwritten. What is there was left as it is: exit code 7.",
         hint: "name another --data folder, or an empty database in `database.url`",
     };
+    pub const WRONG: Code = Code {
+        id: "PC1111",
+        title: "this is not the database of this installation",
+        explanation: "The server found another installation's database behind its address, or SQLite's file was replaced or \
+is gone while the server has it open. What it wrote now would be lost, or would be in somebody else's data, so nothing \
+new is signed and nothing is changed. What the server knows still verifies.",
+        hint: "see portcullis status for what was expected and found, and put the right database back: changes then go on by \
+themselves; docs/runbooks/wrong-database.md",
+    };
     pub const ALL: &[&Code] = &[
-        &DATABASE, &ADDRESS, &DAMAGED, &NEWER, &LOCKED, &BLOBS, &FULL, &FOLDER, &RESTORING, &NOT_EMPTY,
+        &DATABASE, &ADDRESS, &DAMAGED, &NEWER, &LOCKED, &BLOBS, &FULL, &FOLDER, &RESTORING, &NOT_EMPTY, &WRONG,
     ];
 }

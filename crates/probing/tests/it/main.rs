@@ -28,7 +28,7 @@ on_both!(
 /// A database of an installation of its own.
 async fn installed(place: &Place, seed: u64) -> Db {
     let db = place.open().await;
-    db.migrate(&[store::lease::MIGRATIONS, probing::MIGRATIONS].concat())
+    db.migrate(&[store::MIGRATIONS, probing::MIGRATIONS].concat())
         .await
         .unwrap();
     let random = SeededRandom::new(seed);

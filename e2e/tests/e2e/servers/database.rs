@@ -121,6 +121,49 @@ async fn the_database_is_away(loss: Loss) {
     done.check(&fleet, &mut ledger).await;
 }
 
+/// Whoever was told that a token is revoked may rely on it two seconds later, whichever server is asked, and whatever
+/// happens to the database then. The answer is 503 and not 401: the other server knows that what it kept is no longer
+/// so, and cannot ask what is.
+///
+/// Shown to fail without `App::learn`: the revoked token verifies on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_another_server_revoked_is_refused_though_postgresql_is_away() {
+    let Some(postgres) = Postgres::own() else {
+        return;
+    };
+    let fleet = Fleet::start(&postgres, 2, "").unwrap();
+    let (apis, mut images) = (fleet.apis().unwrap(), Images::new().await);
+    let known = images.next().await;
+    Done::default().sign(&apis[0], &known).await.unwrap();
+    let mut made = Vec::new();
+    for name in ["leaked", "other"] {
+        let new = json!({ "name": name, "role": "viewer" });
+        let token = apis[0].post("/api/v1/tokens", &new).await.unwrap().body;
+        let text = token["token"].as_str().unwrap();
+        let api = Api::new(&fleet.servers()[1].url(), text).unwrap();
+        let verdict = api.post("/api/v1/verifications", &known).await.unwrap();
+        assert_eq!(verdict.body["verified"], true, "{verdict:?}");
+        made.push((token["id"].as_str().unwrap().to_owned(), api));
+    }
+    let revoke = format!("/api/v1/tokens/{}:revoke", made[0].0);
+    let revoked = apis[0].post(&revoke, &Value::Null).await.unwrap();
+    assert_eq!(revoked.status, 204, "{revoked:?}");
+    tokio::time::sleep(Duration::from_millis(store::STALE_MS_MAX)).await;
+    postgres.crash().unwrap();
+    for _ in 0..3 {
+        let (leaked, other) = (&made[0].1, &made[1].1);
+        let refused = leaked.post("/api/v1/verifications", &known).await.unwrap();
+        assert_eq!(
+            (refused.status, &refused.body["code"]),
+            (503, &json!("PC1101")),
+            "{refused:?}"
+        );
+        let verdict = other.post("/api/v1/verifications", &known).await.unwrap();
+        assert_eq!(verdict.body["verified"], true, "{verdict:?}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_postgresql_in_the_middle_of_work_loses_nothing() {
     let Some(postgres) = Postgres::own() else {
