@@ -246,15 +246,27 @@ async fn the_canary_comes_through_or_names_its_step() {
     assert_eq!(api.get("/readyz").await.unwrap().status, 200);
 }
 
-/// SQLite's file is replaced under the running server, which goes on writing into the old one and would lose it all.
+/// SQLite's file is replaced under the running server, which would write into the old one and lose it all: it signs
+/// nothing new, verifies what there is, and goes on when the right file is back.
 ///
-/// Shown to fail: without `DatabaseProbe::replaced`, it is OK until the server stops.
+/// Shown to fail: without `DatabaseProbe::replaced`, it is OK until the server stops; without `Db::refuse_changes`, the
+/// signature is made and lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn p14_a_database_file_that_is_replaced_under_the_server_is_named() {
+async fn p14_a_database_file_that_is_replaced_under_the_server_is_named_and_not_written_to() {
+    let registry = Registry::memory(Options::default());
+    let running = registry.serve_on_loopback().await.unwrap();
+    let mut images = Vec::new();
+    for content in ["known", "new"] {
+        let digest = registry.put_image("team/app", content, content).await.unwrap();
+        images.push(json!({ "image": format!("{}/team/app@{digest}", running.host()) }));
+    }
     let server = Server::start(Setup::default()).unwrap();
     let api = server.api().unwrap();
+    let signed = api.post("/api/v1/signatures", &images[0]).await.unwrap();
+    assert_eq!(signed.status, 201, "{signed:?}");
     dependency(&api, "database", |one| one["state"] == "OK").await;
-    let file = server.data().join("portcullis.db");
+    let (file, ours) = (server.data().join("portcullis.db"), server.data().join("ours.db"));
+    std::fs::hard_link(&file, &ours).unwrap();
     std::fs::copy(&file, server.data().join("copy.db")).unwrap();
     std::fs::rename(server.data().join("copy.db"), &file).unwrap();
     let named = dependency(&api, "database", |one| one["state"] != "OK").await;
@@ -262,6 +274,22 @@ async fn p14_a_database_file_that_is_replaced_under_the_server_is_named() {
     let status = server.run(&["status"]).unwrap();
     assert_eq!(status.code, Some(6), "{}", status.text());
     assert!(status.stdout.contains("NO"), "{}", status.text());
+    let refused = api.post("/api/v1/signatures", &images[1]).await.unwrap();
+    assert_eq!(
+        (refused.status, &refused.body["code"]),
+        (503, &json!("PC1111")),
+        "{refused:?}"
+    );
+    let token = json!({ "name": "t", "role": "viewer" });
+    assert_eq!(api.post("/api/v1/tokens", &token).await.unwrap().status, 503);
+    let verdict = api.post("/api/v1/verifications", &images[0]).await.unwrap();
+    assert_eq!(verdict.body["verified"], true, "{verdict:?}");
+    assert_eq!(api.get("/api/v1/signatures").await.unwrap().status, 200);
+
+    std::fs::rename(&ours, &file).unwrap();
+    dependency(&api, "database", |one| one["state"] == "OK").await;
+    let signed = api.post("/api/v1/signatures", &images[1]).await.unwrap();
+    assert_eq!(signed.status, 201, "{signed:?}");
 }
 
 /// `doctor` finds nothing on a healthy server, and names each thing that is wrong from the user's side with a hint.
