@@ -55,10 +55,19 @@ impl Db {
     /// # Errors
     /// If the address is not one, the database does not answer, or its file is damaged.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
+        Self::open_with(url, postgres::CONNECTIONS_MAX_DEFAULT).await
+    }
+
+    /// The same with so many connections to PostgreSQL at most, of [`crate::CONNECTIONS_MAX`]; those of SQLite are not
+    /// counted.
+    ///
+    /// # Errors
+    /// As for [`Db::open`]; [`StoreError::Crowded`] if PostgreSQL has no room.
+    pub async fn open_with(url: &str, connections_max: u32) -> Result<Self, StoreError> {
         Self::check_address(url)?;
         let inner = match sqlite_path(url) {
             Some(path) => Inner::Sqlite(sqlite::Sqlite::open(path).await?),
-            None => Inner::Postgres(postgres::Postgres::open(url).await?),
+            None => Inner::Postgres(postgres::Postgres::open(url, connections_max).await?),
         };
         Ok(Self {
             inner,

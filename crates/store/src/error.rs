@@ -20,6 +20,10 @@ pub enum StoreError {
     },
     #[error("the database {what} is away")]
     Away { what: String },
+    #[error("the database {what} answers, and takes no writes: it is a standby, or set to read-only")]
+    ReadOnly { what: String },
+    #[error("the database {what} answers, and has no room for another connection (max_connections)")]
+    Crowded { what: String },
     #[error("this is not the database of this installation: {found}")]
     Wrong { found: String },
     #[error("reading column {column}: {why}")]
@@ -119,6 +123,8 @@ impl Fault for StoreError {
             | Self::Query { .. }
             | Self::Away { .. }
             | Self::Wrong { .. }
+            | Self::ReadOnly { .. }
+            | Self::Crowded { .. }
             | Self::Blob { .. } => Kind::Unavailable,
         }
     }
@@ -133,6 +139,8 @@ impl Fault for StoreError {
             Self::Restoring => &codes::RESTORING,
             Self::NotEmpty { .. } => &codes::NOT_EMPTY,
             Self::Wrong { .. } => &codes::WRONG,
+            Self::ReadOnly { .. } => &codes::READ_ONLY,
+            Self::Crowded { .. } => &codes::CROWDED,
             Self::Open { .. } | Self::Query { .. } | Self::Away { .. } | Self::Column { .. } => {
                 &codes::DATABASE
             }
@@ -224,7 +232,25 @@ new is signed and nothing is changed. What the server knows still verifies.",
         hint: "see portcullis status for what was expected and found, and put the right database back: changes then go on by \
 themselves; docs/runbooks/wrong-database.md",
     };
+    pub const READ_ONLY: Code = Code {
+        id: "PC1112",
+        title: "the database takes no writes",
+        explanation: "PostgreSQL answers, and refuses to write: the address leads to a standby, or somebody set \
+default_transaction_read_only, as providers do when a disk is full. Nothing new is signed and nothing is changed; what \
+reads goes on, verification of every image too.",
+        hint: "promote the standby or point `database.url` at the primary, or reset default_transaction_read_only; writes then \
+go on by themselves",
+    };
+    pub const CROWDED: Code = Code {
+        id: "PC1113",
+        title: "the database has no room for another connection",
+        explanation: "PostgreSQL refused a connection with SQLSTATE 53300: its max_connections are in use. The connections \
+that this server has work on; what needed one more was refused after three seconds.",
+        hint: "keep servers x `database.connections_max`, two more for each server, and what else connects below PostgreSQL's \
+max_connections, or raise that",
+    };
     pub const ALL: &[&Code] = &[
         &DATABASE, &ADDRESS, &DAMAGED, &NEWER, &LOCKED, &BLOBS, &FULL, &FOLDER, &RESTORING, &NOT_EMPTY, &WRONG,
+        &READ_ONLY, &CROWDED,
     ];
 }

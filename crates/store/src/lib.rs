@@ -40,6 +40,7 @@ pub use error::{StoreError, codes};
 pub use lease::Lease;
 pub use lock::FolderLock;
 pub use migrate::Migration;
+pub use postgres::{CONNECTIONS_MAX, CONNECTIONS_MAX_DEFAULT};
 pub use recent::{AWAY_S_MAX, Change, RECENT_ROWS_MAX, Recent, STALE_MS_MAX};
 pub use value::{Row, Value};
 

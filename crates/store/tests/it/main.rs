@@ -6,5 +6,6 @@ mod blobs;
 mod changes;
 mod leases;
 mod on;
+mod postgresql;
 mod rows;
 mod schema;
