@@ -292,6 +292,55 @@ async fn p14_a_database_file_that_is_replaced_under_the_server_is_named_and_not_
     assert_eq!(signed.status, 201, "{signed:?}");
 }
 
+/// A database that was put back without its last writes stops nothing, and is named over a restart until the administrator
+/// says that they have looked.
+///
+/// Shown to fail: without the row of `probing::loss`, it is OK at the second look.
+#[tokio::test(flavor = "multi_thread")]
+async fn p14_a_database_that_lost_writes_is_named_until_it_is_acknowledged_and_signs_on() {
+    let registry = Registry::memory(Options::default());
+    let running = registry.serve_on_loopback().await.unwrap();
+    let digest = registry.put_image("team/app", "x", "x").await.unwrap();
+    let image = json!({ "image": format!("{}/team/app@{digest}", running.host()) });
+    let mut server = Server::start(Setup::default()).unwrap();
+    let api = server.api().unwrap();
+    dependency(&api, "database", |one| one["state"] == "OK").await;
+    server.stop().unwrap();
+    let url = format!("sqlite:{}", server.data().join("portcullis.db").display());
+    let db = store::Db::open(&url).await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    tx.execute("UPDATE installation SET beat = beat - 1", Vec::new())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    db.close().await;
+    for _ in 0..2 {
+        server.restart().unwrap();
+        let looked = |one: &Value| one["checked_at"].is_string();
+        let named = dependency(&api, "database", looked).await;
+        assert_eq!(named["state"], "ROLLED_BACK", "{named}");
+        assert!(named["hint"].as_str().unwrap().contains("--acknowledge database"));
+    }
+    let signed = api.post("/api/v1/signatures", &image).await.unwrap();
+    assert_eq!(signed.status, 201, "{signed:?}");
+    let status = server.run(&["status"]).unwrap().expect_ok();
+    assert!(status.stdout.contains("DEGRADED"), "{}", status.stdout);
+
+    let bare = server.run(&["status", "--acknowledge", "database"]).unwrap();
+    assert_eq!(bare.code, Some(2), "{}", bare.text());
+    let acknowledge = ["status", "--acknowledge", "database", "--reason", "no token is back"];
+    let done = server.run(&acknowledge).unwrap().expect_ok();
+    assert!(done.stdout.contains("from count"), "{}", done.stdout);
+    dependency(&api, "database", |one| one["state"] == "OK").await;
+    let audit = server
+        .run(&["audit", "list", "--output", "json"])
+        .unwrap()
+        .expect_ok();
+    assert!(audit.stdout.contains("dependency.acknowledge") && audit.stdout.contains("no token is back"));
+    let again = server.run(&acknowledge).unwrap();
+    assert_eq!(again.code, Some(4), "{}", again.text());
+}
+
 /// `doctor` finds nothing on a healthy server, and names each thing that is wrong from the user's side with a hint.
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_goes_on_after_failures_and_gives_a_hint_for_each() {
