@@ -95,7 +95,12 @@ impl Role {
                 viewer
                     || matches!(
                         action,
-                        SignImages | ReadAudit | ManageKeys | ManagePolicies | ManageTokens | ManageProjects
+                        SignImages
+                            | ReadAudit
+                            | ManageKeys
+                            | ManagePolicies
+                            | ManageTokens
+                            | ManageProjects
                             | ManageDependencies
                     )
             }

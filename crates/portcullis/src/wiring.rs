@@ -215,7 +215,12 @@ impl App {
             return;
         }
         let [tokens, projects] = self.access.kept();
-        let kept = vec![tokens, projects, self.signing.keyring().kept(), self.policies.kept()];
+        let kept = vec![
+            tokens,
+            projects,
+            self.signing.keyring().kept(),
+            self.policies.kept(),
+        ];
         let learner = Learner::new(self.db.clone(), kept);
         self.background
             .spawn(self.stop.clone().run_until_cancelled_owned(learner.run()));

@@ -50,7 +50,11 @@ impl fmt::Display for Loss {
 /// The loss that nobody has acknowledged.
 pub(crate) async fn read(tx: &mut Tx) -> Result<Option<Loss>, StoreError> {
     let sql = "SELECT known, found, found_at FROM database_loss WHERE id = 1";
-    tx.read_one(sql, Vec::new()).await?.as_ref().map(loss_of).transpose()
+    tx.read_one(sql, Vec::new())
+        .await?
+        .as_ref()
+        .map(loss_of)
+        .transpose()
 }
 
 /// Writes a loss down; of several servers that find the same one, the first says when, and the widest gap counts.
@@ -61,7 +65,9 @@ pub(crate) async fn note(db: &Db, known: i64, found: i64, now: Timestamp) -> Res
                  found = CASE WHEN excluded.found < database_loss.found THEN excluded.found ELSE database_loss.found END \
                RETURNING known, found, found_at";
     let mut tx = db.begin().await?;
-    let row = tx.read_one(sql, args![known, found, now.as_microsecond()]).await?;
+    let row = tx
+        .read_one(sql, args![known, found, now.as_microsecond()])
+        .await?;
     tx.commit().await?;
     let own = Loss {
         known,

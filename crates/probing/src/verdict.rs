@@ -32,8 +32,9 @@ impl Verdict {
             .filter(|status| weight(status).0 != Severity::Fine)
             .collect();
         bad.sort_by_key(|status| std::cmp::Reverse(weight(status)));
-        let stops =
-            |status: &&Status| status.state.severity() == Severity::Broken && status.kind.stops_signing(status.state);
+        let stops = |status: &&Status| {
+            status.state.severity() == Severity::Broken && status.kind.stops_signing(status.state)
+        };
         let can_deploy = match bad.first() {
             None => CanDeploy::Yes,
             Some(worst) if stops(worst) => CanDeploy::No,
@@ -47,7 +48,10 @@ impl Verdict {
                 kind,
                 ..
             } = status;
-            format!("{name} is {state}: {found}; affected: {}", kind.blast_radius(*state))
+            format!(
+                "{name} is {state}: {found}; affected: {}",
+                kind.blast_radius(*state)
+            )
         };
         Self {
             can_deploy,

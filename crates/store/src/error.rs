@@ -250,7 +250,7 @@ that this server has work on; what needed one more was refused after three secon
 max_connections, or raise that",
     };
     pub const ALL: &[&Code] = &[
-        &DATABASE, &ADDRESS, &DAMAGED, &NEWER, &LOCKED, &BLOBS, &FULL, &FOLDER, &RESTORING, &NOT_EMPTY, &WRONG,
-        &READ_ONLY, &CROWDED,
+        &DATABASE, &ADDRESS, &DAMAGED, &NEWER, &LOCKED, &BLOBS, &FULL, &FOLDER, &RESTORING, &NOT_EMPTY,
+        &WRONG, &READ_ONLY, &CROWDED,
     ];
 }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{ConnectOptions as _, Connection as _, Postgres as Driver, Row as _, SqlSafeStr, Transaction, TypeInfo, ValueRef};
+use sqlx::{
+    ConnectOptions as _, Connection as _, Postgres as Driver, Row as _, SqlSafeStr, Transaction, TypeInfo,
+    ValueRef,
+};
 
 use crate::presence::{self, Presence};
 use crate::value::rows_of;

@@ -147,7 +147,8 @@ impl<K, V> Recent<K, V> {
     fn forget_those(&self, name: &str) {
         let mut rows = self.rows();
         rows.changes += 1;
-        rows.known.retain(|key, (_, row)| !(self.is_about)(name, key, row));
+        rows.known
+            .retain(|key, (_, row)| !(self.is_about)(name, key, row));
     }
 }
 
@@ -211,7 +212,9 @@ mod tests {
 
     fn recent() -> (Arc<TestClock>, Arc<Recent<u64, u64>>) {
         let clock = Arc::new(TestClock::at(SystemClock::new().now()));
-        let recent = Recent::new("row", clock.clone(), |name, key: &u64, _| *name == key.to_string());
+        let recent = Recent::new("row", clock.clone(), |name, key: &u64, _| {
+            *name == key.to_string()
+        });
         (clock, Arc::new(recent))
     }
 

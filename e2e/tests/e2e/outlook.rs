@@ -328,7 +328,13 @@ async fn p14_a_database_that_lost_writes_is_named_until_it_is_acknowledged_and_s
 
     let bare = server.run(&["status", "--acknowledge", "database"]).unwrap();
     assert_eq!(bare.code, Some(2), "{}", bare.text());
-    let acknowledge = ["status", "--acknowledge", "database", "--reason", "no token is back"];
+    let acknowledge = [
+        "status",
+        "--acknowledge",
+        "database",
+        "--reason",
+        "no token is back",
+    ];
     let done = server.run(&acknowledge).unwrap().expect_ok();
     assert!(done.stdout.contains("from count"), "{}", done.stdout);
     dependency(&api, "database", |one| one["state"] == "OK").await;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
 use access::Context;
+use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock as _, Fault as _, Kind, SeededRandom, TestClock};
 use on::{Place, on_both};
 use probing::{BlobsProbe, ClockProbe, DatabaseProbe, Finding, Losses, Marks, Probe as _, References, State};
@@ -89,10 +89,7 @@ async fn p14_another_database_behind_the_same_name_is_named(place: Place) {
         );
         assert_ne!(named.expected, named.found);
         let refused = other.begin().await.map(drop).unwrap_err();
-        assert_eq!(
-            (refused.code().id, refused.kind()),
-            ("PC1111", Kind::Unavailable)
-        );
+        assert_eq!((refused.code().id, refused.kind()), ("PC1111", Kind::Unavailable));
         assert!(refused.to_string().contains(&named.found), "{refused}");
     }
     let count = "SELECT beat FROM installation";

@@ -96,7 +96,9 @@ impl ImagePolicies {
         let named = Arc::new(named);
         Self {
             db,
-            recent: Arc::new(Recent::new("image_policy", clock.clone(), |changed, key, _| changed == place(&key.0, &key.1))),
+            recent: Arc::new(Recent::new("image_policy", clock.clone(), |changed, key, _| {
+                changed == place(&key.0, &key.1)
+            })),
             clock,
             random,
             own,
@@ -187,7 +189,10 @@ impl ImagePolicies {
         };
         let project = context.project.as_str();
         let mut tx = self.db.begin().await?;
-        let _change = self.recent.change(&mut tx, &place(context.project.as_str(), name)).await?;
+        let _change = self
+            .recent
+            .change(&mut tx, &place(context.project.as_str(), name))
+            .await?;
         let before = tables::put(&mut tx, project, &stored, self.clock.now_us()).await?;
         if expected.is_some() && before != expected {
             return Err(SigningError::ImagePolicyChanged(name.to_owned()));
@@ -206,7 +211,10 @@ impl ImagePolicies {
     pub async fn delete(&self, context: &Context, name: &str) -> Result<(), SigningError> {
         context.require(Action::ManagePolicies)?;
         let mut tx = self.db.begin().await?;
-        let _change = self.recent.change(&mut tx, &place(context.project.as_str(), name)).await?;
+        let _change = self
+            .recent
+            .change(&mut tx, &place(context.project.as_str(), name))
+            .await?;
         if !tables::delete(&mut tx, context.project.as_str(), name).await? {
             return Err(none_such(name));
         }

@@ -65,7 +65,9 @@ impl Keyring {
         Self {
             db,
             password: Arc::new(password),
-            recent: Arc::new(Recent::new("signing_key", clock.clone(), |project, key, _| key.0 == project)),
+            recent: Arc::new(Recent::new("signing_key", clock.clone(), |project, key, _| {
+                key.0 == project
+            })),
             clock,
             random,
             open: Arc::default(),

@@ -42,10 +42,7 @@ async fn a_database_that_takes_no_writes_is_read_and_named() {
     // As many sessions at once as a server has, all of them read-only.
     let many = futures::future::join_all((0..8).map(|_| write(&db))).await;
     for refused in many.into_iter().map(Result::unwrap_err) {
-        assert_eq!(
-            (refused.code().id, refused.kind()),
-            ("PC1112", Kind::Unavailable)
-        );
+        assert_eq!((refused.code().id, refused.kind()), ("PC1112", Kind::Unavailable));
         assert!(refused.to_string().contains("takes no writes"), "{refused}");
     }
     let read = db.read("SELECT domain FROM migration", args![]).await.unwrap();
@@ -61,7 +58,10 @@ async fn a_database_that_takes_no_writes_is_read_and_named() {
     let mut refused = 0;
     while write(&db).await.is_err() {
         refused += 1;
-        assert!(refused < 10, "it takes writes again, and this server does not notice");
+        assert!(
+            refused < 10,
+            "it takes writes again, and this server does not notice"
+        );
     }
 }
 

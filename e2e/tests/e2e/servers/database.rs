@@ -163,7 +163,10 @@ async fn a_postgresql_that_takes_no_writes_is_named_and_verifies_every_image() {
         }
     }
     // Each image is verified for the first time by each server.
-    for (image, api) in signed.iter().flat_map(|image| apis.iter().map(move |api| (image, api))) {
+    for (image, api) in signed
+        .iter()
+        .flat_map(|image| apis.iter().map(move |api| (image, api)))
+    {
         let verdict = api.post("/api/v1/verifications", image).await.unwrap();
         assert_eq!(verdict.body["verified"], true, "{verdict:?}");
         let asked_at = clock.monotonic();
@@ -220,7 +223,9 @@ async fn each_process_holds_leases_under_a_name_of_its_own() {
             let waited = clock.monotonic().since(began);
             assert!(waited < GAP_MAX, "not signing after {waited:?}");
         }
-        let row = db.read_one("SELECT holder FROM lease ORDER BY name", Vec::new()).await;
+        let row = db
+            .read_one("SELECT holder FROM lease ORDER BY name", Vec::new())
+            .await;
         holders.push(row.unwrap().unwrap().text("holder").unwrap());
         fleet.server(0).kill();
         fleet.server(0).restart().unwrap();
