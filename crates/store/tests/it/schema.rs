@@ -1,7 +1,7 @@
 //! Migrations.
 
 use kernel::Fault as _;
-use store::{Migration, StoreError, args, lease};
+use store::{Migration, StoreError, args};
 
 use crate::on::{Place, on_both};
 
