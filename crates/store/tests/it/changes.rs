@@ -77,8 +77,8 @@ async fn what_another_server_changed_is_forgotten_and_nothing_else(place: Place)
     assert_eq!(two.knows().await, ["b"]);
 }
 
-/// Shown to fail on PostgreSQL with numbers of a sequence, which are given out before the transaction ends: the change
-/// of b is then seen first, and that of a never.
+/// With numbers of a sequence, which are given out before the transaction ends, the change of b would be seen first, and
+/// that of a never.
 async fn a_change_that_ends_late_is_not_missed(place: Place) {
     let db = prepared(&place).await;
     let (one, mut two) = (Server::new(&db).await, Server::new(&db).await);
