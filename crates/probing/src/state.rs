@@ -130,7 +130,7 @@ impl State {
             }
             Self::WrongDatabase => {
                 "point database.url back at this installation's database; if it was replaced on purpose, remove \
-                 database.mark from the data folder"
+                 database.mark from the data folder and restart"
             }
             Self::WrongStore => "point blobs.url back at this installation's blobs, or put them back",
             Self::RolledBack => {
