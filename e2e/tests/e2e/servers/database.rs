@@ -224,7 +224,7 @@ async fn each_process_holds_leases_under_a_name_of_its_own() {
             assert!(waited < GAP_MAX, "not signing after {waited:?}");
         }
         let row = db
-            .read_one("SELECT holder FROM lease ORDER BY name", Vec::new())
+            .read_one("SELECT holder FROM lease ORDER BY ends_at DESC", Vec::new())
             .await;
         holders.push(row.unwrap().unwrap().text("holder").unwrap());
         fleet.server(0).kill();
