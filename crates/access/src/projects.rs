@@ -51,7 +51,7 @@ impl Access {
         Ok(project)
     }
 
-    /// Changes a project. It counts at once here, and after [`store::STALE_MS_MAX`] on other servers.
+    /// Changes a project. It counts at once here, and within [`store::STALE_MS_MAX`] on other servers.
     ///
     /// # Errors
     /// [`AccessError::NotFound`] if there is none, [`AccessError::Invalid`] for a quota out of bounds.
@@ -63,7 +63,7 @@ impl Access {
     ) -> Result<Project, AccessError> {
         change.require_valid()?;
         let mut tx = self.db.begin().await?;
-        let _change = self.projects.change();
+        let _change = self.projects.change(&mut tx, name.as_str()).await?;
         let mut detail = Vec::new();
         if let Some(images) = &change.images {
             let patterns = joined(images);

@@ -68,6 +68,8 @@ words! {
         ReadDependencies = "read-dependencies",
         /// Only for the administrator of the whole server.
         ManageProjects = "manage-projects",
+        /// Only for the administrator of the whole server: acknowledging what was found.
+        ManageDependencies = "manage-dependencies",
         ManageTokens = "manage-tokens",
         ReadAudit = "read-audit",
     }
@@ -78,8 +80,8 @@ impl Role {
     #[must_use]
     pub fn allows(self, action: Action) -> bool {
         use Action::{
-            ManageKeys, ManagePolicies, ManageProjects, ManageTokens, ReadAudit, ReadDependencies, ReadKeys,
-            ReadPolicies, ReadProjects, ReadSignatures, SignImages, VerifyImages,
+            ManageDependencies, ManageKeys, ManagePolicies, ManageProjects, ManageTokens, ReadAudit,
+            ReadDependencies, ReadKeys, ReadPolicies, ReadProjects, ReadSignatures, SignImages, VerifyImages,
         };
         let viewer = matches!(
             action,
@@ -93,7 +95,13 @@ impl Role {
                 viewer
                     || matches!(
                         action,
-                        SignImages | ReadAudit | ManageKeys | ManagePolicies | ManageTokens | ManageProjects
+                        SignImages
+                            | ReadAudit
+                            | ManageKeys
+                            | ManagePolicies
+                            | ManageTokens
+                            | ManageProjects
+                            | ManageDependencies
                     )
             }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock, Digest, Id, Random};
-use store::{Db, Migration, Recent, Row, args};
+use store::{Db, Kept, Migration, Recent, Row, args};
 
 use crate::audit::{self, Record};
 use crate::oidc::Oidc;
@@ -56,13 +56,23 @@ impl Access {
     #[must_use]
     pub fn new(db: Db, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
         Self {
-            tokens: Arc::new(Recent::new(clock.clone())),
-            projects: Arc::new(Recent::new(clock.clone())),
+            tokens: Arc::new(Recent::new("token", clock.clone(), |id, _, token| {
+                token.id.as_str() == id
+            })),
+            projects: Arc::new(Recent::new("project", clock.clone(), |name, key, _| {
+                key.as_str() == name
+            })),
             oidc: Oidc::none(clock.clone()),
             db,
             clock,
             random,
         }
+    }
+
+    /// What is kept in memory of the rows that other servers may change.
+    #[must_use]
+    pub fn kept(&self) -> [Arc<dyn Kept>; 2] {
+        [self.tokens.clone(), self.projects.clone()]
     }
 
     /// The same, taking the tokens of workloads too.
@@ -173,7 +183,7 @@ impl Access {
     /// [`AccessError::NotFound`] if the context's project has no such token.
     pub async fn revoke_token(&self, context: &Context, id: &str) -> Result<(), AccessError> {
         let mut tx = self.db.begin().await?;
-        let _change = self.tokens.change();
+        let _change = self.tokens.change(&mut tx, id).await?;
         let rows = tx
             .execute(
                 "UPDATE token SET revoked_at = COALESCE(revoked_at, $1) WHERE id = $2 AND (project = $3 OR $4 = 1)",

@@ -83,6 +83,7 @@ const KEYS: &[(&str, &str, Shown)] = &[
     ("server", "insecure_http", Shown::Whole),
     ("server", "lame_duck_seconds", Shown::Whole),
     ("database", "url", Shown::WithoutPassword),
+    ("database", "connections_max", Shown::Whole),
     ("blobs", "url", Shown::Whole),
     ("log", "key_file", Shown::Whole),
     ("audit", "key_file", Shown::Whole),
@@ -198,6 +199,15 @@ impl Loaded {
             };
             store::Db::check_address(url).map_err(invalid)?;
         }
+        let connections = self.config.database.connections_max;
+        if !store::CONNECTIONS_MAX.contains(&connections) {
+            let (least, most) = (store::CONNECTIONS_MAX.start(), store::CONNECTIONS_MAX.end());
+            let cause = format!(
+                "database.connections_max is {connections}; it is {least} to {most}: below, the log and the probes wait \
+                 for callers; above, it is more than a PostgreSQL has in all"
+            );
+            return Err(Failure::coded(1, &codes::CONFIG, cause));
+        }
         if let Some(url) = &self.config.server.public_url
             && !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
         {
@@ -291,7 +301,7 @@ fn value_of(key: &str, text: &str) -> toml::Value {
     match (key, text) {
         ("insecure_http", "true" | "1") => toml::Value::Boolean(true),
         ("insecure_http", "false" | "0") => toml::Value::Boolean(false),
-        ("lame_duck_seconds" | "signatures_per_minute" | "burst", number) => number
+        ("lame_duck_seconds" | "signatures_per_minute" | "burst" | "connections_max", number) => number
             .parse()
             .map_or_else(|_| toml::Value::String(text.to_owned()), toml::Value::Integer),
         ("sample_ratio", number) => number
@@ -374,6 +384,7 @@ impl Config {
             ("quota", "signatures_per_minute") => self.quota.signatures_per_minute.to_string(),
             ("quota", "burst") => self.quota.burst.to_string(),
             ("database", "url") => format!("\"sqlite:{}\"", self.data.folder.join("portcullis.db").display()),
+            ("database", "connections_max") => self.database.connections_max.to_string(),
             ("blobs", "url") => format!("\"{}\"", self.data.folder.join("blobs").display()),
             ("log", "key_file") => format!("\"{}\"", self.secret_file(None, "log.json").display()),
             ("audit", "key_file") => format!("\"{}\"", self.secret_file(None, "audit.json").display()),
@@ -430,6 +441,23 @@ mod tests {
             assert!(shown.contains("***") && !shown.contains("s3cret"), "{shown}");
         }
         assert!(read("sqlite:/srv/portcullis.db").is_ok());
+    }
+
+    #[test]
+    fn too_few_or_too_many_connections_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("portcullis.toml");
+        for (connections, fits) in [(3, false), (4, true), (500, true), (501, false)] {
+            std::fs::write(&path, format!("[database]\nconnections_max = {connections}\n")).unwrap();
+            let loaded = Loaded::read(&ConfigFile {
+                config: Some(path.clone()),
+            });
+            assert_eq!(loaded.is_ok(), fits, "{connections}");
+            if let Err(failure) = loaded {
+                let line = failure.line();
+                assert!(line.starts_with("PC1701: database.connections_max is "), "{line}");
+            }
+        }
     }
 
     #[test]

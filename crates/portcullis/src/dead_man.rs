@@ -105,8 +105,9 @@ impl Probe for DeadMansSwitch {
             .collect();
         let verdict = Verdict::of(&others);
         let of = |state, found: String| Finding::new(state, self.expected(), kernel::words(&found));
-        let unknown =
-            |status: &&probing::Status| status.kind.stops_signing() && status.state == State::Unknown;
+        let unknown = |status: &&probing::Status| {
+            status.kind.stops_signing(status.state) && status.state == State::Unknown
+        };
         if let Some(first) = others.iter().find(unknown) {
             let why = format!("nothing is posted before anybody has looked at {}", first.name);
             return of(State::Unknown, why);

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 /// Everybody's tables.
 pub fn migrations() -> Vec<Migration> {
     [
-        store::lease::MIGRATIONS,
+        store::MIGRATIONS,
         access::MIGRATIONS,
         signing::MIGRATIONS,
         tlog::MIGRATIONS,

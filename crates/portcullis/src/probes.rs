@@ -52,9 +52,10 @@ pub async fn start(parts: Parts<'_>) -> Result<Watch, Failure> {
     let installation = marks.installation(&*clock, &*parts.random).await?;
 
     let database = DatabaseProbe::new(
-        marks.clone(),
+        db,
         folder.join("database.mark"),
         sqlite_file(config, db),
+        clock.clone(),
     );
     watch.add(Arc::new(database));
     watch.add(Arc::new(EmbeddedLog::new(parts.tlog.clone())));

@@ -14,11 +14,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use kernel::{Clock, Fault, Kind, Random, SystemClock, SystemRandom};
-use probing::{Board, Watch};
+use probing::{Board, Losses, Watch};
 use signing::image_policy::ImagePolicies;
 use signing::trust::{self, LogIdentity, TrustRoot};
 use signing::{Keyring, Signing, SigningError, Verifying};
-use store::{Db, FolderLock};
+use store::{Db, FolderLock, Learner};
 use tlog::{LogKey, Name, Settings, Tlog};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -89,11 +89,12 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
     let access = Access::new(db.clone(), clock.clone(), random.clone()).with_oidc(oidc.clone());
     let fresh = !access.has_tokens().await?;
 
-    let (tlog, identity) = open_log(config, db.clone(), fresh, &*clock, &*random).await?;
+    let holder = holder(&config.data.folder, &db, &*random)?;
+    let (tlog, identity) = open_log(config, db.clone(), holder.clone(), fresh, &*clock, &*random).await?;
     let place = Place {
         db: db.clone(),
         blobs: blobs(config)?,
-        holder: holder(&config.data.folder)?,
+        holder: holder.clone(),
         lease_ttl: lease_ttl(&db),
     };
     let seal = Arc::new(Seal::open(config, place, &*clock, &*random).await?);
@@ -167,7 +168,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         external: external.as_ref(),
         oidc: &oidc,
         metrics: metrics.clone(),
-        holder: holder(&config.data.folder)?,
+        holder: holder.clone(),
         public_url: &public_url,
         clock: clock.clone(),
         random: random.clone(),
@@ -198,9 +199,9 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         _lock: lock,
     };
     tokio::spawn(app.signing.clone().take_over_operations(app.stop.clone()));
+    app.learn();
     if let Some(external) = external {
         let (board, ttl) = (app.watch.board().clone(), Duration::from_secs(LEASE_SECONDS));
-        let holder = holder(&config.data.folder)?;
         let pay = external.pay(app.signing.clone(), board, holder, ttl, app.stop.clone());
         app.background.spawn(pay);
     }
@@ -208,6 +209,23 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
 }
 
 impl App {
+    /// Learns what other servers change of the rows that this one keeps in memory.
+    fn learn(&self) {
+        if !self.db.is_shared() {
+            return;
+        }
+        let [tokens, projects] = self.access.kept();
+        let kept = vec![
+            tokens,
+            projects,
+            self.signing.keyring().kept(),
+            self.policies.kept(),
+        ];
+        let learner = Learner::new(self.db.clone(), kept);
+        self.background
+            .spawn(self.stop.clone().run_until_cancelled_owned(learner.run()));
+    }
+
     /// Stops the probes, seals what is left, stops the logs and closes the database; SQLite then moves what waits beside
     /// its file into it.
     pub async fn close(&self) {
@@ -224,7 +242,7 @@ impl App {
 
 /// Opens the database with everybody's tables; whoever opens SQLite holds the data folder's lock.
 pub async fn open_database(config: &Config) -> Result<Db, Failure> {
-    let db = Db::open(&database_url(config)).await?;
+    let db = Db::open_with(&database_url(config), config.database.connections_max).await?;
     db.migrate(&migrations()).await?;
     Ok(db)
 }
@@ -234,13 +252,14 @@ pub async fn open_database(config: &Config) -> Result<Db, Failure> {
 pub async fn open_log(
     config: &Config,
     db: Db,
+    holder: String,
     fresh: bool,
     clock: &dyn Clock,
     random: &dyn Random,
 ) -> Result<(Tlog, LogIdentity), Failure> {
     let file = config.secret_file(config.log.key_file.as_ref(), "log.json");
     let secret = secrets::log_key(&file, ORIGIN, fresh, clock, random)?;
-    let tlog = open_named_log(config, db, Name::Signatures, &secret, "log.checkpoint").await?;
+    let tlog = open_named_log(config, db, holder, Name::Signatures, &secret, "log.checkpoint").await?;
     let identity = LogIdentity {
         origin: secret.origin,
         public_key: tlog.verifier().spki(),
@@ -254,6 +273,7 @@ pub async fn open_log(
 pub async fn open_named_log(
     config: &Config,
     db: Db,
+    holder: String,
     name: Name,
     secret: &secrets::LogSecret,
     mark: &str,
@@ -266,7 +286,7 @@ pub async fn open_named_log(
         db,
         blobs: blobs(config)?,
         key,
-        holder: holder(&config.data.folder)?,
+        holder,
         lease_ttl,
         shared,
         mark: Some(config.data.folder.join(mark)),
@@ -281,12 +301,21 @@ fn lease_ttl(db: &Db) -> Duration {
     })
 }
 
-/// A name for this server on the lease that is the same after a restart: the data folder is its own.
-fn holder(folder: &Path) -> Result<String, Failure> {
+/// A name for this server on its leases. SQLite's is the same after a restart, which goes on at once: the data folder
+/// is locked, so that nobody else has it. On a shared database two clones of a machine would have one host and one folder,
+/// and take each duty from each other in turns; there it is another in each process, and the next one waits for the
+/// lease's end.
+pub fn holder(folder: &Path, db: &Db, random: &dyn Random) -> Result<String, Failure> {
     let folder =
         std::fs::canonicalize(folder).map_err(|error| Failure::local("finding the data folder", &error))?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Ok(format!("{}:{}", host.trim(), folder.display()))
+    let name = format!("{}:{}", host.trim(), folder.display());
+    if !db.is_shared() {
+        return Ok(name);
+    }
+    let mut process = [0; 8];
+    random.fill(&mut process);
+    Ok(format!("{name} (process {:016x})", u64::from_be_bytes(process)))
 }
 
 /// A server that starts for the first time can be used at once: one project that may sign anything, one key. The
@@ -331,6 +360,12 @@ impl FromRef<App> for Trail {
 impl FromRef<App> for Board {
     fn from_ref(app: &App) -> Self {
         app.watch.board().clone()
+    }
+}
+
+impl FromRef<App> for Losses {
+    fn from_ref(app: &App) -> Self {
+        Self::new(app.db.clone(), app.clock.clone(), app.random.clone())
     }
 }
 

@@ -1,12 +1,13 @@
 //! Routes: what is known of each dependency.
 
-use access::{Access, Action, Context};
+use access::{Access, AccessError, Action, Context};
 use axum::Router;
-use axum::extract::{FromRef, State};
-use axum::routing::get;
+use axum::extract::{FromRef, Path, State};
+use axum::routing::{get, post};
 use web::{Json, Problem};
 
 use crate::board::{Board, Status};
+use crate::loss::{Loss, Losses};
 use crate::verdict::{CanDeploy, Verdict};
 use crate::{Kind, State as Found};
 
@@ -52,8 +53,8 @@ pub struct DependencyBody {
 impl From<Status> for DependencyBody {
     fn from(status: Status) -> Self {
         Self {
-            blast_radius: status.kind.blast_radius().to_owned(),
-            hint: status.state.hint().to_owned(),
+            blast_radius: status.kind.blast_radius(status.state).to_owned(),
+            hint: status.kind.hint(status.state).to_owned(),
             name: status.name,
             kind: status.kind,
             state: status.state,
@@ -74,8 +75,11 @@ where
     S: Clone + Send + Sync + 'static,
     Access: FromRef<S>,
     Board: FromRef<S>,
+    Losses: FromRef<S>,
 {
-    Router::new().route("/dependencies", get(list))
+    Router::new()
+        .route("/dependencies", get(list))
+        .route("/dependencies/{action}", post(acknowledge))
 }
 
 #[utoipa::path(get, path = "/api/v1/dependencies", tag = "dependencies", responses((status = 200, body = DependenciesBody)))]
@@ -93,7 +97,56 @@ pub(crate) async fn list(
     }))
 }
 
+/// That a person has looked at what was lost.
+#[derive(Debug, serde::Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcknowledgementBody {
+    /// What was looked for, and what was found; 1 to 500 characters, for the audit trail.
+    pub reason: String,
+}
+
+/// What is no longer named.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct LossBody {
+    /// The highest count that a server had seen acknowledged.
+    pub known: i64,
+    /// The lowest that was found after it.
+    pub found: i64,
+    /// When that was found.
+    pub since: String,
+}
+
+impl From<Loss> for LossBody {
+    fn from(loss: Loss) -> Self {
+        Self {
+            known: loss.known,
+            found: loss.found,
+            since: loss.since.to_string(),
+        }
+    }
+}
+
+#[utoipa::path(post, path = "/api/v1/dependencies/{name}:acknowledge", tag = "dependencies",
+    request_body = AcknowledgementBody,
+    responses((status = 200, body = LossBody, description = "the database's loss, which is named no longer")))]
+pub(crate) async fn acknowledge(
+    State(losses): State<Losses>,
+    context: Context,
+    Path(action): Path<String>,
+    Json(body): Json<AcknowledgementBody>,
+) -> Result<Json<LossBody>, Problem> {
+    if action != "database:acknowledge" {
+        return Err(AccessError::NotFound {
+            what: "action on dependencies named",
+            name: action.chars().take(60).collect(),
+        }
+        .into());
+    }
+    let loss = losses.acknowledge(&context, &body.reason).await?;
+    Ok(Json(loss.into()))
+}
+
 /// The descriptions of these routes.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(list))]
+#[openapi(paths(list, acknowledge))]
 pub struct Docs;

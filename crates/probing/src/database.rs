@@ -4,15 +4,20 @@
 //! the data folder. Another database behind the same name has another id; one that was put back, or a replica that
 //! lost the last writes, has a smaller count. A file of SQLite that was replaced under the running server is another
 //! file by its number, though the server still writes into the old one.
+//!
+//! What is written into a wrong database is lost or somebody else's, so this probe closes the store for changes while it
+//! sees one ([`Db::refuse_changes`]), and opens it when it sees the right one. A loss stops nothing, and stays named
+//! ([`crate::loss`]).
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use kernel::Fault as _;
-use store::StoreError;
+use kernel::{Clock, Fault as _};
+use store::{Db, StoreError};
 
+use crate::loss::{self, Loss};
 use crate::marks::{Beat, Marks};
 use crate::state::{Finding, Kind, State};
 use crate::watch::Probe;
@@ -28,15 +33,17 @@ pub struct DatabaseProbe {
     /// SQLite's file, and which one it was when the server opened it.
     file: Option<(PathBuf, Option<(u64, u64)>)>,
     last: Mutex<Option<Beat>>,
+    clock: Arc<dyn Clock>,
 }
 
 impl DatabaseProbe {
     /// Reads the mark that the last run left in `path`; for SQLite, `file` is the database's.
     #[must_use]
-    pub fn new(marks: Marks, path: PathBuf, file: Option<PathBuf>) -> Self {
+    pub fn new(db: &Db, path: PathBuf, file: Option<PathBuf>, clock: Arc<dyn Clock>) -> Self {
         let last = read(&path);
         Self {
-            marks,
+            marks: Marks::new(db.ungated()),
+            clock,
             last: Mutex::new(last),
             path,
             file: file.map(|file| {
@@ -107,26 +114,54 @@ impl Probe for DatabaseProbe {
     }
 
     async fn look(&self) -> Finding {
+        let finding = self.find().await;
+        let db = self.marks.db();
+        match finding.state {
+            State::WrongDatabase => db.refuse_changes(Some(finding.found.clone())),
+            State::Ok | State::RolledBack => db.refuse_changes(None),
+            // Whoever does not answer may be either.
+            _ => {}
+        }
+        finding
+    }
+}
+
+impl DatabaseProbe {
+    async fn find(&self) -> Finding {
         if let Some(finding) = self.replaced() {
             return finding;
         }
         let last = self.last();
-        let found = match self.marks.beat().await {
+        let own = last.as_ref().map(|last| last.installation.as_str());
+        let unreachable =
+            |error: StoreError| Finding::new(State::Unreachable, self.expected(), unanswered(&error));
+        let found = match self.marks.beat(own).await {
             Ok(found) => found,
             Err(error) if error.is_missing_table() => None,
-            Err(error) => {
-                return Finding::new(State::Unreachable, self.expected(), unanswered(&error));
-            }
+            Err(error) => return unreachable(error),
         };
-        let finding = judge(last.as_ref(), found.as_ref());
-        if finding.state == State::Ok
-            && let Some(found) = found
-        {
-            keep(&self.path, &found);
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        let finding = judge(last.as_ref(), found.as_ref().map(|(beat, _)| beat));
+        let (Some((beat, mut loss)), State::Ok | State::RolledBack) = (found, finding.state) else {
+            return finding;
+        };
+        if let (State::RolledBack, Some(last)) = (finding.state, &last) {
+            // The mark moves on only when the loss is written down: until then it is found again.
+            match loss::note(self.marks.db(), last.beat, beat.beat, self.clock.now()).await {
+                Ok(noted) => loss = Some(noted),
+                Err(error) => return unreachable(error),
+            }
         }
-        finding
+        keep(&self.path, &beat);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat);
+        match loss {
+            None => finding,
+            Some(loss) => Finding::new(State::RolledBack, finding.expected, lost(&loss)),
+        }
     }
+}
+
+fn lost(loss: &Loss) -> String {
+    format!("{loss}; what was written in between is lost, and nobody has acknowledged that")
 }
 
 /// What a store that does not answer said.

@@ -12,13 +12,15 @@
 //!
 //!   log  clock  expiry  verdict        pure rules
 //!   database  blobs  disk              probes of what this crate can reach itself
+//!   loss                               writes that the database lost, until a person has looked
 //!   marks                              what has to be remembered over a restart
 //! ```
 //!
 //! - A probe runs on a task of its own with a deadline of its own: one that hangs delays no other.
 //! - No request waits for a probe; what is shown is what was found last, and how long ago.
 //! - With the longest pause and the longest look, what goes wrong is named within 10 seconds.
-//! - Nothing here stops anything: a server is ready when it can read its own store, whatever is found.
+//! - A server is ready whatever is found. One finding closes something: a wrong database takes no changes, which would be
+//!   lost or be in somebody else's data.
 //!
 //! It knows no protocol of what is outside: the probes of registries and of an external log are `upstream`'s.
 
@@ -30,6 +32,7 @@ mod database;
 mod disk;
 pub mod expiry;
 pub mod log;
+pub mod loss;
 mod marks;
 mod state;
 mod verdict;
@@ -41,6 +44,7 @@ pub use clock::{ClockProbe, References};
 pub use database::DatabaseProbe;
 pub use disk::DiskProbe;
 pub use expiry::ExpiryProbe;
+pub use loss::Losses;
 pub use marks::{MIGRATIONS, Marks};
 pub use state::{Finding, Kind, Severity, State};
 pub use verdict::{CanDeploy, Verdict};

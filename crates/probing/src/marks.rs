@@ -4,14 +4,18 @@ use jiff::Timestamp;
 use kernel::{Clock, Id, Random};
 use store::{Db, Migration, StoreError, args};
 
+use crate::loss::{self, Loss};
+
 /// The tables of this domain. `installation` has one row: the id that database and blobs are known by, and a count
 /// that only grows. `probe_mark` has the last good state of a dependency, as its probe writes it.
-pub const MIGRATIONS: &[Migration] = &[Migration {
+pub const MIGRATIONS: &[Migration] = &[FIRST, loss::MIGRATION];
+
+const FIRST: Migration = Migration {
     domain: "probing",
     version: 1,
     sql: "CREATE TABLE installation (id BIGINT PRIMARY KEY, name TEXT NOT NULL, beat BIGINT NOT NULL);
           CREATE TABLE probe_mark (name TEXT PRIMARY KEY, mark TEXT NOT NULL, written_at BIGINT NOT NULL);",
-}];
+};
 
 /// The installation's row, read and moved on.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -53,22 +57,33 @@ impl Marks {
         row.map_or(Ok(id), |row| row.text("name"))
     }
 
-    /// Moves the count on, which shows that the database takes writes, and gives the row as it was written; `None` if
-    /// there is no row.
-    pub(crate) async fn beat(&self) -> Result<Option<Beat>, StoreError> {
+    /// Moves the count on, which shows that the database takes writes, and gives the row as it was written, with a loss
+    /// that nobody has acknowledged; `None` if there is no row. That of another installation than `own` is left alone.
+    pub(crate) async fn beat(&self, own: Option<&str>) -> Result<Option<(Beat, Option<Loss>)>, StoreError> {
         let mut tx = self.db.begin().await?;
-        let row = tx
-            .read_one(
-                "UPDATE installation SET beat = beat + 1 WHERE id = 1 RETURNING name, beat",
-                Vec::new(),
-            )
-            .await?;
-        tx.commit().await?;
+        let sql = "UPDATE installation SET beat = beat + 1 WHERE id = 1 AND name = COALESCE($1, name) \
+                   RETURNING name, beat";
+        let mut row = tx.read_one(sql, args![own]).await?;
+        if row.is_none() {
+            let sql = "SELECT name, beat FROM installation WHERE id = 1";
+            row = tx.read_one(sql, Vec::new()).await?;
+        }
         let Some(row) = row else { return Ok(None) };
-        Ok(Some(Beat {
+        let beat = Beat {
             installation: row.text("name")?,
             beat: row.int("beat")?,
-        }))
+        };
+        let foreign = own.is_some_and(|own| own != beat.installation);
+        let loss = match foreign {
+            true => None,
+            false => loss::read(&mut tx).await?,
+        };
+        tx.commit().await?;
+        Ok(Some((beat, loss)))
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        &self.db
     }
 
     /// The last good state of the dependency `name`.

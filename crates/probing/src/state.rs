@@ -117,9 +117,8 @@ impl State {
         }
     }
 
-    /// What to do first.
-    #[must_use]
-    pub const fn hint(self) -> &'static str {
+    /// What to do first, whatever it is.
+    const fn hint(self) -> &'static str {
         match self {
             Self::Unknown | Self::Ok => "",
             Self::Unreachable => "check that it runs, that its name resolves, and the network between",
@@ -131,7 +130,7 @@ impl State {
             }
             Self::WrongDatabase => {
                 "point database.url back at this installation's database; if it was replaced on purpose, remove \
-                 database.mark from the data folder"
+                 database.mark from the data folder and restart"
             }
             Self::WrongStore => "point blobs.url back at this installation's blobs, or put them back",
             Self::RolledBack => {
@@ -208,10 +207,17 @@ impl Kind {
         }
     }
 
-    /// What stops working while it is broken, and what does not.
+    /// What stops working while it is in this state, if that is a broken one, and what does not.
     #[must_use]
-    pub const fn blast_radius(self) -> &'static str {
+    pub const fn blast_radius(self, state: State) -> &'static str {
         match self {
+            Self::Database if matches!(state, State::RolledBack) => {
+                "what was changed last: revoked tokens may be valid again, policies and keys older; signing goes on unless \
+                 the log says otherwise"
+            }
+            Self::Database if matches!(state, State::WrongDatabase) => {
+                "signing and every other change; verification of what is known goes on"
+            }
             Self::Database => "signing, and verification of images that are not known yet",
             Self::Log => {
                 "new signatures; images that are signed already are answered, and verification goes on"
@@ -232,10 +238,27 @@ impl Kind {
         }
     }
 
-    /// Whether nothing new can be signed while it is broken.
+    /// Whether nothing new can be signed while it is in this state, if that is a broken one. A database that lost
+    /// writes takes new ones; what must not go on from an older copy is the log.
     #[must_use]
-    pub const fn stops_signing(self) -> bool {
-        matches!(self, Self::Database | Self::Log)
+    pub const fn stops_signing(self, state: State) -> bool {
+        match self {
+            Self::Database => !matches!(state, State::RolledBack),
+            Self::Log => true,
+            _ => false,
+        }
+    }
+
+    /// What to do first.
+    #[must_use]
+    pub const fn hint(self, state: State) -> &'static str {
+        match (self, state) {
+            (Self::Database, State::RolledBack) => {
+                "look for revoked tokens that are valid again, older policies and missing keys \
+                 (docs/runbooks/rolled-back.md), then: portcullis status --acknowledge database --reason TEXT"
+            }
+            (_, state) => state.hint(),
+        }
     }
 }
 

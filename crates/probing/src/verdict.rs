@@ -26,14 +26,15 @@ impl Verdict {
     /// Judges everything that is known.
     #[must_use]
     pub fn of(all: &[Status]) -> Self {
-        let weight = |status: &&Status| (status.state.severity(), status.kind.stops_signing());
+        let weight = |status: &&Status| (status.state.severity(), status.kind.stops_signing(status.state));
         let mut bad: Vec<&Status> = all
             .iter()
             .filter(|status| weight(status).0 != Severity::Fine)
             .collect();
         bad.sort_by_key(|status| std::cmp::Reverse(weight(status)));
-        let stops =
-            |status: &&Status| status.state.severity() == Severity::Broken && status.kind.stops_signing();
+        let stops = |status: &&Status| {
+            status.state.severity() == Severity::Broken && status.kind.stops_signing(status.state)
+        };
         let can_deploy = match bad.first() {
             None => CanDeploy::Yes,
             Some(worst) if stops(worst) => CanDeploy::No,
@@ -47,7 +48,10 @@ impl Verdict {
                 kind,
                 ..
             } = status;
-            format!("{name} is {state}: {found}; affected: {}", kind.blast_radius())
+            format!(
+                "{name} is {state}: {found}; affected: {}",
+                kind.blast_radius(*state)
+            )
         };
         Self {
             can_deploy,
@@ -96,5 +100,8 @@ mod tests {
         let gone = note(Kind::Database, State::Unreachable);
         assert_eq!((gone.can_deploy, gone.reasons.len()), (CanDeploy::No, 3));
         assert!(gone.reasons[0].starts_with("database"), "{gone:?}");
+        // Writes were lost, and new ones are taken.
+        let lost = note(Kind::Database, State::RolledBack);
+        assert_eq!((lost.can_deploy, lost.reasons.len()), (CanDeploy::Degraded, 3));
     }
 }

@@ -1,6 +1,7 @@
 //! One handle over two databases.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{Row, StoreError, Value, postgres, sqlite};
 
@@ -10,7 +11,23 @@ const POSTGRES: [&str; 2] = ["postgres://", "postgresql://"];
 
 /// A database. Cheap to clone.
 #[derive(Clone)]
-pub struct Db(Inner);
+pub struct Db {
+    inner: Inner,
+    gate: Arc<Gate>,
+    /// Whether the gate counts for this handle.
+    gated: bool,
+}
+
+/// Why nothing may be written, if somebody found that this is not the database that it has to be.
+#[derive(Default)]
+struct Gate(Mutex<Option<String>>);
+
+impl Gate {
+    fn pass(&self) -> Result<(), StoreError> {
+        let wrong = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        wrong.map_or(Ok(()), |found| Err(StoreError::Wrong { found }))
+    }
+}
 
 #[derive(Clone)]
 enum Inner {
@@ -38,11 +55,45 @@ impl Db {
     /// # Errors
     /// If the address is not one, the database does not answer, or its file is damaged.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
+        Self::open_with(url, postgres::CONNECTIONS_MAX_DEFAULT).await
+    }
+
+    /// The same with so many connections to PostgreSQL at most, of [`crate::CONNECTIONS_MAX`]; those of SQLite are not
+    /// counted.
+    ///
+    /// # Errors
+    /// As for [`Db::open`]; [`StoreError::Crowded`] if PostgreSQL has no room.
+    pub async fn open_with(url: &str, connections_max: u32) -> Result<Self, StoreError> {
         Self::check_address(url)?;
-        if let Some(path) = sqlite_path(url) {
-            return Ok(Self(Inner::Sqlite(sqlite::Sqlite::open(path).await?)));
+        let inner = match sqlite_path(url) {
+            Some(path) => Inner::Sqlite(sqlite::Sqlite::open(path).await?),
+            None => Inner::Postgres(postgres::Postgres::open(url, connections_max).await?),
+        };
+        Ok(Self {
+            inner,
+            gate: Arc::default(),
+            gated: true,
+        })
+    }
+
+    /// From now on every handle of this database refuses each transaction with [`StoreError::Wrong`], because it is not
+    /// the database that it has to be, until it is told `None`. Reading SQLite goes on, because the file that was opened
+    /// is still the right one; what another PostgreSQL says of tokens and keys is somebody else's, and is not read.
+    pub fn refuse_changes(&self, found: Option<String>) {
+        *self.gate.0.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+
+    /// A handle that is never refused so: for whoever looks which database it is.
+    #[must_use]
+    pub fn ungated(&self) -> Self {
+        Self {
+            gated: false,
+            ..self.clone()
         }
-        Ok(Self(Inner::Postgres(postgres::Postgres::open(url).await?)))
+    }
+
+    fn pass(&self) -> Result<(), StoreError> {
+        if self.gated { self.gate.pass() } else { Ok(()) }
     }
 
     /// Whether [`Db::open`] knows what the address is about; nothing is opened.
@@ -66,9 +117,12 @@ impl Db {
     /// # Errors
     /// If the database does not answer.
     pub async fn read(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
-        match &self.0 {
+        match &self.inner {
             Inner::Sqlite(db) => db.read(sql, args).await,
-            Inner::Postgres(db) => db.read(sql, args).await,
+            Inner::Postgres(db) => {
+                self.pass()?;
+                db.read(sql, args).await
+            }
         }
     }
 
@@ -85,7 +139,8 @@ impl Db {
     /// # Errors
     /// If the database does not answer.
     pub async fn begin(&self) -> Result<Tx, StoreError> {
-        match &self.0 {
+        self.pass()?;
+        match &self.inner {
             Inner::Sqlite(db) => Ok(Tx(TxInner::Sqlite(db.begin().await?))),
             Inner::Postgres(db) => Ok(Tx(TxInner::Postgres(db.begin().await?))),
         }
@@ -97,7 +152,8 @@ impl Db {
     /// # Errors
     /// If the database does not answer.
     pub async fn begin_unsynced(&self) -> Result<Tx, StoreError> {
-        match &self.0 {
+        self.pass()?;
+        match &self.inner {
             Inner::Sqlite(db) => Ok(Tx(TxInner::Sqlite(db.begin_unsynced().await?))),
             Inner::Postgres(db) => Ok(Tx(TxInner::Postgres(db.begin_unsynced().await?))),
         }
@@ -106,12 +162,12 @@ impl Db {
     /// Whether this is PostgreSQL, which several servers may share.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        matches!(self.0, Inner::Postgres(_))
+        matches!(self.inner, Inner::Postgres(_))
     }
 
     /// Ends all connections, after what runs has finished.
     pub async fn close(&self) {
-        match &self.0 {
+        match &self.inner {
             Inner::Sqlite(db) => db.close().await,
             Inner::Postgres(db) => db.close().await,
         }

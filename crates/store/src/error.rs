@@ -20,6 +20,12 @@ pub enum StoreError {
     },
     #[error("the database {what} is away")]
     Away { what: String },
+    #[error("the database {what} answers, and takes no writes: it is a standby, or set to read-only")]
+    ReadOnly { what: String },
+    #[error("the database {what} answers, and has no room for another connection (max_connections)")]
+    Crowded { what: String },
+    #[error("this is not the database of this installation: {found}")]
+    Wrong { found: String },
     #[error("reading column {column}: {why}")]
     Column { column: String, why: &'static str },
     #[error("the schema of {domain} in the database is version {found}, newer than this program's {known}")]
@@ -113,9 +119,13 @@ impl Fault for StoreError {
             Self::Locked { .. } | Self::Newer { .. } | Self::Restoring | Self::NotEmpty { .. } => {
                 Kind::Conflict
             }
-            Self::Open { .. } | Self::Query { .. } | Self::Away { .. } | Self::Blob { .. } => {
-                Kind::Unavailable
-            }
+            Self::Open { .. }
+            | Self::Query { .. }
+            | Self::Away { .. }
+            | Self::Wrong { .. }
+            | Self::ReadOnly { .. }
+            | Self::Crowded { .. }
+            | Self::Blob { .. } => Kind::Unavailable,
         }
     }
 
@@ -128,6 +138,9 @@ impl Fault for StoreError {
             Self::Locked { .. } => &codes::LOCKED,
             Self::Restoring => &codes::RESTORING,
             Self::NotEmpty { .. } => &codes::NOT_EMPTY,
+            Self::Wrong { .. } => &codes::WRONG,
+            Self::ReadOnly { .. } => &codes::READ_ONLY,
+            Self::Crowded { .. } => &codes::CROWDED,
             Self::Open { .. } | Self::Query { .. } | Self::Away { .. } | Self::Column { .. } => {
                 &codes::DATABASE
             }
@@ -210,7 +223,34 @@ or found that what it restored is not whole. Nothing starts on such a database."
 is mixed or overwritten. What is there was left as it is: exit code 7.",
         hint: "name another --data folder, or an empty database in `database.url`",
     };
+    pub const WRONG: Code = Code {
+        id: "PC1111",
+        title: "this is not the database of this installation",
+        explanation: "The server found another installation's database behind its address, or SQLite's file was replaced or \
+is gone while the server has it open. What it wrote now would be lost, or would be in somebody else's data, so nothing \
+new is signed and nothing is changed. What the server knows still verifies.",
+        hint: "see portcullis status for what was expected and found, and put the right database back: changes then go on by \
+themselves; docs/runbooks/wrong-database.md",
+    };
+    pub const READ_ONLY: Code = Code {
+        id: "PC1112",
+        title: "the database takes no writes",
+        explanation: "PostgreSQL answers, and refuses to write: the address leads to a standby, or somebody set \
+default_transaction_read_only, as providers do when a disk is full. Nothing new is signed and nothing is changed; what \
+reads goes on, verification of every image too.",
+        hint: "promote the standby or point `database.url` at the primary, or reset default_transaction_read_only; writes then \
+go on by themselves",
+    };
+    pub const CROWDED: Code = Code {
+        id: "PC1113",
+        title: "the database has no room for another connection",
+        explanation: "PostgreSQL refused a connection with SQLSTATE 53300: its max_connections are in use. The connections \
+that this server has work on; what needed one more was refused after three seconds.",
+        hint: "keep servers x `database.connections_max`, two more for each server, and what else connects below PostgreSQL's \
+max_connections, or raise that",
+    };
     pub const ALL: &[&Code] = &[
         &DATABASE, &ADDRESS, &DAMAGED, &NEWER, &LOCKED, &BLOBS, &FULL, &FOLDER, &RESTORING, &NOT_EMPTY,
+        &WRONG, &READ_ONLY, &CROWDED,
     ];
 }

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use crate::{Db, Migration, StoreError, Tx, args};
 
-/// The tables of this module; first in the list that a program migrates.
-pub const MIGRATIONS: &[Migration] = &[Migration {
+/// The table of this module.
+pub(crate) const MIGRATION: Migration = Migration {
     domain: "store",
     version: 1,
     sql: "CREATE TABLE lease (
             name TEXT PRIMARY KEY, holder TEXT NOT NULL, fence BIGINT NOT NULL, ends_at BIGINT NOT NULL
           );",
-}];
+};
 
 /// The database's time in microseconds since 1970.
 const POSTGRES_NOW: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT) AS now";

@@ -12,12 +12,14 @@
 //!      ├──── Lease: one holder, a fencing number that its every write checks
 //!      ├──── Blobs: immutable objects in a folder (fsync) or S3
 //!      └──── Recent: rows of a moment ago, for what every request needs, and older ones while the database is away
+//!               └── Learner: what of them other servers changed
 //! ```
 //!
 //! The store knows no domain: tables belong to the crates that use them, which bring their migrations.
 
 pub mod archive;
 mod blobs;
+mod changes;
 mod db;
 mod dump;
 mod error;
@@ -31,11 +33,16 @@ mod sqlite;
 mod value;
 
 pub use blobs::Blobs;
+pub use changes::{Kept, LEARN_MS, Learner};
 pub use db::{Db, Tx};
 pub use dump::{Snapshot, tables};
 pub use error::{StoreError, codes};
 pub use lease::Lease;
 pub use lock::FolderLock;
 pub use migrate::Migration;
+pub use postgres::{CONNECTIONS_MAX, CONNECTIONS_MAX_DEFAULT};
 pub use recent::{AWAY_S_MAX, Change, RECENT_ROWS_MAX, Recent, STALE_MS_MAX};
 pub use value::{Row, Value};
+
+/// The tables of this crate; first in the list that a program migrates.
+pub const MIGRATIONS: &[Migration] = &[lease::MIGRATION, changes::MIGRATION];

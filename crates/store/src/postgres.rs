@@ -3,14 +3,21 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Connection as _, Postgres as Driver, Row as _, SqlSafeStr, Transaction, TypeInfo, ValueRef};
+use sqlx::{
+    ConnectOptions as _, Connection as _, Postgres as Driver, Row as _, SqlSafeStr, Transaction, TypeInfo,
+    ValueRef,
+};
 
-use crate::presence::Presence;
+use crate::presence::{self, Presence};
 use crate::value::rows_of;
 use crate::{Row, StoreError, Value};
 
-/// Connections of one server: PostgreSQL allows 100 by default, for a handful of servers and a person.
-const CONNECTIONS_MAX: u32 = 16;
+/// Connections of one server if nothing else is said: PostgreSQL allows 100 by default, for a handful of servers and a
+/// person.
+pub const CONNECTIONS_MAX_DEFAULT: u32 = 16;
+/// What may be said instead. With fewer than these, the log with the renewal of its lease and the probes would wait for
+/// callers; more than these is what a PostgreSQL has in all, and each costs it a process.
+pub const CONNECTIONS_MAX: std::ops::RangeInclusive<u32> = 4..=500;
 /// How long a caller waits for a connection before the database counts as away, in milliseconds.
 const ACQUIRE_MS: u64 = 3_000;
 /// What a connection begins with.
@@ -36,13 +43,14 @@ pub(crate) struct Postgres {
 pub(crate) struct PostgresTx(Transaction<'static, Driver>, Presence);
 
 impl Postgres {
-    pub(crate) async fn open(url: &str) -> Result<Self, StoreError> {
+    pub(crate) async fn open(url: &str, connections_max: u32) -> Result<Self, StoreError> {
         let what = without_password(url);
         let options: PgConnectOptions = url.parse().map_err(|source| not_opened(url, source))?;
         let presence = Presence::new(options.clone(), what);
-        let doubts = presence.clone();
+        let (doubts, writes) = (presence.clone(), presence.clone());
+        let alone = options.clone();
         let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS_MAX)
+            .max_connections(connections_max)
             .acquire_timeout(Duration::from_millis(ACQUIRE_MS))
             .after_connect(|connection, _| {
                 Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(|_| ()) })
@@ -58,10 +66,16 @@ impl Postgres {
                     Ok(true)
                 })
             })
+            .after_release(move |_, _| {
+                let keep = !writes.is_read_only();
+                Box::pin(async move { Ok(keep) })
+            })
             .connect_with(options)
-            .await
-            .map_err(|source| not_opened(url, source))?;
-        Ok(Self { pool, presence })
+            .await;
+        match pool {
+            Ok(pool) => Ok(Self { pool, presence }),
+            Err(source) => Err(why_not_opened(url, &alone, source).await),
+        }
     }
 
     pub(crate) async fn read(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
@@ -90,6 +104,17 @@ impl Postgres {
     pub(crate) async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// A pool that was refused for lack of room says only that it waited; one connection says why.
+async fn why_not_opened(url: &str, options: &PgConnectOptions, source: sqlx::Error) -> StoreError {
+    let waited = matches!(source, sqlx::Error::PoolTimedOut);
+    if waited && matches!(options.connect().await, Err(error) if presence::is(&error, presence::CROWDED)) {
+        return StoreError::Crowded {
+            what: without_password(url),
+        };
+    }
+    not_opened(url, source)
 }
 
 pub(crate) fn not_opened(url: &str, source: sqlx::Error) -> StoreError {
@@ -124,6 +149,9 @@ impl PostgresTx {
             .1
             .ask("writing", bind(sql, args).execute(&mut *self.0))
             .await?;
+        if done.rows_affected() > 0 {
+            self.1.has_written();
+        }
         Ok(done.rows_affected())
     }
 

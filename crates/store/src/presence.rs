@@ -6,6 +6,7 @@
 //! that answers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -24,6 +25,10 @@ const PAUSE_MS: u64 = 250;
 /// word would be waited for until the network gives up, many minutes later.
 pub(crate) const STATEMENT_MS_MAX: u64 = 5_000;
 
+/// `read_only_sql_transaction` and `too_many_connections` (PostgreSQL, appendix A).
+const READ_ONLY: &str = "25006";
+pub(crate) const CROWDED: &str = "53300";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     There,
@@ -41,12 +46,32 @@ struct Watched {
     options: PgConnectOptions,
     /// The address as it may be shown.
     what: String,
+    /// Whether the last write was refused because nothing may be written.
+    read_only: AtomicBool,
+    /// Whether the last look was refused for lack of room.
+    crowded: AtomicBool,
 }
 
 impl Presence {
     pub(crate) fn new(options: PgConnectOptions, what: String) -> Self {
         let state = watch::Sender::new(State::There);
-        Self(Arc::new(Watched { state, options, what }))
+        Self(Arc::new(Watched {
+            state,
+            options,
+            what,
+            read_only: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
+        }))
+    }
+
+    /// Whether the last write was refused because nothing may be written. A session keeps that from its beginning, also
+    /// when the database takes writes again, so that a connection is then not kept.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.0.read_only.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn has_written(&self) {
+        self.0.read_only.store(false, Ordering::Relaxed);
     }
 
     /// What `ask` answers; at once [`StoreError::Away`] if the database is away, or turns out to be while it is asked.
@@ -72,8 +97,23 @@ impl Presence {
             if may_be_gone(&source) {
                 self.doubt();
             }
-            StoreError::query(operation, source)
+            self.named(operation, source)
         })
+    }
+
+    /// What a failure is called: some are no absence, and have a name of their own.
+    fn named(&self, operation: &'static str, source: sqlx::Error) -> StoreError {
+        let what = || self.0.what.clone();
+        if is(&source, READ_ONLY) {
+            self.0.read_only.store(true, Ordering::Relaxed);
+            return StoreError::ReadOnly { what: what() };
+        }
+        // The pool asks again until its patience ends, and then says no more than that.
+        let waited = matches!(source, sqlx::Error::PoolTimedOut) && self.0.crowded.load(Ordering::Relaxed);
+        if waited || is(&source, CROWDED) {
+            return StoreError::Crowded { what: what() };
+        }
+        StoreError::query(operation, source)
     }
 
     /// Has somebody look whether the database is there.
@@ -112,7 +152,10 @@ impl Presence {
             connection.execute("SELECT 1").await?;
             connection.close().await
         };
-        match tokio::time::timeout(Duration::from_millis(LOOK_MS_MAX), look).await {
+        let looked = tokio::time::timeout(Duration::from_millis(LOOK_MS_MAX), look).await;
+        let crowded = matches!(&looked, Ok(Err(error)) if is(error, CROWDED));
+        self.0.crowded.store(crowded, Ordering::Relaxed);
+        match looked {
             // It has no room for one more connection, or says something else: those that there are may be used.
             Ok(Err(error)) if !may_be_gone(&error) => Ok(()),
             Ok(looked) => looked,
@@ -129,6 +172,13 @@ impl Presence {
 
 fn silent() -> sqlx::Error {
     sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
+}
+
+/// Whether an error is PostgreSQL's answer with this SQLSTATE.
+pub(crate) fn is(error: &sqlx::Error, state: &str) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| error.code().as_deref() == Some(state))
 }
 
 /// Whether an error may mean that the database is gone, and not that it answered.

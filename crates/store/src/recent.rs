@@ -1,13 +1,14 @@
 //! Rows that were read a moment ago, so that the ones that every request needs are not read for every request.
 //!
 //! What is kept may be [`STALE_MS_MAX`] old and no older, counted from before it was read. A change that this
-//! process makes counts at once: [`Recent::change`] forgets everything before it and after it, and a row that was
-//! read while a change was under way is not kept, because nobody knows on which side of it the read was. What
-//! other processes change counts here after [`STALE_MS_MAX`] at the latest.
+//! process makes counts at once: [`Recent::change`] forgets the rows that it is about before it and after it, and a row
+//! that was read while a change was under way is not kept, because nobody knows on which side of it the read was. What
+//! other processes change is forgotten here within [`STALE_MS_MAX`] too, used or not ([`crate::Learner`]).
 //!
 //! Only while the database does not answer is an older row used, up to [`AWAY_S_MAX`]: who verifies images needs a
-//! token, a project and keys, and a database that is away must not stop every deployment. What was changed by another
-//! process after a row was last used here is then not known: a token that was revoked there verifies on.
+//! token, a project and keys, and a database that is away must not stop every deployment. What was changed while this
+//! process could ask is not among these rows; what another process, which reaches the database, changes while this one
+//! does not reach it is not known here.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -16,6 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kernel::{Clock, Fault, Kind, Monotonic};
+
+use crate::changes::{self, Kept};
+use crate::{StoreError, Tx};
 
 /// How old a row may be that is used without asking the database, in milliseconds: how long at most a token that
 /// one server revoked is still honoured by another one on the same database. Long enough that under load nearly
@@ -34,6 +38,9 @@ pub const RECENT_ROWS_MAX: usize = 4_096;
 /// Rows of one kind by their key. Only rows that exist are kept, so that a new one counts at once everywhere, and
 /// nobody fills the memory with questions for rows that there are not.
 pub struct Recent<K, V> {
+    kind: &'static str,
+    /// Whether a change of this name is about this row.
+    is_about: fn(&str, &K, &V) -> bool,
     clock: Arc<dyn Clock>,
     rows: Mutex<Rows<K, V>>,
 }
@@ -47,24 +54,26 @@ struct Rows<K, V> {
 
 /// A change of such rows that is under way; it ends when this is dropped.
 #[must_use = "the change ends when this is dropped"]
-pub struct Change<'a, K, V>(&'a Recent<K, V>);
+pub struct Change<'a, K, V> {
+    recent: &'a Recent<K, V>,
+    name: String,
+}
 
 impl<K: Eq + Hash, V: Clone> Recent<K, V> {
+    /// Rows of one `kind`, a word that no others have. `is_about` says whether a change of a name is about a row.
     #[must_use]
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    pub fn new(kind: &'static str, clock: Arc<dyn Clock>, is_about: fn(&str, &K, &V) -> bool) -> Self {
         let rows = Rows {
             known: HashMap::new(),
             changes: 0,
             under_way: 0,
         };
         Self {
+            kind,
+            is_about,
             clock,
             rows: Mutex::new(rows),
         }
-    }
-
-    fn rows(&self) -> MutexGuard<'_, Rows<K, V>> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The row of this key: as it was a moment ago, or as `read` finds it now, or, if nothing can be read, as it was
@@ -109,13 +118,53 @@ impl<K: Eq + Hash, V: Clone> Recent<K, V> {
         Ok(found)
     }
 
-    /// To be held from before the first statement that changes such rows until the outcome of its transaction is
-    /// known. Begin the transaction before it: where none can begin, nothing changes and nothing is forgotten.
-    pub fn change(&self) -> Change<'_, K, V> {
+    /// To be called before the first statement of `tx` that changes rows of `name`, and to be held until the outcome is
+    /// known. Forgets them here, and has every other server on the database forget them.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn change(&self, tx: &mut Tx, name: &str) -> Result<Change<'_, K, V>, StoreError> {
+        let change = self.begin(name);
+        changes::tell(tx, self.kind, name).await?;
+        Ok(change)
+    }
+
+    fn begin(&self, name: &str) -> Change<'_, K, V> {
+        self.rows().under_way += 1;
+        self.forget_those(name);
+        Change {
+            recent: self,
+            name: name.to_owned(),
+        }
+    }
+}
+
+impl<K, V> Recent<K, V> {
+    fn rows(&self) -> MutexGuard<'_, Rows<K, V>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget_those(&self, name: &str) {
         let mut rows = self.rows();
-        rows.under_way += 1;
-        rows.forget();
-        Change(self)
+        rows.changes += 1;
+        rows.known
+            .retain(|key, (_, row)| !(self.is_about)(name, key, row));
+    }
+}
+
+impl<K: Send + 'static, V: Send + 'static> Kept for Recent<K, V> {
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    fn forget(&self, name: &str) {
+        self.forget_those(name);
+    }
+
+    fn forget_all(&self) {
+        let mut rows = self.rows();
+        rows.changes += 1;
+        rows.known.clear();
     }
 }
 
@@ -142,18 +191,10 @@ impl<K: Eq + Hash, V: Clone> Rows<K, V> {
     }
 }
 
-impl<K, V> Rows<K, V> {
-    fn forget(&mut self) {
-        self.changes += 1;
-        self.known.clear();
-    }
-}
-
 impl<K, V> Drop for Change<'_, K, V> {
     fn drop(&mut self) {
-        let mut rows = self.0.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        rows.under_way -= 1;
-        rows.forget();
+        self.recent.rows().under_way -= 1;
+        self.recent.forget_those(&self.name);
     }
 }
 
@@ -171,7 +212,9 @@ mod tests {
 
     fn recent() -> (Arc<TestClock>, Arc<Recent<u64, u64>>) {
         let clock = Arc::new(TestClock::at(SystemClock::new().now()));
-        let recent = Recent::new(clock.clone());
+        let recent = Recent::new("row", clock.clone(), |name, key: &u64, _| {
+            *name == key.to_string()
+        });
         (clock, Arc::new(recent))
     }
 
@@ -223,7 +266,9 @@ mod tests {
         recent.read(1, async { Err(away()) }).await.unwrap_err();
         // What was changed is not used any more as it was before.
         assert_eq!(read(&recent, 9).await, 9);
-        drop(recent.change());
+        drop(recent.begin("2"));
+        assert_eq!(recent.read(1, async { Err(away()) }).await.unwrap(), Some(9));
+        drop(recent.begin("1"));
         recent.read(1, async { Err(away()) }).await.unwrap_err();
     }
 
@@ -231,7 +276,7 @@ mod tests {
     async fn nothing_that_was_read_beside_a_change_is_kept() {
         let (_, recent) = recent();
         assert_eq!(read(&recent, 7).await, 7);
-        let change = recent.change();
+        let change = recent.begin("1");
         assert_eq!(read(&recent, 8).await, 8, "the change has begun");
         assert_eq!(
             read(&recent, 9).await,
@@ -260,7 +305,7 @@ mod tests {
                 })
             };
             has_begun.await.unwrap();
-            let change = recent.change();
+            let change = recent.begin("1");
             let held = (!ends_before_the_read).then_some(change);
             answer.send(7).unwrap();
             assert_eq!(slow.await.unwrap().unwrap(), Some(7), "it answers what it read");

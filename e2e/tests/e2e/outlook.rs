@@ -246,15 +246,27 @@ async fn the_canary_comes_through_or_names_its_step() {
     assert_eq!(api.get("/readyz").await.unwrap().status, 200);
 }
 
-/// SQLite's file is replaced under the running server, which goes on writing into the old one and would lose it all.
+/// SQLite's file is replaced under the running server, which would write into the old one and lose it all: it signs
+/// nothing new, verifies what there is, and goes on when the right file is back.
 ///
-/// Shown to fail: without `DatabaseProbe::replaced`, it is OK until the server stops.
+/// Shown to fail: without `DatabaseProbe::replaced`, it is OK until the server stops; without `Db::refuse_changes`, the
+/// signature is made and lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn p14_a_database_file_that_is_replaced_under_the_server_is_named() {
+async fn p14_a_database_file_that_is_replaced_under_the_server_is_named_and_not_written_to() {
+    let registry = Registry::memory(Options::default());
+    let running = registry.serve_on_loopback().await.unwrap();
+    let mut images = Vec::new();
+    for content in ["known", "new"] {
+        let digest = registry.put_image("team/app", content, content).await.unwrap();
+        images.push(json!({ "image": format!("{}/team/app@{digest}", running.host()) }));
+    }
     let server = Server::start(Setup::default()).unwrap();
     let api = server.api().unwrap();
+    let signed = api.post("/api/v1/signatures", &images[0]).await.unwrap();
+    assert_eq!(signed.status, 201, "{signed:?}");
     dependency(&api, "database", |one| one["state"] == "OK").await;
-    let file = server.data().join("portcullis.db");
+    let (file, ours) = (server.data().join("portcullis.db"), server.data().join("ours.db"));
+    std::fs::hard_link(&file, &ours).unwrap();
     std::fs::copy(&file, server.data().join("copy.db")).unwrap();
     std::fs::rename(server.data().join("copy.db"), &file).unwrap();
     let named = dependency(&api, "database", |one| one["state"] != "OK").await;
@@ -262,6 +274,77 @@ async fn p14_a_database_file_that_is_replaced_under_the_server_is_named() {
     let status = server.run(&["status"]).unwrap();
     assert_eq!(status.code, Some(6), "{}", status.text());
     assert!(status.stdout.contains("NO"), "{}", status.text());
+    let refused = api.post("/api/v1/signatures", &images[1]).await.unwrap();
+    assert_eq!(
+        (refused.status, &refused.body["code"]),
+        (503, &json!("PC1111")),
+        "{refused:?}"
+    );
+    let token = json!({ "name": "t", "role": "viewer" });
+    assert_eq!(api.post("/api/v1/tokens", &token).await.unwrap().status, 503);
+    let verdict = api.post("/api/v1/verifications", &images[0]).await.unwrap();
+    assert_eq!(verdict.body["verified"], true, "{verdict:?}");
+    assert_eq!(api.get("/api/v1/signatures").await.unwrap().status, 200);
+
+    std::fs::rename(&ours, &file).unwrap();
+    dependency(&api, "database", |one| one["state"] == "OK").await;
+    let signed = api.post("/api/v1/signatures", &images[1]).await.unwrap();
+    assert_eq!(signed.status, 201, "{signed:?}");
+}
+
+/// A database that was put back without its last writes stops nothing, and is named over a restart until the administrator
+/// says that they have looked.
+///
+/// Shown to fail: without the row of `probing::loss`, it is OK at the second look.
+#[tokio::test(flavor = "multi_thread")]
+async fn p14_a_database_that_lost_writes_is_named_until_it_is_acknowledged_and_signs_on() {
+    let registry = Registry::memory(Options::default());
+    let running = registry.serve_on_loopback().await.unwrap();
+    let digest = registry.put_image("team/app", "x", "x").await.unwrap();
+    let image = json!({ "image": format!("{}/team/app@{digest}", running.host()) });
+    let mut server = Server::start(Setup::default()).unwrap();
+    let api = server.api().unwrap();
+    dependency(&api, "database", |one| one["state"] == "OK").await;
+    server.stop().unwrap();
+    let url = format!("sqlite:{}", server.data().join("portcullis.db").display());
+    let db = store::Db::open(&url).await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    tx.execute("UPDATE installation SET beat = beat - 1", Vec::new())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    db.close().await;
+    for _ in 0..2 {
+        server.restart().unwrap();
+        let looked = |one: &Value| one["checked_at"].is_string();
+        let named = dependency(&api, "database", looked).await;
+        assert_eq!(named["state"], "ROLLED_BACK", "{named}");
+        assert!(named["hint"].as_str().unwrap().contains("--acknowledge database"));
+    }
+    let signed = api.post("/api/v1/signatures", &image).await.unwrap();
+    assert_eq!(signed.status, 201, "{signed:?}");
+    let status = server.run(&["status"]).unwrap().expect_ok();
+    assert!(status.stdout.contains("DEGRADED"), "{}", status.stdout);
+
+    let bare = server.run(&["status", "--acknowledge", "database"]).unwrap();
+    assert_eq!(bare.code, Some(2), "{}", bare.text());
+    let acknowledge = [
+        "status",
+        "--acknowledge",
+        "database",
+        "--reason",
+        "no token is back",
+    ];
+    let done = server.run(&acknowledge).unwrap().expect_ok();
+    assert!(done.stdout.contains("from count"), "{}", done.stdout);
+    dependency(&api, "database", |one| one["state"] == "OK").await;
+    let audit = server
+        .run(&["audit", "list", "--output", "json"])
+        .unwrap()
+        .expect_ok();
+    assert!(audit.stdout.contains("dependency.acknowledge") && audit.stdout.contains("no token is back"));
+    let again = server.run(&acknowledge).unwrap();
+    assert_eq!(again.code, Some(4), "{}", again.text());
 }
 
 /// `doctor` finds nothing on a healthy server, and names each thing that is wrong from the user's side with a hint.

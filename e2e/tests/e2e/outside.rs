@@ -24,7 +24,7 @@ impl OutsideLog {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", folder.path().join("log.db").display());
         let db = Db::open(&url).await.unwrap();
-        let migrations = [store::lease::MIGRATIONS, tlog::MIGRATIONS].concat();
+        let migrations = [store::MIGRATIONS, tlog::MIGRATIONS].concat();
         db.migrate(&migrations).await.unwrap();
         let pkcs8 = LogKey::generate(&SeededRandom::new(seed)).unwrap();
         let settings = Settings {

@@ -103,7 +103,9 @@ impl FromRef<World> for Trail {
 impl World {
     async fn on(url: &str) -> Self {
         let db = Db::open(url).await.unwrap();
-        db.migrate(access::MIGRATIONS).await.unwrap();
+        db.migrate(&[store::MIGRATIONS, access::MIGRATIONS].concat())
+            .await
+            .unwrap();
         let clock = Arc::new(TestClock::at("2026-01-31T12:00:00Z".parse().unwrap()));
         let log = Arc::new(Log::default());
         log.leads.store(true, Ordering::SeqCst);

@@ -16,7 +16,9 @@ struct Servers {
 impl Servers {
     async fn on(url: &str) -> Self {
         let db = Db::open(url).await.unwrap();
-        db.migrate(access::MIGRATIONS).await.unwrap();
+        db.migrate(&[store::MIGRATIONS, access::MIGRATIONS].concat())
+            .await
+            .unwrap();
         let clock = Arc::new(TestClock::at(SystemClock::new().now()));
         let server = || Access::new(db.clone(), clock.clone(), Arc::new(SystemRandom));
         let servers = Self {

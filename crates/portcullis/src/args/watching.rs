@@ -12,6 +12,12 @@ pub struct Status {
     /// Look again every two seconds, until interrupted
     #[arg(short, long)]
     pub watch: bool,
+    /// Say that you have looked at what the database lost (ROLLED_BACK); for administrators of the whole server
+    #[arg(long, value_name = "NAME", value_parser = ["database"], requires = "reason", conflicts_with = "watch")]
+    pub acknowledge: Option<String>,
+    /// What was looked for, and what was found; it stands in the audit trail
+    #[arg(long, value_name = "TEXT", requires = "acknowledge")]
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -86,7 +86,7 @@ pub async fn restore(config: &Config, options: &Options) -> Result<Restored, Fai
     let _lock = FolderLock::take(&config.data.folder)?;
     let blobs = place::blobs(config)?;
     no_later_tiles(&blobs, &manifest).await?;
-    let db = Db::open(&place::database_url(config)).await?;
+    let db = Db::open_with(&place::database_url(config), config.database.connections_max).await?;
     let done = write(config, &mut file, &manifest, &blobs, &db, logs).await;
     db.close().await;
     Ok(Restored {
@@ -380,7 +380,9 @@ fn secret(config: &Config, name: &str, member: Member) -> Result<(), Failure> {
 
 /// Opens a log as a server would, and goes through all of it; nothing starts on the database yet.
 async fn check(config: &Config, db: &Db, log: Log) -> Result<Audit, Failure> {
-    let tlog = wiring::open_named_log(config, db.clone(), log.name, &log.secret, mark(log.name)).await?;
+    let holder = wiring::holder(&config.data.folder, db, &kernel::SystemRandom)?;
+    let mark = mark(log.name);
+    let tlog = wiring::open_named_log(config, db.clone(), holder, log.name, &log.secret, mark).await?;
     let checked = checked(&tlog, &log).await;
     tlog.close().await;
     checked.map_err(|failure| match failure.code() == super::codes::FORK.id {

@@ -21,6 +21,9 @@ const NO: u8 = 6;
 
 pub async fn run(globals: &Globals, own: &Status) -> Result<ExitCode, Failure> {
     let client = Client::new(globals)?;
+    if let (Some(name), Some(reason)) = (&own.acknowledge, &own.reason) {
+        return acknowledge(globals, &client, name, reason).await;
+    }
     loop {
         let found = read(&client).await;
         if !own.watch {
@@ -46,6 +49,27 @@ pub async fn run(globals: &Globals, own: &Status) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::SUCCESS);
         }
     }
+}
+
+async fn acknowledge(
+    globals: &Globals,
+    client: &Client,
+    name: &str,
+    reason: &str,
+) -> Result<ExitCode, Failure> {
+    let path = format!("api/v1/dependencies/{name}:acknowledge");
+    let loss: Value = client.post(&path, &json!({ "reason": reason })).await?;
+    match globals.output {
+        Output::Json | Output::Yaml => document(globals, &loss),
+        Output::Name => println(name),
+        Output::Table => println(&format!(
+            "acknowledged: {name} went from count {} to {}, found at {}; servers stop naming it within 10 s",
+            loss["known"],
+            loss["found"],
+            loss["since"].as_str().unwrap_or("-")
+        )),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn read(client: &Client) -> Result<Value, Failure> {

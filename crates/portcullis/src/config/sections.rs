@@ -21,10 +21,21 @@ pub struct ServerSection {
     pub lame_duck_seconds: u64,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatabaseSection {
     pub url: Option<String>,
+    /// Connections of this server to PostgreSQL, of [`store::CONNECTIONS_MAX`].
+    pub connections_max: u32,
+}
+
+impl Default for DatabaseSection {
+    fn default() -> Self {
+        Self {
+            url: None,
+            connections_max: store::CONNECTIONS_MAX_DEFAULT,
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -28,7 +28,7 @@ impl OutsideLog {
         let failed = |error: &dyn std::error::Error| Failure::local("starting another log", error);
         std::fs::create_dir_all(folder).map_err(|error| Failure::file("making", folder, &error))?;
         let db = Db::open(&format!("sqlite:{}", folder.join("log.db").display())).await?;
-        db.migrate(&[store::lease::MIGRATIONS, tlog::MIGRATIONS].concat())
+        db.migrate(&[store::MIGRATIONS, tlog::MIGRATIONS].concat())
             .await?;
         let pkcs8 = LogKey::generate(&SystemRandom).map_err(|error| failed(&error))?;
         let settings = Settings {

@@ -13,7 +13,7 @@ use access::{Action, Context};
 use kernel::{Clock, Digest, Random, Reference};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use store::{Db, Recent};
+use store::{Db, Kept, Recent};
 
 pub use document::{Root, TrustRoots};
 pub(crate) use tables::MIGRATION;
@@ -96,13 +96,21 @@ impl ImagePolicies {
         let named = Arc::new(named);
         Self {
             db,
-            recent: Arc::new(Recent::new(clock.clone())),
+            recent: Arc::new(Recent::new("image_policy", clock.clone(), |changed, key, _| {
+                changed == place(&key.0, &key.1)
+            })),
             clock,
             random,
             own,
             external: None,
             named,
         }
+    }
+
+    /// What is kept in memory of the rows that other servers may change.
+    #[must_use]
+    pub fn kept(&self) -> Arc<dyn Kept> {
+        self.recent.clone()
     }
 
     /// The same with an external log, which policies may ask for.
@@ -181,7 +189,10 @@ impl ImagePolicies {
         };
         let project = context.project.as_str();
         let mut tx = self.db.begin().await?;
-        let _change = self.recent.change();
+        let _change = self
+            .recent
+            .change(&mut tx, &place(context.project.as_str(), name))
+            .await?;
         let before = tables::put(&mut tx, project, &stored, self.clock.now_us()).await?;
         if expected.is_some() && before != expected {
             return Err(SigningError::ImagePolicyChanged(name.to_owned()));
@@ -200,7 +211,10 @@ impl ImagePolicies {
     pub async fn delete(&self, context: &Context, name: &str) -> Result<(), SigningError> {
         context.require(Action::ManagePolicies)?;
         let mut tx = self.db.begin().await?;
-        let _change = self.recent.change();
+        let _change = self
+            .recent
+            .change(&mut tx, &place(context.project.as_str(), name))
+            .await?;
         if !tables::delete(&mut tx, context.project.as_str(), name).await? {
             return Err(none_such(name));
         }
@@ -224,6 +238,11 @@ impl ImagePolicies {
         };
         Ok(audit::record(tx, context, &*self.clock, &*self.random, record).await?)
     }
+}
+
+/// One policy of all projects; a project's name has no slash.
+fn place(project: &str, name: &str) -> String {
+    format!("{project}/{name}")
 }
 
 fn none_such(name: &str) -> SigningError {

@@ -10,7 +10,7 @@ use access::Context;
 use access::audit::{self, Record};
 use jiff::Timestamp;
 use kernel::{Clock, Random, Secret};
-use store::{Db, Recent, args};
+use store::{Db, Kept, Recent, args};
 
 use crate::SigningError;
 use crate::key::{self, LocalSigner, PublicKey, Signer};
@@ -65,13 +65,21 @@ impl Keyring {
         Self {
             db,
             password: Arc::new(password),
-            recent: Arc::new(Recent::new(clock.clone())),
+            recent: Arc::new(Recent::new("signing_key", clock.clone(), |project, key, _| {
+                key.0 == project
+            })),
             clock,
             random,
             open: Arc::default(),
             opening: Arc::default(),
             derivations: Derivations::new(),
         }
+    }
+
+    /// What is kept in memory of the rows that other servers may change.
+    #[must_use]
+    pub fn kept(&self) -> Arc<dyn Kept> {
+        self.recent.clone()
     }
 
     /// Makes a key.
@@ -130,7 +138,7 @@ impl Keyring {
         let private = self.close(&place, pkcs8).await?;
         let info = self.info(name, old.version + 1, &signer);
         let mut tx = self.db.begin().await?;
-        let _change = self.recent.change();
+        let _change = self.recent.change(&mut tx, project).await?;
         tx.execute(
             "UPDATE signing_key SET verify_until = $1 WHERE project = $2 AND name = $3 AND version = $4",
             args![until, project, name, old.version],
@@ -158,7 +166,7 @@ impl Keyring {
         let private = self.close(place, pkcs8).await?;
         let info = self.info(name, 1, &signer);
         let mut tx = self.db.begin().await?;
-        let _change = self.recent.change();
+        let _change = self.recent.change(&mut tx, context.project.as_str()).await?;
         self.write(&mut tx, context, &info, &private, action).await?;
         tx.commit().await?;
         self.keep(&info, signer);
@@ -234,7 +242,7 @@ impl Keyring {
     }
 
     /// Every usable version of every key of a project, or of one name. A key that this server made or rotated counts
-    /// at once, what another server on the same database did after [`store::STALE_MS_MAX`] at the latest.
+    /// at once, what another server on the same database did within [`store::STALE_MS_MAX`].
     ///
     /// # Errors
     /// If the database does not answer.

@@ -118,7 +118,7 @@ impl World {
             .await
             .unwrap();
         let migrations = [
-            store::lease::MIGRATIONS,
+            store::MIGRATIONS,
             access::MIGRATIONS,
             signing::MIGRATIONS,
             tlog::MIGRATIONS,

@@ -23,7 +23,7 @@ on_both! {
 
 async fn prepared(place: &Place) -> Db {
     let db = place.open().await;
-    db.migrate(lease::MIGRATIONS).await.unwrap();
+    db.migrate(store::MIGRATIONS).await.unwrap();
     db
 }
 

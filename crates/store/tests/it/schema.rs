@@ -1,7 +1,7 @@
 //! Migrations.
 
 use kernel::Fault as _;
-use store::{Migration, StoreError, args, lease};
+use store::{Migration, StoreError, args};
 
 use crate::on::{Place, on_both};
 
@@ -36,7 +36,7 @@ on_both! {
 }
 
 async fn each_step_runs_once(place: Place) {
-    let steps = [lease::MIGRATIONS, &[FIRST, SECOND, OTHER]].concat();
+    let steps = [store::MIGRATIONS, &[FIRST, SECOND, OTHER]].concat();
     let db = place.open().await;
     db.migrate(&steps).await.unwrap();
     db.migrate(&steps).await.unwrap();
@@ -56,7 +56,7 @@ async fn each_step_runs_once(place: Place) {
         [
             ("first".to_owned(), 2),
             ("other".to_owned(), 1),
-            ("store".to_owned(), 1)
+            ("store".to_owned(), 2)
         ]
     );
 }
@@ -117,7 +117,7 @@ async fn a_newer_database_is_refused(place: Place) {
 }
 
 async fn servers_that_start_together_migrate_once(place: Place) {
-    let steps = [lease::MIGRATIONS, &[FIRST, SECOND, OTHER]].concat();
+    let steps = [store::MIGRATIONS, &[FIRST, SECOND, OTHER]].concat();
     // On SQLite the data folder's lock keeps a second server away; here both open the file at once, which
     // is harder than what happens.
     let (one, two) = (place.open().await, place.open().await);

@@ -46,7 +46,7 @@ impl Data {
         let db = Db::open(&format!("sqlite:{}", self.folder.path().join("db").display()))
             .await
             .unwrap();
-        let migrations = [store::lease::MIGRATIONS, MIGRATIONS].concat();
+        let migrations = [store::MIGRATIONS, MIGRATIONS].concat();
         db.migrate(&migrations).await.unwrap();
         db
     }

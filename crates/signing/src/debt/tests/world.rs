@@ -233,7 +233,7 @@ pub struct World {
 impl World {
     pub async fn on(url: &str) -> Self {
         let db = Db::open(url).await.unwrap();
-        let migrations = [store::lease::MIGRATIONS, access::MIGRATIONS, crate::MIGRATIONS];
+        let migrations = [store::MIGRATIONS, access::MIGRATIONS, crate::MIGRATIONS];
         db.migrate(&migrations.concat()).await.unwrap();
         let clock = Arc::new(TestClock::at(NOW.parse().unwrap()));
         let random: Arc<dyn Random> = Arc::new(SystemRandom);

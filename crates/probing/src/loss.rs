@@ -1,0 +1,136 @@
+//! Writes that the database had acknowledged and does not have any more.
+//!
+//! A fail-over to a copy that lacked its last second looks healthy a moment later: the count that every look moves on
+//! passes its old value, and whatever was lost is missed by nobody. A token may be valid again that somebody revoked. So a
+//! loss is written down in that database when it is found, is named by every server from then on, also after a restart,
+//! and ends when a person says that they have looked. It stops nothing: what must not go on from an older copy is
+//! the log, and it has its own check.
+
+use std::fmt;
+use std::sync::Arc;
+
+use access::audit::{self, Record};
+use access::{AccessError, Action, Context};
+use jiff::Timestamp;
+use kernel::{Clock, Random};
+use store::{Db, Migration, Row, StoreError, Tx, args};
+
+/// One row while there is a loss that nobody has acknowledged.
+pub(crate) const MIGRATION: Migration = Migration {
+    domain: "probing",
+    version: 2,
+    sql: "CREATE TABLE database_loss (
+            id BIGINT PRIMARY KEY, known BIGINT NOT NULL, found BIGINT NOT NULL, found_at BIGINT NOT NULL
+          );",
+};
+/// Characters of the reason of an acknowledgement, which stands in the audit trail.
+pub const REASON_CHARS_MAX: usize = 500;
+
+/// What was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// The highest count that any server had seen acknowledged.
+    pub known: i64,
+    /// The lowest that was found after it.
+    pub found: i64,
+    /// When the first server found it.
+    pub since: Timestamp,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { known, found, since } = self;
+        write!(
+            f,
+            "count {found} was found at {since} after count {known} had been acknowledged"
+        )
+    }
+}
+
+/// The loss that nobody has acknowledged.
+pub(crate) async fn read(tx: &mut Tx) -> Result<Option<Loss>, StoreError> {
+    let sql = "SELECT known, found, found_at FROM database_loss WHERE id = 1";
+    tx.read_one(sql, Vec::new())
+        .await?
+        .as_ref()
+        .map(loss_of)
+        .transpose()
+}
+
+/// Writes a loss down; of several servers that find the same one, the first says when, and the widest gap counts.
+pub(crate) async fn note(db: &Db, known: i64, found: i64, now: Timestamp) -> Result<Loss, StoreError> {
+    let sql = "INSERT INTO database_loss (id, known, found, found_at) VALUES (1, $1, $2, $3) \
+               ON CONFLICT (id) DO UPDATE SET \
+                 known = CASE WHEN excluded.known > database_loss.known THEN excluded.known ELSE database_loss.known END, \
+                 found = CASE WHEN excluded.found < database_loss.found THEN excluded.found ELSE database_loss.found END \
+               RETURNING known, found, found_at";
+    let mut tx = db.begin().await?;
+    let row = tx
+        .read_one(sql, args![known, found, now.as_microsecond()])
+        .await?;
+    tx.commit().await?;
+    let own = Loss {
+        known,
+        found,
+        since: now,
+    };
+    row.as_ref().map_or(Ok(own), loss_of)
+}
+
+fn loss_of(row: &Row) -> Result<Loss, StoreError> {
+    Ok(Loss {
+        known: row.int("known")?,
+        found: row.int("found")?,
+        since: Timestamp::from_microsecond(row.int("found_at")?).unwrap_or_default(),
+    })
+}
+
+/// Where a person says that they have seen a loss. Cheap to clone.
+#[derive(Clone)]
+pub struct Losses {
+    db: Db,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+}
+
+impl Losses {
+    #[must_use]
+    pub fn new(db: Db, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
+        Self { db, clock, random }
+    }
+
+    /// Ends the loss for all servers, with its audit record; the answer is what is no longer named.
+    ///
+    /// # Errors
+    /// [`AccessError::NotFound`] if there is none, [`AccessError::Invalid`] for no reason or one that is too long, and
+    /// whoever is not the whole server's administrator may not.
+    pub async fn acknowledge(&self, context: &Context, reason: &str) -> Result<Loss, AccessError> {
+        context.require(Action::ManageDependencies)?;
+        let reason = kernel::words(reason);
+        if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX {
+            return Err(AccessError::Invalid {
+                what: "reason",
+                text: reason.chars().take(60).collect(),
+                why: "a reason is 1 to 500 characters: what was looked for, and what was found",
+            });
+        }
+        let mut tx = self.db.begin().await?;
+        let sql = "DELETE FROM database_loss WHERE id = 1 RETURNING known, found, found_at";
+        let Some(row) = tx.read_one(sql, Vec::new()).await? else {
+            return Err(AccessError::NotFound {
+                what: "loss to acknowledge in the",
+                name: "database".to_owned(),
+            });
+        };
+        let loss = loss_of(&row)?;
+        let detail = format!("{loss}: {reason}");
+        let record = Record {
+            action: "dependency.acknowledge",
+            resource: "database",
+            detail: &detail,
+        };
+        audit::record(&mut tx, context, &*self.clock, &*self.random, record).await?;
+        tx.commit().await?;
+        Ok(loss)
+    }
+}
