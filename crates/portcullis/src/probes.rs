@@ -213,16 +213,23 @@ impl Probe for EmbeddedLog {
                 finding
             }
             Err(error) => {
-                let state = match &error {
-                    TlogError::Checkpoint(_) => State::WrongLog,
-                    TlogError::RolledBack { .. } => State::RolledBack,
-                    error if error.is_damage() => State::Forked,
-                    _ => State::Unreachable,
-                };
+                let state = meant(&error);
                 let found = format!("{}: {}", error.code().id, kernel::chain(&error));
                 Finding::new(state, self.expected(), kernel::words(&found))
             }
         }
+    }
+}
+
+/// What a failure to read or to prove means. Only entries that are others are a fork: what is missing or damaged says
+/// nothing of what others were shown.
+fn meant(error: &TlogError) -> State {
+    match error {
+        TlogError::Checkpoint(_) => State::WrongLog,
+        TlogError::RolledBack { .. } => State::RolledBack,
+        TlogError::Forked { .. } => State::Forked,
+        error if error.is_damage() => State::WrongStore,
+        _ => State::Unreachable,
     }
 }
 
@@ -237,4 +244,33 @@ fn seen(checkpoint: &Checkpoint) -> Seen {
 
 fn hex(bytes: [u8; 32]) -> String {
     kernel::Digest::from_bytes(bytes).hex()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_or_damaged_is_no_fork() {
+        let what = || "tile/entries/000".to_owned();
+        let found = || "it has 3 bytes".to_owned();
+        let (missing, damaged) = (
+            TlogError::Missing { what: what() },
+            TlogError::Damaged {
+                what: what(),
+                found: found(),
+            },
+        );
+        let (size, path) = (5, PathBuf::from("log.checkpoint"));
+        for (error, state) in [
+            (missing, State::WrongStore),
+            (damaged, State::WrongStore),
+            (TlogError::Forked { size, path }, State::Forked),
+            (TlogError::RolledBack { size, found: found() }, State::RolledBack),
+            (TlogError::NotLeader, State::Unreachable),
+        ] {
+            assert_eq!(meant(&error), state, "{error}");
+            assert!(Kind::Log.states().contains(&state), "{state}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ use signing::image_policy::ImagePolicies;
 use signing::trust::{self, LogIdentity, TrustRoot};
 use signing::{Keyring, Signing, SigningError, Verifying};
 use store::{Db, FolderLock};
-use tlog::{LogKey, Name, Settings, Tlog};
+use tlog::{LogKey, Name, Owner, Settings, Tlog};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::OpenApi as _;
@@ -30,7 +30,7 @@ use crate::embedded_log::EmbeddedLog;
 use crate::external_log::External;
 use crate::failure::Failure;
 use crate::metrics::{self, Metrics};
-use crate::place::{blobs, database_url, migrations};
+use crate::place::{blobs, database_url, migrations, owner};
 use crate::probes::Parts;
 use crate::seal::{Place, Seal};
 use crate::{dependency_metrics, probes, readiness, secrets, traces, workloads};
@@ -95,6 +95,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         blobs: blobs(config)?,
         holder: holder(&config.data.folder)?,
         lease_ttl: lease_ttl(&db),
+        owner: owner(&db, &*clock, &*random).await?,
     };
     let seal = Arc::new(Seal::open(config, place, &*clock, &*random).await?);
     let trail = Trail::new(db.clone(), clock.clone(), random.clone(), seal.clone());
@@ -240,7 +241,8 @@ pub async fn open_log(
 ) -> Result<(Tlog, LogIdentity), Failure> {
     let file = config.secret_file(config.log.key_file.as_ref(), "log.json");
     let secret = secrets::log_key(&file, ORIGIN, fresh, clock, random)?;
-    let tlog = open_named_log(config, db, Name::Signatures, &secret, "log.checkpoint").await?;
+    let owner = owner(&db, clock, random).await?;
+    let tlog = open_named_log(config, db, Name::Signatures, &secret, "log.checkpoint", owner).await?;
     let identity = LogIdentity {
         origin: secret.origin,
         public_key: tlog.verifier().spki(),
@@ -257,6 +259,7 @@ pub async fn open_named_log(
     name: Name,
     secret: &secrets::LogSecret,
     mark: &str,
+    owner: Owner,
 ) -> Result<Tlog, Failure> {
     let key = LogKey::new(&secret.origin, &secret.pkcs8)
         .map_err(|error| Failure::local(format!("the key of {name}"), &error))?;
@@ -270,6 +273,7 @@ pub async fn open_named_log(
         lease_ttl,
         shared,
         mark: Some(config.data.folder.join(mark)),
+        owner: Some(owner),
     };
     Tlog::open(settings).await.map_err(Failure::log)
 }

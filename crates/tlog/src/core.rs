@@ -40,6 +40,17 @@ pub struct Settings {
     pub shared: bool,
     /// A file outside the database for the newest checkpoint; `None` keeps none.
     pub mark: Option<PathBuf>,
+    /// By what the blobs are known to be this log's. `None`, where nobody else's can be meant, asks for nothing.
+    pub owner: Option<Owner>,
+}
+
+/// A blob that says whose a store is. Somebody else writes it; nothing is tiled into a store without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The blob's name.
+    pub blob: &'static str,
+    /// Its content.
+    pub id: String,
 }
 
 /// Shared by the handle and the two tasks.
@@ -55,6 +66,7 @@ pub(crate) struct Core {
     /// Size of the last checkpoint that this server committed or took over.
     pub size: AtomicU64,
     pub mark: Option<PathBuf>,
+    pub owner: Option<Owner>,
     /// The newest checkpoint that this server knows to be committed.
     pub newest: watch::Sender<Option<Arc<Checkpoint>>>,
     pub wake_tiler: Notify,
@@ -79,6 +91,7 @@ impl Core {
             fence: AtomicI64::new(0),
             size: AtomicU64::new(0),
             mark: settings.mark,
+            owner: settings.owner,
             newest: watch::Sender::new(None),
             wake_tiler: Notify::new(),
             stop: watch::Sender::new(false),

@@ -64,7 +64,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::Settings;
+pub use self::core::{Owner, Settings};
 pub use answer::transparency_log_entry;
 pub use api::router;
 pub use audit::{Audit, DAMAGE_MAX, Damage};

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, Seek as _};
 use std::path::{Path, PathBuf};
 
-use kernel::crash_point;
+use kernel::{SystemClock, SystemRandom, crash_point};
 use store::archive::{self, ArchiveError, Manifest, Member, Part, Reader};
 use store::{Blobs, Db, FolderLock, Tx};
 use tlog::tile::TilePath;
@@ -379,7 +379,9 @@ fn secret(config: &Config, name: &str, member: Member) -> Result<(), Failure> {
 
 /// Opens a log as a server would, and goes through all of it; nothing starts on the database yet.
 async fn check(config: &Config, db: &Db, log: Log) -> Result<Audit, Failure> {
-    let tlog = wiring::open_named_log(config, db.clone(), log.name, &log.secret, mark(log.name)).await?;
+    let owner = place::owner(db, &SystemClock::new(), &SystemRandom).await?;
+    let mark = mark(log.name);
+    let tlog = wiring::open_named_log(config, db.clone(), log.name, &log.secret, mark, owner).await?;
     let checked = checked(&tlog, &log).await;
     tlog.close().await;
     checked.map_err(|failure| match failure.code() == super::codes::FORK.id {

@@ -131,6 +131,42 @@ async fn what_was_handed_over_and_is_damaged_is_left_out() {
     fsck_is_clean(&leader).await;
 }
 
+/// A server whose configuration names another place for blobs moves nothing there. Shown to fail by taking
+/// `require_owner` out: the first 256 entries are then in the wrong place, and nowhere else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_tiled_into_a_store_that_is_not_known_to_be_ours() {
+    let data = Data::new();
+    let db = data.db().await;
+    let owner = crate::Owner {
+        blob: "installation",
+        id: "ins_1".to_owned(),
+    };
+    let settings = Settings {
+        lease_ttl: LEASE,
+        shared: true,
+        owner: Some(owner),
+        ..data.settings(db.clone(), "server-1")
+    };
+    let tlog = Tlog::open(settings).await.unwrap();
+    fill(&tlog, 0, 300).await;
+    let whose = data.blobs().join("installation");
+    for found in [None, Some("ins_2")] {
+        if let Some(found) = found {
+            std::fs::write(&whose, found).unwrap();
+        }
+        let error = crate::tiler::tile_all(&tlog.core).await.unwrap_err();
+        assert_eq!(error.code().id, "PC1421", "{}", kernel::chain(&error));
+        assert!(error.to_string().contains(found.unwrap_or("nothing")), "{error}");
+        assert_eq!(tlog.info().await.unwrap().tiled, 0);
+        assert!(!data.blobs().join("tlog").exists());
+    }
+    // Meanwhile it is one log, out of the database; and it is tiled as soon as the store is ours.
+    fsck_is_clean(&tlog).await;
+    std::fs::write(&whose, "ins_1").unwrap();
+    tiled(&tlog).await;
+    fsck_is_clean(&tlog).await;
+}
+
 /// P11, "0 forks": shown to fail by taking the condition on `*_seen` out of the statement that moves the checkpoint,
 /// together with `check_seen`: the second server then appends entry 5 a second time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
