@@ -69,6 +69,8 @@ words! {
         /// Only for the administrator of the whole server.
         ManageProjects = "manage-projects",
         ManageTokens = "manage-tokens",
+        /// Only for the administrator of the whole server.
+        ManageLog = "manage-log",
         ReadAudit = "read-audit",
     }
 }
@@ -78,8 +80,8 @@ impl Role {
     #[must_use]
     pub fn allows(self, action: Action) -> bool {
         use Action::{
-            ManageKeys, ManagePolicies, ManageProjects, ManageTokens, ReadAudit, ReadDependencies, ReadKeys,
-            ReadPolicies, ReadProjects, ReadSignatures, SignImages, VerifyImages,
+            ManageKeys, ManageLog, ManagePolicies, ManageProjects, ManageTokens, ReadAudit, ReadDependencies,
+            ReadKeys, ReadPolicies, ReadProjects, ReadSignatures, SignImages, VerifyImages,
         };
         let viewer = matches!(
             action,
@@ -93,7 +95,13 @@ impl Role {
                 viewer
                     || matches!(
                         action,
-                        SignImages | ReadAudit | ManageKeys | ManagePolicies | ManageTokens | ManageProjects
+                        SignImages
+                            | ReadAudit
+                            | ManageKeys
+                            | ManagePolicies
+                            | ManageTokens
+                            | ManageProjects
+                            | ManageLog
                     )
             }
         }

@@ -164,7 +164,9 @@ impl EmbeddedLog {
         let mut found = seen.described();
         if let Some((server, size)) = self.tlog.told().await?.filter(|told| told.1 > seen.size) {
             state = State::RolledBack;
-            found = format!("{found}, but the server {server} has seen {size}: nobody appends (tlog_seen)");
+            found = format!(
+                "{found}, but the server {server} has seen {size}: nobody appends (portcullis log seen)"
+            );
         }
         let stuck = last.is_some_and(|last| last.waited && last.seen.size == seen.size);
         if state == State::Ok && queued > 0 && stuck {
@@ -176,6 +178,15 @@ impl EmbeddedLog {
             waited: queued > 0,
         };
         Ok((Finding::new(state, expected, found), next))
+    }
+
+    /// The last good look, unless what was seen then was dismissed.
+    async fn counting(&self) -> Result<Option<Last>, TlogError> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match last {
+            Some(last) if self.tlog.is_dismissed(&last.seen.note).await? => Ok(None),
+            last => Ok(last),
+        }
     }
 
     async fn follows(&self, last: Option<&Last>, now: &Checkpoint) -> Result<State, TlogError> {
@@ -203,7 +214,16 @@ impl Probe for EmbeddedLog {
     }
 
     async fn look(&self) -> Finding {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = match self.counting().await {
+            Ok(last) => last,
+            Err(error) => {
+                return Finding::new(
+                    State::Unreachable,
+                    self.expected(),
+                    kernel::words(&kernel::chain(&error)),
+                );
+            }
+        };
         match self.judge(last.as_ref()).await {
             Ok((finding, next)) => {
                 // What was good is remembered, also beside entries that wait.

@@ -33,7 +33,7 @@ use crate::metrics::{self, Metrics};
 use crate::place::{blobs, database_url, migrations, owner};
 use crate::probes::Parts;
 use crate::seal::{Place, Seal};
-use crate::{dependency_metrics, probes, readiness, secrets, traces, workloads};
+use crate::{dependency_metrics, log_seen, probes, readiness, secrets, traces, workloads};
 
 /// How long the log's lease lasts when its holder does not renew it, in seconds. On a shared database another server
 /// waits that long, and should append within five seconds; alone there is nobody, and each renewal is a synced write.
@@ -56,11 +56,11 @@ pub struct App {
     seal: Arc<Seal>,
     pub metrics: Metrics,
     watch: Watch,
-    db: Db,
+    pub db: Db,
     identity: Arc<LogIdentity>,
     public_url: Arc<str>,
-    clock: Arc<dyn Clock>,
-    random: Arc<dyn Random>,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
     /// Whether requests have spans.
     traced: bool,
     /// Ends what runs beside the requests.
@@ -367,6 +367,7 @@ pub fn router(app: &App, leaving: CancellationToken) -> Router {
         .merge(audit::router::<App>())
         .merge(signing::api::router::<App>())
         .merge(probing::api::router::<App>())
+        .merge(log_seen::router())
         .route("/trust/trusted_root.json", get(trusted_root))
         .route("/trust/signing_config.json", get(signing_config))
         .route("/openapi.json", get(|| async { Json(openapi()) }));
@@ -440,6 +441,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     root.merge(audit::Docs::openapi());
     root.merge(signing::api::Docs::openapi());
     root.merge(probing::api::Docs::openapi());
+    root.merge(log_seen::Docs::openapi());
     crate::docs::complete(root)
 }
 

@@ -72,6 +72,7 @@ pub use checkpoint::{Checkpoint, CheckpointError, LogKey, LogVerifier};
 pub use der::{KeyKind, certificate_spki, key_kind};
 pub use entry::{Accepted, EntryError, HashedRekord, Verifier};
 pub use error::{TlogError, codes};
+pub use exchange::{Told, dismiss, told};
 pub use faults::CRASH_STEPS;
 pub use log::{Entry, Info, Tlog, exists};
 pub use name::Name;
