@@ -192,6 +192,7 @@ async fn open(data: &Path) -> Result<(Tlog, Db)> {
         holder: "bench".to_owned(),
         lease_ttl: Duration::from_secs(5),
         shared: false,
+        owner: None,
         mark: None,
     };
     Ok((Tlog::open(settings).await?, db))

@@ -96,7 +96,11 @@ async fn append_on_postgresql() -> Result<Option<Times>> {
     };
     let postgres = testkit::Postgres::start_with(&program, &[])?;
     let folder = tempfile::tempdir()?;
-    let settings = [("PORTCULLIS_DATABASE_URL", &*postgres.database())];
+    let blobs = folder.path().join("blobs").display().to_string();
+    let settings = [
+        ("PORTCULLIS_DATABASE_URL", &*postgres.database()),
+        ("PORTCULLIS_BLOBS_URL", &*blobs),
+    ];
     let server = Server::open(folder.path(), &settings).await?;
     let times = load_log(&server.http, &server.url, ENTRIES).await?;
     server.stop().await?;

@@ -125,7 +125,10 @@ impl Context {
     /// [`AccessError::Denied`] if the role does not allow `action`, [`AccessError::Everywhere`] if it is about the
     /// whole server and the actor is of one project.
     pub fn require(&self, action: Action) -> Result<(), AccessError> {
-        let whole_server = matches!(action, Action::ManageProjects | Action::ManageDependencies);
+        let whole_server = matches!(
+            action,
+            Action::ManageProjects | Action::ManageDependencies | Action::ManageLog
+        );
         let allowed = self.role.allows(action);
         if allowed && whole_server {
             return self.require_everywhere(action);

@@ -71,6 +71,8 @@ words! {
         /// Only for the administrator of the whole server: acknowledging what was found.
         ManageDependencies = "manage-dependencies",
         ManageTokens = "manage-tokens",
+        /// Only for the administrator of the whole server.
+        ManageLog = "manage-log",
         ReadAudit = "read-audit",
     }
 }
@@ -80,8 +82,9 @@ impl Role {
     #[must_use]
     pub fn allows(self, action: Action) -> bool {
         use Action::{
-            ManageDependencies, ManageKeys, ManagePolicies, ManageProjects, ManageTokens, ReadAudit,
-            ReadDependencies, ReadKeys, ReadPolicies, ReadProjects, ReadSignatures, SignImages, VerifyImages,
+            ManageDependencies, ManageKeys, ManageLog, ManagePolicies, ManageProjects, ManageTokens,
+            ReadAudit, ReadDependencies, ReadKeys, ReadPolicies, ReadProjects, ReadSignatures, SignImages,
+            VerifyImages,
         };
         let viewer = matches!(
             action,
@@ -102,6 +105,7 @@ impl Role {
                             | ManageTokens
                             | ManageProjects
                             | ManageDependencies
+                            | ManageLog
                     )
             }
         }

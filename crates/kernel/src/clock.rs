@@ -35,6 +35,12 @@ impl Monotonic {
     pub fn after(self, by: Duration) -> Self {
         Self(self.0.saturating_add(by))
     }
+
+    /// So much before this; never before the clock began.
+    #[must_use]
+    pub fn before(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(by))
+    }
 }
 
 /// The clock of this machine.

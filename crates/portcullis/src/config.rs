@@ -198,6 +198,13 @@ impl Loaded {
                 )
             };
             store::Db::check_address(url).map_err(invalid)?;
+            if url.starts_with("postgres") && self.config.blobs.url.is_none() {
+                let cause = "database.url is a PostgreSQL, which other servers may share, and blobs.url is not set: each \
+                             server would keep its part of the log in a folder of its own";
+                return Err(Failure::coded(1, &codes::CONFIG, cause.to_owned()).with_hint(
+                    "set blobs.url to a place that all servers share: a folder, or a bucket s3://NAME/PREFIX",
+                ));
+            }
         }
         let connections = self.config.database.connections_max;
         if !store::CONNECTIONS_MAX.contains(&connections) {
@@ -422,7 +429,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("portcullis.toml");
         let read = |url: &str| {
-            std::fs::write(&path, format!("[database]\nurl = {url:?}\n")).unwrap();
+            let text = format!("[database]\nurl = {url:?}\n[blobs]\nurl = \"file:///srv/blobs\"\n");
+            std::fs::write(&path, text).unwrap();
             Loaded::read(&ConfigFile {
                 config: Some(path.clone()),
             })
@@ -456,6 +464,30 @@ mod tests {
             if let Err(failure) = loaded {
                 let line = failure.line();
                 assert!(line.starts_with("PC1701: database.connections_max is "), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_database_that_others_may_share_needs_a_place_for_blobs_that_they_share() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("portcullis.toml");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Loaded::read(&ConfigFile {
+                config: Some(path.clone()),
+            })
+        };
+        for url in ["postgres://u:s3cret@h/d", "postgresql://h/d"] {
+            let line = read(&format!("[database]\nurl = {url:?}\n")).unwrap_err().line();
+            assert!(
+                line.starts_with("PC1701: ") && line.contains("blobs.url"),
+                "{line}"
+            );
+            assert!(!line.contains("s3cret"), "{line}");
+            for blobs in ["/srv/blobs", "file:///srv/blobs", "s3://bucket/prefix"] {
+                let text = format!("[database]\nurl = {url:?}\n[blobs]\nurl = {blobs:?}\n");
+                assert!(read(&text).is_ok(), "{text}");
             }
         }
     }

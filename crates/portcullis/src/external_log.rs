@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use probing::{Board, Kind, State};
 use signing::Signing;
 use signing::debt;
-use signing::ports::{ExternalLog, ExternalLogError, LoggedEntry, NewEntry};
+use signing::ports::{ExternalLog, ExternalLogError, LoggedEntry, Looks, NewEntry};
 use signing::trust::{self, LogIdentity, TrustRoot};
 use tlog::{HashedRekord, Verifier};
 use tokio_util::sync::CancellationToken;
@@ -96,6 +96,15 @@ impl ExternalLog for Watched {
         let state = all.iter().find(|status| status.kind == Kind::ExternalLog);
         let state = state.map_or(State::Unknown, |status| status.state);
         bars(state).then(|| format!("it is {state}"))
+    }
+
+    fn looks(&self) -> Looks {
+        let all = self.board.all();
+        let status = all.iter().find(|status| status.kind == Kind::ExternalLog);
+        status.map_or_else(Looks::default, |status| Looks {
+            well: status.well,
+            ill: status.ill,
+        })
     }
 }
 

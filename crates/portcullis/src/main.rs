@@ -21,6 +21,7 @@ mod explain;
 mod external_log;
 mod failure;
 mod lifecycle;
+mod log_seen;
 mod metrics;
 mod output;
 mod place;

@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use store::{Blobs, Migration};
+use kernel::{Clock, Random};
+use probing::Marks;
+use store::{Blobs, Db, Migration};
+use tlog::Owner;
 
 use crate::codes;
 use crate::config::Config;
@@ -41,13 +44,23 @@ pub fn database_is_there(config: &Config) -> Result<(), Failure> {
     Err(Failure::coded(4, &codes::NO_DATA, what))
 }
 
+/// By what the blobs are known to be those of a database: its installation's id, which the probe of the blobs writes into
+/// a store that never had one.
+pub async fn owner(db: &Db, clock: &dyn Clock, random: &dyn Random) -> Result<Owner, Failure> {
+    Ok(Owner {
+        blob: probing::INSTALLATION_BLOB,
+        id: Marks::new(db.clone()).installation(clock, random).await?,
+    })
+}
+
 /// The tiles of the logs.
 pub fn blobs(config: &Config) -> Result<Blobs, Failure> {
     let Some(url) = &config.blobs.url else {
         return Ok(Blobs::folder(&config.data.folder.join("blobs"))?);
     };
     let Some(rest) = url.strip_prefix("s3://") else {
-        return Ok(Blobs::folder(Path::new(url))?);
+        let folder = url.strip_prefix("file://").unwrap_or(url);
+        return Ok(Blobs::folder(Path::new(folder))?);
     };
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let bucket = object_store::aws::AmazonS3Builder::from_env()

@@ -165,7 +165,9 @@ impl EmbeddedLog {
         let mut found = seen.described();
         if let Some((server, size)) = self.tlog.told().await?.filter(|told| told.1 > seen.size) {
             state = State::RolledBack;
-            found = format!("{found}, but the server {server} has seen {size}: nobody appends (tlog_seen)");
+            found = format!(
+                "{found}, but the server {server} has seen {size}: nobody appends (portcullis log seen)"
+            );
         }
         let stuck = last.is_some_and(|last| last.waited && last.seen.size == seen.size);
         if state == State::Ok && queued > 0 && stuck {
@@ -177,6 +179,15 @@ impl EmbeddedLog {
             waited: queued > 0,
         };
         Ok((Finding::new(state, expected, found), next))
+    }
+
+    /// The last good look, unless what was seen then was dismissed.
+    async fn counting(&self) -> Result<Option<Last>, TlogError> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match last {
+            Some(last) if self.tlog.is_dismissed(&last.seen.note).await? => Ok(None),
+            last => Ok(last),
+        }
     }
 
     async fn follows(&self, last: Option<&Last>, now: &Checkpoint) -> Result<State, TlogError> {
@@ -204,7 +215,16 @@ impl Probe for EmbeddedLog {
     }
 
     async fn look(&self) -> Finding {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = match self.counting().await {
+            Ok(last) => last,
+            Err(error) => {
+                return Finding::new(
+                    State::Unreachable,
+                    self.expected(),
+                    kernel::words(&kernel::chain(&error)),
+                );
+            }
+        };
         match self.judge(last.as_ref()).await {
             Ok((finding, next)) => {
                 // What was good is remembered, also beside entries that wait.
@@ -214,16 +234,23 @@ impl Probe for EmbeddedLog {
                 finding
             }
             Err(error) => {
-                let state = match &error {
-                    TlogError::Checkpoint(_) => State::WrongLog,
-                    TlogError::RolledBack { .. } => State::RolledBack,
-                    error if error.is_damage() => State::Forked,
-                    _ => State::Unreachable,
-                };
+                let state = meant(&error);
                 let found = format!("{}: {}", error.code().id, kernel::chain(&error));
                 Finding::new(state, self.expected(), kernel::words(&found))
             }
         }
+    }
+}
+
+/// What a failure to read or to prove means. Only entries that are others are a fork: what is missing or damaged says
+/// nothing of what others were shown.
+fn meant(error: &TlogError) -> State {
+    match error {
+        TlogError::Checkpoint(_) => State::WrongLog,
+        TlogError::RolledBack { .. } => State::RolledBack,
+        TlogError::Forked { .. } => State::Forked,
+        error if error.is_damage() => State::WrongStore,
+        _ => State::Unreachable,
     }
 }
 
@@ -238,4 +265,33 @@ fn seen(checkpoint: &Checkpoint) -> Seen {
 
 fn hex(bytes: [u8; 32]) -> String {
     kernel::Digest::from_bytes(bytes).hex()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_or_damaged_is_no_fork() {
+        let what = || "tile/entries/000".to_owned();
+        let found = || "it has 3 bytes".to_owned();
+        let (missing, damaged) = (
+            TlogError::Missing { what: what() },
+            TlogError::Damaged {
+                what: what(),
+                found: found(),
+            },
+        );
+        let (size, path) = (5, PathBuf::from("log.checkpoint"));
+        for (error, state) in [
+            (missing, State::WrongStore),
+            (damaged, State::WrongStore),
+            (TlogError::Forked { size, path }, State::Forked),
+            (TlogError::RolledBack { size, found: found() }, State::RolledBack),
+            (TlogError::NotLeader, State::Unreachable),
+        ] {
+            assert_eq!(meant(&error), state, "{error}");
+            assert!(Kind::Log.states().contains(&state), "{state}");
+        }
+    }
 }

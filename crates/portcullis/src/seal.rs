@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use kernel::{Clock, Code, Fault, Kind, Random};
 use store::{Blobs, Db};
 use tlog::tile::TilePath;
-use tlog::{Accepted, CheckpointError, LogKey, LogVerifier, Name, Settings, Tlog, TlogError};
+use tlog::{Accepted, CheckpointError, LogKey, LogVerifier, Name, Owner, Settings, Tlog, TlogError};
 
 use crate::config::Config;
 use crate::failure::Failure;
@@ -68,6 +68,8 @@ pub struct Place {
     /// This server's name on the lease.
     pub holder: String,
     pub lease_ttl: Duration,
+    /// By what the blobs are known to be this installation's.
+    pub owner: Owner,
 }
 
 impl Seal {
@@ -94,6 +96,7 @@ impl Seal {
             lease_ttl: place.lease_ttl,
             shared,
             mark: Some(config.data.folder.join("audit.checkpoint")),
+            owner: Some(place.owner),
         };
         let log = match Tlog::open(settings).await {
             Ok(log) => Ok(log),

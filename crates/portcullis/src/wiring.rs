@@ -19,7 +19,7 @@ use signing::image_policy::ImagePolicies;
 use signing::trust::{self, LogIdentity, TrustRoot};
 use signing::{Keyring, Signing, SigningError, Verifying};
 use store::{Db, FolderLock, Learner};
-use tlog::{LogKey, Name, Settings, Tlog};
+use tlog::{LogKey, Name, Owner, Settings, Tlog};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::OpenApi as _;
@@ -30,10 +30,10 @@ use crate::embedded_log::EmbeddedLog;
 use crate::external_log::External;
 use crate::failure::Failure;
 use crate::metrics::{self, Metrics};
-use crate::place::{blobs, database_url, migrations};
+use crate::place::{blobs, database_url, migrations, owner};
 use crate::probes::Parts;
 use crate::seal::{Place, Seal};
-use crate::{dependency_metrics, probes, readiness, secrets, traces, workloads};
+use crate::{dependency_metrics, log_seen, probes, readiness, secrets, traces, workloads};
 
 /// How long the log's lease lasts when its holder does not renew it, in seconds. On a shared database another server
 /// waits that long, and should append within five seconds; alone there is nobody, and each renewal is a synced write.
@@ -56,11 +56,11 @@ pub struct App {
     seal: Arc<Seal>,
     pub metrics: Metrics,
     watch: Watch,
-    db: Db,
+    pub db: Db,
     identity: Arc<LogIdentity>,
     public_url: Arc<str>,
-    clock: Arc<dyn Clock>,
-    random: Arc<dyn Random>,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
     /// Whether requests have spans.
     traced: bool,
     /// Ends what runs beside the requests.
@@ -96,6 +96,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         blobs: blobs(config)?,
         holder: holder.clone(),
         lease_ttl: lease_ttl(&db),
+        owner: owner(&db, &*clock, &*random).await?,
     };
     let seal = Arc::new(Seal::open(config, place, &*clock, &*random).await?);
     let trail = Trail::new(db.clone(), clock.clone(), random.clone(), seal.clone());
@@ -259,7 +260,9 @@ pub async fn open_log(
 ) -> Result<(Tlog, LogIdentity), Failure> {
     let file = config.secret_file(config.log.key_file.as_ref(), "log.json");
     let secret = secrets::log_key(&file, ORIGIN, fresh, clock, random)?;
-    let tlog = open_named_log(config, db, holder, Name::Signatures, &secret, "log.checkpoint").await?;
+    let owner = owner(&db, clock, random).await?;
+    let mark = "log.checkpoint";
+    let tlog = open_named_log(config, db, holder, Name::Signatures, &secret, mark, owner).await?;
     let identity = LogIdentity {
         origin: secret.origin,
         public_key: tlog.verifier().spki(),
@@ -277,6 +280,7 @@ pub async fn open_named_log(
     name: Name,
     secret: &secrets::LogSecret,
     mark: &str,
+    owner: Owner,
 ) -> Result<Tlog, Failure> {
     let key = LogKey::new(&secret.origin, &secret.pkcs8)
         .map_err(|error| Failure::local(format!("the key of {name}"), &error))?;
@@ -290,6 +294,7 @@ pub async fn open_named_log(
         lease_ttl,
         shared,
         mark: Some(config.data.folder.join(mark)),
+        owner: Some(owner),
     };
     Tlog::open(settings).await.map_err(Failure::log)
 }
@@ -398,6 +403,7 @@ pub fn router(app: &App, leaving: CancellationToken) -> Router {
         .merge(audit::router::<App>())
         .merge(signing::api::router::<App>())
         .merge(probing::api::router::<App>())
+        .merge(log_seen::router())
         .route("/trust/trusted_root.json", get(trusted_root))
         .route("/trust/signing_config.json", get(signing_config))
         .route("/openapi.json", get(|| async { Json(openapi()) }));
@@ -471,6 +477,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     root.merge(audit::Docs::openapi());
     root.merge(signing::api::Docs::openapi());
     root.merge(probing::api::Docs::openapi());
+    root.merge(log_seen::Docs::openapi());
     crate::docs::complete(root)
 }
 

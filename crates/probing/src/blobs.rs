@@ -41,28 +41,35 @@ impl BlobsProbe {
         }
     }
 
-    /// Writes the blob into a store that never had it.
+    /// Writes the blob into the store of an installation that never had one. Of two servers that begin at once with
+    /// two places, one is refused.
     async fn begin(&self) -> Finding {
         let expected = self.expected();
-        match self.marks.read(MARK).await {
-            Ok(None) => {}
-            Ok(Some(_)) => {
-                return Finding::new(
-                    State::WrongStore,
-                    expected,
-                    "a store that was never this installation's, or lost its blobs",
-                );
-            }
-            Err(error) => return Finding::new(State::Unreachable, expected, unanswered(&error)),
-        }
         let written = self
             .blobs
             .put(INSTALLATION_BLOB, self.installation.clone().into_bytes().into());
-        if let Err(error) = written.await {
-            return Finding::new(State::Unreachable, expected, unanswered(&error));
+        let claimed = self
+            .marks
+            .claim(MARK, &self.installation, self.clock.now(), written);
+        match claimed.await {
+            Ok(true) => {
+                self.remembered.store(true, Ordering::Relaxed);
+                Finding::new(State::Ok, expected.clone(), expected)
+            }
+            // Another server on the same store may just have been first.
+            Ok(false) => match self.blobs.get(INSTALLATION_BLOB).await {
+                Ok(Some(found)) if found == self.installation.as_bytes() => {
+                    Finding::new(State::Ok, expected.clone(), expected)
+                }
+                Ok(_) => Finding::new(
+                    State::WrongStore,
+                    expected,
+                    "a store that was never this installation's, or lost its blobs",
+                ),
+                Err(error) => Finding::new(State::Unreachable, expected, unanswered(&error)),
+            },
+            Err(error) => Finding::new(State::Unreachable, expected, unanswered(&error)),
         }
-        self.remember().await;
-        Finding::new(State::Ok, expected.clone(), expected)
     }
 
     /// Writes down, once, that the blob is there. Until that has gone well, every look tries.

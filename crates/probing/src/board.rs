@@ -28,6 +28,9 @@ pub struct Status {
     /// How long the last look took.
     pub latency: Option<Duration>,
     pub certificate_days_left: Option<i64>,
+    /// When the last look began that found it well, and when the last one ended that did not.
+    pub well: Option<Monotonic>,
+    pub ill: Option<Monotonic>,
     /// The pause between two looks.
     every: Duration,
     ended: Monotonic,
@@ -52,6 +55,8 @@ impl Status {
             last_good: None,
             latency: None,
             certificate_days_left: None,
+            well: None,
+            ill: None,
             every,
             ended: at.1,
         }
@@ -74,6 +79,12 @@ impl Status {
             last_good: if good { Some(now) } else { self.last_good },
             latency: Some(latency),
             certificate_days_left: finding.certificate_days_left.or(self.certificate_days_left),
+            well: if good {
+                Some(ended.before(latency))
+            } else {
+                self.well
+            },
+            ill: if good { self.ill } else { Some(ended) },
             name: self.name.clone(),
             kind: self.kind,
             every: self.every,

@@ -43,6 +43,10 @@ impl Marks {
     /// # Errors
     /// If the database does not answer.
     pub async fn installation(&self, clock: &dyn Clock, random: &dyn Random) -> Result<String, StoreError> {
+        const READ: &str = "SELECT name FROM installation WHERE id = 1";
+        if let Some(row) = self.db.read_one(READ, Vec::new()).await? {
+            return row.text("name");
+        }
         let id = Id::new("ins", clock, random).to_string();
         let mut tx = self.db.begin().await?;
         tx.execute(
@@ -50,9 +54,7 @@ impl Marks {
             args![id.as_str()],
         )
         .await?;
-        let row = tx
-            .read_one("SELECT name FROM installation WHERE id = 1", Vec::new())
-            .await?;
+        let row = tx.read_one(READ, Vec::new()).await?;
         tx.commit().await?;
         row.map_or(Ok(id), |row| row.text("name"))
     }
@@ -94,6 +96,28 @@ impl Marks {
         let sql = "SELECT mark FROM probe_mark WHERE name = $1";
         let row = self.db.read_one(sql, args![name]).await?;
         row.map(|row| row.text("mark")).transpose()
+    }
+
+    /// Writes down, in one transaction with `work`, a mark that nobody has written yet; whether it was nobody's. Whoever
+    /// comes at the same time waits for the outcome.
+    ///
+    /// # Errors
+    /// If the database does not answer, or `work` fails.
+    pub(crate) async fn claim(
+        &self,
+        name: &str,
+        mark: &str,
+        now: Timestamp,
+        work: impl Future<Output = Result<(), StoreError>> + Send,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.db.begin().await?;
+        let sql = "INSERT INTO probe_mark (name, mark, written_at) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING";
+        if tx.execute(sql, args![name, mark, now.as_microsecond()]).await? == 0 {
+            return Ok(false);
+        }
+        work.await?;
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// Keeps it.

@@ -53,7 +53,7 @@ words! {
         WrongRegistry = "WRONG_REGISTRY",
         /// A database of another installation.
         WrongDatabase = "WRONG_DATABASE",
-        /// Blobs of another installation, or none where there were some.
+        /// Blobs of another installation, or none where there were some; of the log, parts that are missing or damaged.
         WrongStore = "WRONG_STORE",
         /// The clock is not where it should be.
         WrongClock = "WRONG_CLOCK",
@@ -132,7 +132,10 @@ impl State {
                 "point database.url back at this installation's database; if it was replaced on purpose, remove \
                  database.mark from the data folder and restart"
             }
-            Self::WrongStore => "point blobs.url back at this installation's blobs, or put them back",
+            Self::WrongStore => {
+                "point blobs.url back at this installation's blobs, or put them back; portcullis log fsck names what is \
+                 missing or damaged"
+            }
             Self::RolledBack => {
                 "it was put back from an older copy, or a replica took over that lacked the last writes: find out which \
                  copy is the right one before anything is written to it"
@@ -175,7 +178,16 @@ impl Kind {
         match self {
             Self::Database => &[Unknown, Ok, Unreachable, WrongDatabase, RolledBack, Stale],
             Self::Blobs => &[Unknown, Ok, Unreachable, WrongStore, Stale],
-            Self::Log => &[Unknown, Ok, Unreachable, WrongLog, RolledBack, Forked, Stale],
+            Self::Log => &[
+                Unknown,
+                Ok,
+                Unreachable,
+                WrongLog,
+                WrongStore,
+                RolledBack,
+                Forked,
+                Stale,
+            ],
             Self::ExternalLog => &[
                 Unknown,
                 Ok,

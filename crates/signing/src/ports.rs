@@ -10,7 +10,7 @@ use crate::trust::TrustRoot;
 use async_trait::async_trait;
 use bytes::Bytes;
 use flow::Caller;
-use kernel::{Code, Digest, Fault, Kind, Reference, Repository};
+use kernel::{Code, Digest, Fault, Kind, Monotonic, Reference, Repository};
 
 /// A content descriptor (OCI image specification, "Content Descriptors"), as a registry wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -242,6 +242,19 @@ pub trait ExternalLog: Send + Sync + 'static {
 
     /// Why nothing may be sent there now, if so: it is not known yet who answers there, or not the right one does.
     fn barred(&self) -> Option<String>;
+
+    /// When it was looked who answers there. Whoever signs with the right key may still be a fork or an older copy, and
+    /// only a look tells.
+    fn looks(&self) -> Looks;
+}
+
+/// The last looks at a log, by the clock of whoever asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Looks {
+    /// When the last one began that found it to be the right one.
+    pub well: Option<Monotonic>,
+    /// When the last one ended that did not.
+    pub ill: Option<Monotonic>,
 }
 
 /// Why an entry is not in the external log, or is not proven to be.

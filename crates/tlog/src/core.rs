@@ -40,6 +40,17 @@ pub struct Settings {
     pub shared: bool,
     /// A file outside the database for the newest checkpoint; `None` keeps none.
     pub mark: Option<PathBuf>,
+    /// By what the blobs are known to be this log's. `None`, where nobody else's can be meant, asks for nothing.
+    pub owner: Option<Owner>,
+}
+
+/// A blob that says whose a store is. Somebody else writes it; nothing is tiled into a store without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The blob's name.
+    pub blob: &'static str,
+    /// Its content.
+    pub id: String,
 }
 
 /// Shared by the handle and the two tasks.
@@ -55,6 +66,7 @@ pub(crate) struct Core {
     /// Size of the last checkpoint that this server committed or took over.
     pub size: AtomicU64,
     pub mark: Option<PathBuf>,
+    pub owner: Option<Owner>,
     /// The newest checkpoint that this server knows to be committed.
     pub newest: watch::Sender<Option<Arc<Checkpoint>>>,
     pub wake_tiler: Notify,
@@ -79,6 +91,7 @@ impl Core {
             fence: AtomicI64::new(0),
             size: AtomicU64::new(0),
             mark: settings.mark,
+            owner: settings.owner,
             newest: watch::Sender::new(None),
             wake_tiler: Notify::new(),
             stop: watch::Sender::new(false),
@@ -95,14 +108,43 @@ impl Core {
             what: self.row("checkpoint"),
         })?;
         let checkpoint = self.verified(size, &note).map(Arc::new)?;
-        match seen {
-            Some(seen) if seen.size > size => Err(TlogError::RolledBack {
+        let Some(seen) = seen else { return Ok(checkpoint) };
+        let contradicted = if seen.size > size {
+            Some(TlogError::RolledBack {
                 size,
                 found: format!("this server has seen its checkpoint of {} entries", seen.size),
-            }),
-            Some(seen) if seen.size == size && seen.root != checkpoint.root => Err(self.forked(size)),
+            })
+        } else {
+            (seen.size == size && seen.root != checkpoint.root).then(|| self.forked(size))
+        };
+        match contradicted {
+            Some(error) if !self.was_dismissed(&seen, &checkpoint).await? => Err(error),
             _ => Ok(checkpoint),
         }
+    }
+
+    /// Whether what this server remembers no longer counts; the `checkpoint` of the database takes its place then, in memory
+    /// and in the file.
+    async fn was_dismissed(
+        &self,
+        seen: &Checkpoint,
+        checkpoint: &Arc<Checkpoint>,
+    ) -> Result<bool, TlogError> {
+        if !self.tables.is_dismissed(&seen.note).await? {
+            return Ok(false);
+        }
+        tracing::warn!(
+            log = %self.tables.name, seen = seen.size, size = checkpoint.size,
+            "what this server has seen was dismissed and no longer counts"
+        );
+        self.newest.send_if_modified(|newest| {
+            let same = newest.as_ref().is_some_and(|newest| newest.note == seen.note);
+            if same {
+                *newest = Some(checkpoint.clone());
+            }
+            same
+        });
+        Ok(true)
     }
 
     /// What is newer than all that this server knew is remembered, and written beside the database.
@@ -117,11 +159,11 @@ impl Core {
     }
 
     /// Holds a checkpoint of the database against the newest that this server knew, and the newest that anybody knew.
-    pub(crate) async fn check_seen(&self, checkpoint: &Checkpoint) -> Result<(), TlogError> {
+    pub(crate) async fn check_seen(&self, checkpoint: &Arc<Checkpoint>) -> Result<(), TlogError> {
         let seen = self.newest.borrow().clone();
         if let Some(seen) = seen.filter(|seen| seen.size > 0) {
             let edge = source::edge(&self.shelf, seen.size, checkpoint.size).await?;
-            if edge.root() != seen.root {
+            if edge.root() != seen.root && !self.was_dismissed(&seen, checkpoint).await? {
                 return Err(self.forked(seen.size));
             }
         }
@@ -162,13 +204,19 @@ impl Core {
         Ok(checkpoint)
     }
 
-    /// The file outside the database, if one is kept and there.
-    fn mark(&self) -> Result<Option<(&Path, Checkpoint)>, TlogError> {
+    /// The file outside the database, if one is kept and there, and counts.
+    async fn mark(&self) -> Result<Option<(&Path, Checkpoint)>, TlogError> {
         let Some(path) = self.mark.as_deref() else {
             return Ok(None);
         };
-        let mark = mark::read(path, self.key.verifier())?;
-        Ok(mark.map(|mark| (path, mark)))
+        let Some(mark) = mark::read(path, self.key.verifier())? else {
+            return Ok(None);
+        };
+        if self.tables.is_dismissed(&mark.note).await? {
+            tracing::warn!(path = %path.display(), size = mark.size, "this checkpoint was dismissed and no longer counts");
+            return Ok(None);
+        }
+        Ok(Some((path, mark)))
     }
 
     /// Holds what is stored against the file; what the database does not reach is told to all servers.
@@ -183,7 +231,7 @@ impl Core {
     /// Creates the log if there is nothing, else checks that what is there is this log and whole.
     pub(crate) async fn check_start(&self) -> Result<(), TlogError> {
         let Some(state) = self.tables.settled().await? else {
-            if let Some((path, mark)) = &self.mark()? {
+            if let Some((path, mark)) = &self.mark().await? {
                 self.check_mark(path, mark, 0).await?;
             }
             let path = self.shelf.blob_name(TilePath::bundle(0));
@@ -206,7 +254,7 @@ impl Core {
         let size = state.size;
         // First of all: with the wrong key everything that was signed looks damaged.
         let checkpoint = self.verified(size, &state.note)?;
-        let mark = self.mark()?;
+        let mark = self.mark().await?;
         if let Some(last) = state.last.filter(|last| *last >= size) {
             let found = format!("there is row {last} of {}", self.tables.name.table("tail"));
             return Err(TlogError::RolledBack { size, found });

@@ -23,6 +23,14 @@ pub enum TlogError {
     Tile { what: String, source: TileError },
     #[error("{what} of the log is missing")]
     Missing { what: String },
+    #[error(
+        "the blobs are not those of this log: {blob} has {found}, and has to be {expected}; nothing is tiled"
+    )]
+    OtherStore {
+        blob: &'static str,
+        expected: String,
+        found: String,
+    },
     #[error("{what} of the log is damaged: {found}")]
     Damaged { what: String, found: String },
     #[error("reading the log's checkpoint")]
@@ -107,6 +115,7 @@ impl Fault for TlogError {
             Self::Batch(cause) => cause.kind(),
             Self::Tile { .. }
             | Self::Missing { .. }
+            | Self::OtherStore { .. }
             | Self::Damaged { .. }
             | Self::Checkpoint(_)
             | Self::Root { .. }
@@ -130,6 +139,7 @@ impl Fault for TlogError {
             Self::Store { source, .. } => source.code(),
             Self::Batch(cause) => cause.code(),
             Self::Tile { .. } | Self::Missing { .. } | Self::Damaged { .. } => &codes::DAMAGED,
+            Self::OtherStore { .. } => &codes::OTHER_STORE,
             Self::Checkpoint(CheckpointError::Malformed | CheckpointError::Signature) => &codes::CHECKPOINT,
             Self::Checkpoint(_) => &codes::OTHER_LOG,
             Self::Root { .. } => &codes::ROOT,
@@ -314,6 +324,16 @@ them others have seen",
 about it.",
         hint: "try again; check that the server runs",
     };
+    pub const OTHER_STORE: Code = Code {
+        id: "PC1421",
+        title: "the blobs are not those of this log",
+        explanation: "The blob `installation` says whose a store is. In the store that this server is configured with it \
+is missing, or names another installation than the database: what this server moved there would be missing for all \
+others. The entries stay in the database meanwhile, and nothing is lost.",
+        hint: "give every server on one database the same `blobs.url`; of a new store the server writes the blob itself, \
+within seconds",
+    };
+
     pub const ALL: &[&Code] = &[
         &DAMAGED,
         &CHECKPOINT,
@@ -335,5 +355,6 @@ about it.",
         &NOT_EXPORTED,
         &DIVERGED,
         &FETCH,
+        &OTHER_STORE,
     ];
 }

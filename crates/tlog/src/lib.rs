@@ -64,7 +64,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::Settings;
+pub use self::core::{Owner, Settings};
 pub use answer::transparency_log_entry;
 pub use api::router;
 pub use audit::{Audit, DAMAGE_MAX, Damage};
@@ -72,6 +72,7 @@ pub use checkpoint::{Checkpoint, CheckpointError, LogKey, LogVerifier};
 pub use der::{KeyKind, certificate_spki, key_kind};
 pub use entry::{Accepted, EntryError, HashedRekord, Verifier};
 pub use error::{TlogError, codes};
+pub use exchange::{Told, dismiss, told};
 pub use faults::CRASH_STEPS;
 pub use log::{Entry, Info, Tlog, exists};
 pub use name::Name;

@@ -218,6 +218,14 @@ impl Tlog {
         Ok(seen.map(|seen| (seen.server, seen.size)))
     }
 
+    /// Whether a checkpoint, by its signed note, was dismissed and is not held against the log any more.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn is_dismissed(&self, note: &str) -> Result<bool, TlogError> {
+        self.core.tables.is_dismissed(note).await
+    }
+
     /// How many entries wait for this server's sequencer.
     #[must_use]
     pub fn queued(&self) -> usize {

@@ -47,11 +47,23 @@ macro_rules! exchange {
     };
 }
 
+/// What of it no longer counts, under its prefix.
+macro_rules! dismissed {
+    ($prefix:literal) => {
+        concat!(
+            "CREATE TABLE ",
+            $prefix,
+            "_dismissed (note TEXT PRIMARY KEY, size BIGINT NOT NULL, reason TEXT NOT NULL, dismissed_at BIGINT NOT NULL);"
+        )
+    };
+}
+
 /// The tables of the logs.
 ///
 /// `*_checkpoint` has one row and decides what the log is. `*_tiles` has one row: how many entries
 /// lie in durable tiles. `*_tail` holds the entries after those. `*_leaf` finds duplicates. `*_waiting` holds
-/// entries that other servers hand to the one that appends, `*_seen` checkpoints that the database does not reach.
+/// entries that other servers hand to the one that appends, `*_seen` checkpoints that the database does not reach, `*_dismissed` those of them that
+/// an administrator had not count.
 pub const MIGRATIONS: &[Migration] = &[
     Migration {
         domain: "tlog",
@@ -67,6 +79,11 @@ pub const MIGRATIONS: &[Migration] = &[
         domain: "tlog",
         version: 3,
         sql: concat!(exchange!("tlog"), exchange!("audit")),
+    },
+    Migration {
+        domain: "tlog",
+        version: 4,
+        sql: concat!(dismissed!("tlog"), dismissed!("audit")),
     },
 ];
 
@@ -97,12 +114,22 @@ pub(crate) struct Sql {
     pub drop_waiting: Vec<&'static str>,
     pub put_seen: &'static str,
     pub most_seen: &'static str,
+    pub told: &'static str,
+    pub dismiss: &'static str,
+    pub is_dismissed: &'static str,
 }
 
 static SIGNATURES: LazyLock<Sql> = LazyLock::new(|| Sql::of(Name::Signatures));
 static AUDIT: LazyLock<Sql> = LazyLock::new(|| Sql::of(Name::Audit));
 
 impl Sql {
+    pub(crate) fn of_log(name: Name) -> &'static Self {
+        match name {
+            Name::Signatures => &SIGNATURES,
+            Name::Audit => &AUDIT,
+        }
+    }
+
     fn of(name: Name) -> Self {
         let log = name.prefix();
         // Leaked once for the life of the process: statements are static text.
@@ -132,7 +159,8 @@ impl Sql {
             prune: text("DELETE FROM LOG_tail WHERE entry_index < $1"),
             r#move: text(
                 "UPDATE LOG_checkpoint SET size = $1, note = $2 WHERE id = 1 AND size = $3 \
-                 AND NOT EXISTS (SELECT 1 FROM LOG_seen WHERE size > $3)",
+                 AND NOT EXISTS (SELECT 1 FROM LOG_seen s WHERE s.size > $3 \
+                   AND NOT EXISTS (SELECT 1 FROM LOG_dismissed d WHERE d.note = s.note))",
             ),
             find: each_size(|rows| {
                 let list = list(rows);
@@ -150,9 +178,24 @@ impl Sql {
             }),
             put_seen: text(
                 "INSERT INTO LOG_seen (server, size, note) VALUES ($1, $2, $3) ON CONFLICT (server) DO UPDATE \
-                 SET size = excluded.size, note = excluded.note WHERE LOG_seen.size < excluded.size",
+                 SET size = excluded.size, note = excluded.note WHERE LOG_seen.size < excluded.size \
+                 OR EXISTS (SELECT 1 FROM LOG_dismissed d WHERE d.note = LOG_seen.note)",
             ),
-            most_seen: text("SELECT server, size FROM LOG_seen ORDER BY size DESC LIMIT 1"),
+            most_seen: text(
+                "SELECT s.server, s.size FROM LOG_seen s \
+                 WHERE NOT EXISTS (SELECT 1 FROM LOG_dismissed d WHERE d.note = s.note) \
+                 ORDER BY s.size DESC LIMIT 1",
+            ),
+            told: text(
+                "SELECT s.server, s.size, s.note, d.reason, d.dismissed_at, \
+                 (SELECT c.size FROM LOG_checkpoint c WHERE c.id = 1) AS log_size \
+                 FROM LOG_seen s LEFT JOIN LOG_dismissed d ON d.note = s.note ORDER BY s.size DESC, s.server",
+            ),
+            dismiss: text(
+                "INSERT INTO LOG_dismissed (note, size, reason, dismissed_at) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT (note) DO NOTHING",
+            ),
+            is_dismissed: text("SELECT size FROM LOG_dismissed WHERE note = $1"),
         }
     }
 }
@@ -245,10 +288,7 @@ pub(crate) struct Settled {
 
 impl Tables {
     pub(crate) fn sql(&self) -> &'static Sql {
-        match self.name {
-            Name::Signatures => &SIGNATURES,
-            Name::Audit => &AUDIT,
-        }
+        Sql::of_log(self.name)
     }
 
     /// Passes a step at which a test may end the process.

@@ -57,6 +57,7 @@ pub(crate) async fn tile_all(core: &Core) -> Result<(), TlogError> {
             return Ok(());
         }
         let first = tiled / TILE_WIDTH;
+        require_owner(core).await?;
         require_store(core, first).await?;
         for index in first..first + bundles {
             write_bundle(core, index).await?;
@@ -69,7 +70,27 @@ pub(crate) async fn tile_all(core: &Core) -> Result<(), TlogError> {
     }
 }
 
-/// That the blobs are those of this log, before rows leave the database for them: a server whose configuration names
+/// That the blobs belong to whom the database belongs, before rows leave it for them. A new store has its blob a moment
+/// after the first start; it is asked for each time, since a folder can be replaced under a running server.
+async fn require_owner(core: &Core) -> Result<(), TlogError> {
+    let Some(owner) = &core.owner else { return Ok(()) };
+    let found = core.shelf.blobs.get(owner.blob).await;
+    match found.map_err(TlogError::store("asking whose the blobs are"))? {
+        Some(found) if found == owner.id.as_bytes() => Ok(()),
+        Some(found) => Err(TlogError::OtherStore {
+            blob: owner.blob,
+            expected: owner.id.clone(),
+            found: kernel::words(&String::from_utf8_lossy(&found)),
+        }),
+        None => Err(TlogError::OtherStore {
+            blob: owner.blob,
+            expected: owner.id.clone(),
+            found: "nothing".to_owned(),
+        }),
+    }
+}
+
+/// That the blobs have what this log wrote last, before rows leave the database for them: a server whose configuration names
 /// another place would take what it tiles away from all others.
 async fn require_store(core: &Core, first: u64) -> Result<(), TlogError> {
     let Some(last) = first.checked_sub(1) else {

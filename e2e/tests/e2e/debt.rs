@@ -291,6 +291,55 @@ async fn p13_to_another_log_behind_the_name_nothing_is_sent_and_signing_goes_on(
     );
 }
 
+/// A fork has the log's key and answers as the log does, until the probe names it. Shown to fail: with `Payer::judge`
+/// believing every answer, nothing is owed any more and the log never gets these entries.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_no_debt_is_counted_as_paid_to_a_fork() {
+    let scene = Scene::new().await;
+    let server = Server::start(Setup {
+        config: scene.config(50),
+        ..Setup::default()
+    })
+    .unwrap();
+    let api = server.api().unwrap();
+    scene.sign(&api, "right", 3).await;
+    paid(&api).await;
+    let fork = OutsideLog::start(ORIGIN, 1, &entries("fork", 7)).await;
+    let log = async || {
+        let all = api.get("/api/v1/dependencies").await.unwrap().body;
+        let mut all = all["dependencies"].as_array().unwrap().iter();
+        all.find(|one| one["name"] == "external-log").unwrap().clone()
+    };
+    // Just after a look: nothing is known of the fork for seconds, and no connection to the log is kept.
+    let before = log().await["checked_at"].clone();
+    while log().await["checked_at"] == before {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    scene.name.now_leads(Target::To(fork.address));
+    scene.sign(&api, "forked", 10).await;
+    for _ in 0..300 {
+        if log().await["state"] == "FORKED" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(log().await["state"], "FORKED");
+    assert_eq!(
+        fork.tlog.checkpoint().await.unwrap().size,
+        17,
+        "it was not tried: the fork was not sent anything"
+    );
+    let standing = debt(&api).await;
+    assert_eq!(
+        (&standing["owed"], &standing["unpublished"]),
+        (&json!(10), &json!(0)),
+        "{standing}"
+    );
+    scene.name.now_leads(Target::To(scene.log.address));
+    paid(&api).await;
+    assert_eq!(scene.size().await, 13);
+}
+
 /// Real rekor-tiles, away and back; real cosign, which believes that log and not ours.
 #[tokio::test(flavor = "multi_thread")]
 async fn cosign_verifies_with_the_external_log_alone_when_the_debt_is_paid() {

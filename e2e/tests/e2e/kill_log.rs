@@ -181,6 +181,7 @@ async fn fill(server: &Server, size: u64) {
         holder: "the test".to_owned(),
         lease_ttl: Duration::from_secs(5),
         shared: false,
+        owner: None,
         mark: None,
     })
     .await

@@ -36,6 +36,7 @@ impl OutsideLog {
             lease_ttl: Duration::from_secs(60),
             shared: false,
             mark: None,
+            owner: None,
         };
         let tlog = Tlog::open(settings).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -18,7 +18,10 @@ async fn the_server_works_on_postgresql_and_survives_a_kill() {
     registry.put_image("team/app", "v2", "two").await.unwrap();
     let image = |tag: &str| json!({ "image": format!("{}/team/app:{tag}", running.host()) });
 
-    let config = format!("[database]\nurl = {:?}\n", postgres.database());
+    let config = format!(
+        "[database]\nurl = {:?}\n[blobs]\nurl = \"data/blobs\"\n",
+        postgres.database()
+    );
     let mut server = Server::start(Setup {
         config,
         ..Setup::default()

@@ -245,8 +245,7 @@ async fn p14_the_logs_name_leads_to_a_fork() {
         )
         .await;
     world.is_right_again().await;
-    // What was signed meanwhile was owed to it, and is paid now: what is owed while the name leads to a twin of the same
-    // key could be sent there before it is named.
+    // What was signed meanwhile was owed to it, and is paid now. Until then it does not have the size that the twin has.
     let clock = SystemClock::new();
     let began = clock.monotonic();
     while !world.external().await["found"]

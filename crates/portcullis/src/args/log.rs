@@ -39,6 +39,23 @@ pub enum Log {
         #[command(flatten)]
         file: ConfigFile,
     },
+    /// What servers have seen of the log that the database does not have; or have it count no more
+    ///
+    /// As long as such a checkpoint counts, nobody appends: the database is an older copy, or that server was on another
+    /// one. Dismiss a checkpoint only if it was never this log's, because a server was by mistake on a copy that went on by
+    /// itself, or if what is missing is lost for good. Whoever holds that checkpoint will see a fork, and can prove it. A
+    /// higher one stops the log again.
+    Seen {
+        /// Dismiss the checkpoint of so many entries; needs the administrator of the whole server
+        #[arg(long, value_name = "SIZE", requires = "reason")]
+        dismiss: Option<u64>,
+        /// Why; it is kept in the audit trail
+        #[arg(long, value_name = "TEXT", requires = "dismiss")]
+        reason: Option<String>,
+        /// Dismiss one of the audit trail's log, not of the transparency log
+        #[arg(long, requires = "dismiss")]
+        audit: bool,
+    },
     /// Copy the whole log into a folder that any tlog-tiles tool reads
     ///
     /// A copy that is in the folder already is checked and only grows: another log, a smaller one or a fork is refused

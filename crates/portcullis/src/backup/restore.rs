@@ -5,11 +5,11 @@ use std::fs::File;
 use std::io::{BufReader, Seek as _};
 use std::path::{Path, PathBuf};
 
-use kernel::crash_point;
+use kernel::{SystemClock, SystemRandom, crash_point};
 use store::archive::{self, ArchiveError, Manifest, Member, Part, Reader};
 use store::{Blobs, Db, FolderLock, Tx};
 use tlog::tile::TilePath;
-use tlog::{Audit, Checkpoint, LogKey, LogVerifier, Name, Tlog};
+use tlog::{Audit, Checkpoint, LogKey, LogVerifier, Name, Tlog, Told};
 use zeroize::Zeroizing;
 
 use super::seen::{self, Seen};
@@ -50,6 +50,8 @@ pub struct Restored {
     pub audit: Audit,
     /// Where the checkpoints were found that it was held against.
     pub held_against: Vec<String>,
+    /// Checkpoints in the backup that a server had told of and that stop a log: of which log, by whom, how many entries.
+    pub stopped: Vec<(Name, Told)>,
 }
 
 /// A log of the backup with everything that is known of it.
@@ -88,12 +90,31 @@ pub async fn restore(config: &Config, options: &Options) -> Result<Restored, Fai
     no_later_tiles(&blobs, &manifest).await?;
     let db = Db::open_with(&place::database_url(config), config.database.connections_max).await?;
     let done = write(config, &mut file, &manifest, &blobs, &db, logs).await;
+    let stopped = match &done {
+        Ok(_) => stopped(&db).await,
+        Err(_) => Ok(Vec::new()),
+    };
     db.close().await;
     Ok(Restored {
         audit: done?,
+        stopped: stopped?,
         manifest,
         held_against,
     })
+}
+
+/// What was seen of a log and is not in the backup was true before the restore and is after it: it is carried, and told.
+async fn stopped(db: &Db) -> Result<Vec<(Name, Told)>, Failure> {
+    let mut stopped = Vec::new();
+    for (name, _) in LOGS {
+        let told = tlog::told(db, name).await.map_err(Failure::log)?;
+        stopped.extend(
+            told.into_iter()
+                .filter(|told| told.stops)
+                .map(|told| (name, told)),
+        );
+    }
+    Ok(stopped)
 }
 
 /// Everything that is written; what the transparency log is then, gone through.
@@ -380,9 +401,10 @@ fn secret(config: &Config, name: &str, member: Member) -> Result<(), Failure> {
 
 /// Opens a log as a server would, and goes through all of it; nothing starts on the database yet.
 async fn check(config: &Config, db: &Db, log: Log) -> Result<Audit, Failure> {
-    let holder = wiring::holder(&config.data.folder, db, &kernel::SystemRandom)?;
+    let holder = wiring::holder(&config.data.folder, db, &SystemRandom)?;
+    let owner = place::owner(db, &SystemClock::new(), &SystemRandom).await?;
     let mark = mark(log.name);
-    let tlog = wiring::open_named_log(config, db.clone(), holder, log.name, &log.secret, mark).await?;
+    let tlog = wiring::open_named_log(config, db.clone(), holder, log.name, &log.secret, mark, owner).await?;
     let checked = checked(&tlog, &log).await;
     tlog.close().await;
     checked.map_err(|failure| match failure.code() == super::codes::FORK.id {

@@ -57,6 +57,13 @@ pub async fn restore(globals: &Globals, own: Restore) -> Result<ExitCode, Failur
              did, going on from here forks it. Give the newest one that anybody kept with --checkpoint",
         );
     }
+    for (name, told) in &restored.stopped {
+        say(&format!(
+            "warning: {name} is stopped, as it was when the backup was made: the server {} had seen a checkpoint of {} \
+             entries that is not in it. See portcullis log seen --help",
+            told.server, told.size
+        ));
+    }
     if !globals.quiet {
         say("next: portcullis serve with the same configuration, then portcullis audit verify");
     }

@@ -11,6 +11,7 @@ use tlog::tile::TilePath;
 use tlog::{Audit, Checkpoint, Files, Folder, Inclusion, LogVerifier, TlogError, View};
 
 use crate::args::{ConfigFile, Globals, Log, LogArgs, Output};
+use crate::cli::admin::{self, Columns};
 use crate::cli::input::read_text;
 use crate::client::Client;
 use crate::codes;
@@ -18,6 +19,17 @@ use crate::config::Loaded;
 use crate::failure::Failure;
 use crate::output::{Progress, document, println, say, table};
 use crate::wiring;
+
+/// The columns of what servers have seen.
+const SEEN: Columns = &[
+    ("SERVER", "server"),
+    ("LOG", "log"),
+    ("SIZE", "size"),
+    ("STOPS THE LOG", "stops"),
+    ("DISMISSED", "dismissed_at"),
+    ("REASON", "reason"),
+    ("ROOT", "root"),
+];
 
 /// The exit code of "not found".
 const NOT_FOUND: u8 = 4;
@@ -54,9 +66,29 @@ pub async fn run(globals: &Globals, own: LogArgs) -> Result<ExitCode, Failure> {
             };
             return report(globals, &audit);
         }
+        Log::Seen {
+            dismiss,
+            reason,
+            audit,
+        } => seen(globals, dismiss.zip(reason), audit).await?,
         Log::Export { folder } => export(globals, &server().await?, &folder).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What servers have seen; with a size and a reason, that is dismissed first.
+async fn seen(globals: &Globals, dismiss: Option<(u64, String)>, audit: bool) -> Result<(), Failure> {
+    let client = Client::new(globals)?;
+    let seen: Value = match dismiss {
+        Some((size, reason)) => {
+            let log = if audit { "audit" } else { "signatures" };
+            let body = json!({ "log": log, "size": size, "reason": reason });
+            client.post("api/v1/log/seen/dismissals", &body).await?
+        }
+        None => client.get("api/v1/log/seen").await?,
+    };
+    admin::show(globals, &seen["items"], SEEN);
+    Ok(())
 }
 
 /// The server's tiles and bundles.

@@ -39,6 +39,7 @@ impl OutsideLog {
             holder: "demo".to_owned(),
             lease_ttl: Duration::from_secs(LEASE_SECONDS),
             mark: None,
+            owner: None,
             shared: false,
         };
         let tlog = Tlog::open(settings).await.map_err(Failure::log)?;

@@ -182,7 +182,17 @@ async fn p14_another_blob_store_behind_the_same_name_is_named(place: Place) {
             installation.to_owned(),
         )
     };
+    // Of two servers that begin at once with two places, one is told.
     let (own, other) = (Blobs::memory(), Blobs::memory());
+    let (one, two) = (probe(&own, "ins_a"), probe(&other, "ins_a"));
+    let (one, two) = tokio::join!(one.look(), two.look());
+    let mut states = [one.state, two.state];
+    states.sort();
+    assert_eq!(states, [State::Ok, State::WrongStore]);
+    let (own, other) = match one.state {
+        State::Ok => (own, other),
+        _ => (other, own),
+    };
     is(&probe(&own, "ins_a").look().await, State::Ok);
     is(&probe(&own, "ins_a").look().await, State::Ok);
     other.put("installation", "ins_b".into()).await.unwrap();

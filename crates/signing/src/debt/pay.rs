@@ -1,4 +1,9 @@
 //! Sending what is owed, the oldest first.
+//!
+//! An answer proves that somebody with the log's key has the entry. That it is the log, and not a fork or an older copy
+//! behind its name, only the probe can tell, which knows what the log was. So an answer is held until a look that began
+//! after it has found the log well ([`Payer::judge`]); one that may have come from somebody else is dropped, and the entry
+//! sent again, which does no harm. Until then the entry is owed, and who asks is told so.
 
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
@@ -14,7 +19,7 @@ use super::rules::{self, Pace};
 use super::tables::{self, Outcome, Owed};
 use super::{Settings, Stopped};
 use crate::parts::Parts;
-use crate::ports::{ExternalLog, ExternalLogError, LoggedEntry};
+use crate::ports::{ExternalLog, ExternalLogError, LoggedEntry, Looks};
 
 /// Entries that are read at once. One of a large release takes the memory of its statement while it is read.
 const READ_MAX: usize = 256;
@@ -22,10 +27,29 @@ const READ_MAX: usize = 256;
 /// writes to SQLite. They are not synced: what a power cut undoes is asked again, and the log has it once.
 const SETTLED_MAX: usize = 64;
 const SETTLE_AFTER: Duration = Duration::from_millis(250);
+/// Between two such writes: a look frees thousands of answers at once, and others want to write too. So 1,280 are written
+/// down in a second, which is more than the highest rate brings.
+const SETTLE_PAUSE: Duration = Duration::from_millis(50);
+/// Answers that are held or asked for at most; beyond it nothing is sent until a look. 500 in a second, between two looks
+/// that are five seconds apart and take a while; with their evidence about 16 MB.
+const HELD_MAX: usize = 4_096;
+/// The same while the last look did not find the log well: a few are enough to learn that it is back.
+const HELD_ILL_MAX: usize = 8;
 /// How often is looked for new debt, and whether the log may be written to.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
 /// Characters of an error that are kept.
 const ERROR_CHARS_MAX: usize = 300;
+
+/// An answer that is not believed yet.
+struct Held {
+    id: String,
+    began: Monotonic,
+    answered: Monotonic,
+    entry: LoggedEntry,
+}
+
+/// Before everything that is owed.
+const BEGINNING: (i64, String) = (i64::MIN, String::new());
 
 type Answer = (Owed, Monotonic, Result<LoggedEntry, ExternalLogError>);
 
@@ -39,8 +63,12 @@ pub(super) struct Payer {
     running: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// Of what is waiting, running, or answered and not settled.
     busy: HashSet<String>,
+    /// Since when is owed what was read last, and its id.
+    read: (i64, String),
+    held: VecDeque<Held>,
     answered: Vec<(String, Outcome)>,
     first_answer: Monotonic,
+    next_settle: Monotonic,
     next_look: Monotonic,
 }
 
@@ -55,8 +83,11 @@ impl Payer {
             waiting: VecDeque::new(),
             running: FuturesUnordered::new(),
             busy: HashSet::new(),
+            read: BEGINNING,
+            held: VecDeque::new(),
             answered: Vec::new(),
             first_answer: now,
+            next_settle: now,
             next_look: now,
         }
     }
@@ -80,14 +111,20 @@ impl Payer {
 
     /// Sends as many as may be sent now; the answer is when to look again.
     pub(super) async fn start(&mut self) -> Result<Duration, Stopped> {
+        self.judge();
         if self.log.barred().is_some() {
             // What was read is read again, should the wait be long.
             for owed in self.waiting.drain(..) {
                 self.busy.remove(&owed.id);
             }
+            self.read = BEGINNING;
             return Ok(LOOK_AFTER.min(self.settles_in()));
         }
+        let held_max = self.held_max();
         loop {
+            if self.held.len() + self.running.len() >= held_max {
+                return Ok(LOOK_AFTER.min(self.settles_in()));
+            }
             if self.waiting.is_empty() && !self.look().await? {
                 return Ok(self.next_look.since(self.now()).min(self.settles_in()));
             }
@@ -108,17 +145,71 @@ impl Payer {
         if self.next_look.since(now) > Duration::ZERO {
             return Ok(false);
         }
-        let limit = READ_MAX + self.busy.len();
-        let owed = tables::owed(&self.parts.db, self.parts.clock.now_us(), limit).await?;
-        for owed in owed {
-            if self.waiting.len() < READ_MAX && self.busy.insert(owed.id.clone()) {
-                self.waiting.push_back(owed);
+        loop {
+            let now_us = self.parts.clock.now_us();
+            let owed = tables::owed(&self.parts.db, now_us, &self.read, READ_MAX).await?;
+            let last = owed.last().filter(|_| owed.len() == READ_MAX);
+            // After the end from the beginning: what was put off or dropped lies there.
+            let is_end = last.is_none();
+            self.read = last.map_or(BEGINNING, |last| (last.since_us, last.id.clone()));
+            for owed in owed {
+                if self.busy.insert(owed.id.clone()) {
+                    self.waiting.push_back(owed);
+                }
+            }
+            if !self.waiting.is_empty() {
+                return Ok(true);
+            }
+            if is_end {
+                self.next_look = now.after(LOOK_AFTER);
+                return Ok(false);
             }
         }
-        if self.waiting.is_empty() {
-            self.next_look = now.after(LOOK_AFTER);
+    }
+
+    fn held_max(&self) -> usize {
+        let Looks { well, ill } = self.log.looks();
+        match well.is_some() && well > ill {
+            true => HELD_MAX,
+            false => HELD_ILL_MAX,
         }
-        Ok(!self.waiting.is_empty())
+    }
+
+    /// Frees the answers that came before a look that found the log well, a few at a time, and drops those that were asked
+    /// for before one that did not.
+    fn judge(&mut self) {
+        let Looks { well, ill } = self.log.looks();
+        let before = self.held.len();
+        let (held, busy) = (&mut self.held, &mut self.busy);
+        held.retain(|held| {
+            let stays = ill.is_none_or(|ill| held.began > ill);
+            if !stays {
+                busy.remove(&held.id);
+            }
+            stays
+        });
+        if held.len() < before {
+            let dropped = before - held.len();
+            tracing::warn!(
+                dropped,
+                "answers of the external log are not believed: it was not found well after them; what they were for stays owed"
+            );
+        }
+        let now = self.now();
+        while self.answered.len() < SETTLED_MAX
+            && let Some(held) = self
+                .held
+                .pop_front_if(|held| well.is_some_and(|well| well > held.answered))
+        {
+            self.push(held.id, Outcome::Logged(held.entry), now);
+        }
+    }
+
+    fn push(&mut self, id: String, outcome: Outcome, now: Monotonic) {
+        if self.answered.is_empty() {
+            self.first_answer = now;
+        }
+        self.answered.push((id, outcome));
     }
 
     fn send(&self, owed: Owed) {
@@ -152,7 +243,15 @@ impl Payer {
         self.pace
             .learn(learned, began, now, self.running.len() + 1, chance);
         let outcome = match answer {
-            Ok(entry) => Outcome::Logged(entry),
+            Ok(entry) => {
+                self.held.push_back(Held {
+                    id: owed.id,
+                    began,
+                    answered: now,
+                    entry,
+                });
+                return self.judge();
+            }
             Err(error) => {
                 counts.count_failure(&error);
                 let why: String = kernel::words(&error.to_string())
@@ -172,23 +271,23 @@ impl Payer {
                 }
             }
         };
-        if self.answered.is_empty() {
-            self.first_answer = now;
-        }
-        self.answered.push((owed.id, outcome));
+        self.push(owed.id, outcome, now);
     }
 
     fn settles_in(&self) -> Duration {
-        match self.answered.is_empty() {
-            true => LOOK_AFTER,
-            false => self.first_answer.after(SETTLE_AFTER).since(self.now()),
+        if self.answered.is_empty() {
+            return LOOK_AFTER;
         }
+        let idle = self.running.is_empty() && self.waiting.is_empty();
+        let wait = match idle || self.answered.len() >= SETTLED_MAX {
+            true => Duration::ZERO,
+            false => self.first_answer.after(SETTLE_AFTER).since(self.now()),
+        };
+        wait.max(self.next_settle.since(self.now()))
     }
 
     pub(super) fn is_to_settle(&self) -> bool {
-        let idle = self.running.is_empty() && self.waiting.is_empty();
-        let due = idle || self.answered.len() >= SETTLED_MAX || self.settles_in() == Duration::ZERO;
-        !self.answered.is_empty() && due
+        !self.answered.is_empty() && self.settles_in() == Duration::ZERO
     }
 
     /// Writes the answers down, all in one transaction.
@@ -206,6 +305,7 @@ impl Payer {
             tables::settle(&mut tx, id, outcome, now).await?;
         }
         tx.commit().await?;
+        self.next_settle = self.now().after(SETTLE_PAUSE);
         kernel::crash_point("debt.settled");
         for (id, outcome) in self.answered.drain(..) {
             self.busy.remove(&id);

@@ -29,6 +29,8 @@ pub(crate) const MIGRATION: Migration = Migration {
 /// An entry that the log has yet to get.
 pub(super) struct Owed {
     pub id: String,
+    /// Microseconds since 1970.
+    pub since_us: i64,
     pub attempts: u32,
     /// What is wrong, where the entry cannot be made of what is stored.
     pub entry: Result<NewEntry, String>,
@@ -99,16 +101,27 @@ pub(crate) async fn publish_again(tx: &mut Tx, id: &Id, now_us: i64) -> Result<(
     Ok(())
 }
 
-/// The oldest entries that may be sent.
-pub(super) async fn owed(db: &Db, now_us: i64, limit: usize) -> Result<Vec<Owed>, SigningError> {
+/// The oldest entries that may be sent, of those after `after` (since when, and the signature's id).
+pub(super) async fn owed(
+    db: &Db,
+    now_us: i64,
+    after: &(i64, String),
+    limit: usize,
+) -> Result<Vec<Owed>, SigningError> {
     let rows = db
         .read(
-            "SELECT d.signature_id, d.attempts, s.statement, s.signature, s.key_id, \
+            "SELECT d.signature_id, d.since, d.attempts, s.statement, s.signature, s.key_id, \
                     (SELECT MIN(k.public_pem) FROM signing_key k \
                      WHERE k.project = s.project AND k.key_id = s.key_id) AS public_pem \
              FROM external_debt d JOIN signature s ON s.id = d.signature_id \
-             WHERE d.state = 'owed' AND d.next_at <= $1 ORDER BY d.since, d.signature_id LIMIT $2",
-            args![now_us, i64::try_from(limit).unwrap_or(i64::MAX)],
+             WHERE d.state = 'owed' AND d.next_at <= $1 AND (d.since, d.signature_id) > ($2, $3) \
+             ORDER BY d.since, d.signature_id LIMIT $4",
+            args![
+                now_us,
+                after.0,
+                &after.1,
+                i64::try_from(limit).unwrap_or(i64::MAX)
+            ],
         )
         .await?;
     let owed = |row: &Row| {
@@ -121,6 +134,7 @@ pub(super) async fn owed(db: &Db, now_us: i64, limit: usize) -> Result<Vec<Owed>
         };
         Ok(Owed {
             id: row.text("signature_id")?,
+            since_us: row.int("since")?,
             attempts: attempts(row)?,
             entry: match key_of(row)? {
                 Ok(key) => Ok(entry(key)?),

@@ -61,6 +61,7 @@ impl Data {
             lease_ttl: Duration::from_secs(30),
             shared: false,
             mark: None,
+            owner: None,
         }
     }
 

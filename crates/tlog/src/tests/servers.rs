@@ -1,5 +1,6 @@
 //! Several servers of one log. They share a SQLite file here, as they would a PostgreSQL.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kernel::Fault;
@@ -117,6 +118,13 @@ async fn what_was_handed_over_and_is_damaged_is_left_out() {
     assert_eq!(leader.place(accepted(0)).await.unwrap().index, 0);
     let sql = "INSERT INTO tlog_waiting (leaf, body) VALUES ($1, $2)";
     execute(&db, sql, args![vec![7_u8; 32], b"another body".to_vec()]).await;
+    // More than are read at once, whose hash is none.
+    let mut tx = db.begin().await.unwrap();
+    for number in 0..1_100_u16 {
+        let args = args![number.to_be_bytes().to_vec(), b"a body".to_vec()];
+        tx.execute(sql, args).await.unwrap();
+    }
+    tx.commit().await.unwrap();
     let good = accepted(1);
     execute(&db, sql, args![good.leaf.to_vec(), good.body.clone()]).await;
     until("taking in", async || {
@@ -129,6 +137,42 @@ async fn what_was_handed_over_and_is_damaged_is_left_out() {
     assert_eq!(leader.checkpoint().await.unwrap().size, 2);
     assert_eq!(leader.place(good).await.unwrap().index, 1);
     fsck_is_clean(&leader).await;
+}
+
+/// A server whose configuration names another place for blobs moves nothing there. Shown to fail by taking
+/// `require_owner` out: the first 256 entries are then in the wrong place, and nowhere else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_tiled_into_a_store_that_is_not_known_to_be_ours() {
+    let data = Data::new();
+    let db = data.db().await;
+    let owner = crate::Owner {
+        blob: "installation",
+        id: "ins_1".to_owned(),
+    };
+    let settings = Settings {
+        lease_ttl: LEASE,
+        shared: true,
+        owner: Some(owner),
+        ..data.settings(db.clone(), "server-1")
+    };
+    let tlog = Tlog::open(settings).await.unwrap();
+    fill(&tlog, 0, 300).await;
+    let whose = data.blobs().join("installation");
+    for found in [None, Some("ins_2")] {
+        if let Some(found) = found {
+            std::fs::write(&whose, found).unwrap();
+        }
+        let error = crate::tiler::tile_all(&tlog.core).await.unwrap_err();
+        assert_eq!(error.code().id, "PC1421", "{}", kernel::chain(&error));
+        assert!(error.to_string().contains(found.unwrap_or("nothing")), "{error}");
+        assert_eq!(tlog.info().await.unwrap().tiled, 0);
+        assert!(!data.blobs().join("tlog").exists());
+    }
+    // Meanwhile it is one log, out of the database; and it is tiled as soon as the store is ours.
+    fsck_is_clean(&tlog).await;
+    std::fs::write(&whose, "ins_1").unwrap();
+    tiled(&tlog).await;
+    fsck_is_clean(&tlog).await;
 }
 
 /// P11, "0 forks": shown to fail by taking the condition on `*_seen` out of the statement that moves the checkpoint,
@@ -191,4 +235,78 @@ async fn nobody_appends_to_a_copy_that_lost_what_any_server_has_seen() {
     execute(&db, "DELETE FROM tlog_seen", args![]).await;
     until("going on", async || third.place(accepted(5)).await.is_ok()).await;
     fsck_is_clean(&third).await;
+}
+
+/// A server saw another log of the same key, a copy that went on by itself. What is dismissed stops nobody, is held against
+/// the database by nobody, from the table, the memory or the file, and is not told again; a higher one stops the log.
+/// Shown to fail: with `was_dismissed` always false the first server never goes on, and without the filter in `mark` it
+/// does not start; without `*_dismissed` in the statement that moves the checkpoint nobody appends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_dismissed_stops_nobody_and_a_higher_one_does() {
+    let data = Data::new();
+    let db = data.db().await;
+    let mark = data.folder.path().join("log.checkpoint");
+    let open = async || {
+        let settings = Settings {
+            lease_ttl: LEASE,
+            shared: true,
+            mark: Some(mark.clone()),
+            ..data.settings(db.clone(), "server-1")
+        };
+        Tlog::open(settings).await.unwrap()
+    };
+    let (first, second) = (open().await, server(&data, &db, "server-2").await);
+    fill(&first, 0, 5).await;
+    let seen = |size: u64| Arc::new(key(1).sign(size, [7; 32]));
+    first.core.remember(&seen(9));
+    until("telling", async || {
+        !crate::told(&db, Name::Signatures).await.unwrap().is_empty()
+    })
+    .await;
+    assert!(second.place(accepted(5)).await.is_err());
+    let told = crate::told(&db, Name::Signatures).await.unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(
+        (&*told[0].server, told[0].size, told[0].stops),
+        ("server-1", 9, true)
+    );
+    assert_eq!(told[0].root, hex::encode([7; 32]));
+
+    let dismiss = async |size| {
+        let mut tx = db.begin().await.unwrap();
+        let done = crate::dismiss(&mut tx, Name::Signatures, size, "a copy", 1).await;
+        tx.commit().await.unwrap();
+        done
+    };
+    assert_eq!(dismiss(8).await.unwrap_err().code().id, "PC1414");
+    assert_eq!(dismiss(9).await.unwrap(), [hex::encode([7; 32])]);
+    assert_eq!(dismiss(9).await.unwrap_err().code().id, "PC1414");
+    for tlog in [&second, &first] {
+        until("going on", async || tlog.place(accepted(5)).await.is_ok()).await;
+    }
+    assert_eq!(first.seen().map(|seen| seen.size), Some(6));
+    let told = crate::told(&db, Name::Signatures).await.unwrap();
+    assert_eq!(told[0].dismissed, Some(("a copy".to_owned(), 1)));
+    assert!(!told[0].stops && crate::told(&db, Name::Audit).await.unwrap().is_empty());
+
+    // Told again: by its memory, and by its file at the next start.
+    first.core.tables.tell("server-1", &seen(9)).await.unwrap();
+    first.core.remember(&seen(9));
+    until("going on", async || first.place(accepted(6)).await.is_ok()).await;
+    first.close().await;
+    std::fs::write(&mark, &seen(9).note).unwrap();
+    let first = open().await;
+    assert_eq!(first.place(accepted(7)).await.unwrap().index, 7);
+    until("writing the file", async || {
+        !std::fs::read_to_string(&mark).unwrap().contains(&seen(9).note)
+    })
+    .await;
+    assert_eq!(second.told().await.unwrap(), None);
+
+    // One that nobody dismissed, of another root or higher, stops the log, although its server's row is a dismissed one.
+    first.core.tables.tell("server-1", &seen(10)).await.unwrap();
+    assert!(second.place(accepted(8)).await.is_err());
+    assert_eq!(second.told().await.unwrap(), Some(("server-1".to_owned(), 10)));
+    assert_eq!(second.checkpoint().await.unwrap().size, 8);
+    fsck_is_clean(&second).await;
 }

@@ -86,6 +86,11 @@ impl Client {
         self.transport.base.as_str()
     }
 
+    /// Sends nothing more over connections that were opened until now.
+    pub(super) fn let_go(&self) {
+        self.transport.let_go();
+    }
+
     /// Reads the newest checkpoint over a new connection, so that whoever the name leads to now answers.
     ///
     /// # Errors

@@ -139,6 +139,8 @@ impl Probe for LogProbe {
     }
 
     async fn look(&self) -> Finding {
+        // What is found counts for what is sent from now on, so that has to go where the name leads now.
+        self.client.let_go();
         let observed = match self.client.checkpoint().await {
             Ok(observed) => observed,
             Err(error) => return self.failed(&error.reason),

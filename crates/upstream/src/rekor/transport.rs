@@ -1,5 +1,6 @@
 //! One log as a place that can be called.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -33,7 +34,9 @@ pub(super) enum Connections {
 pub(super) struct Transport {
     pub base: Url,
     fresh: reqwest::Client,
-    kept: reqwest::Client,
+    kept: Mutex<reqwest::Client>,
+    tls: rustls::ClientConfig,
+    call_seconds_max: u64,
 }
 
 /// An answer, whole.
@@ -56,34 +59,42 @@ impl Transport {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let tls =
             tls("", &roots, ca_pem).map_err(|error| ConfigError::Certificates(kernel::chain(&error)))?;
-        let builder = || {
-            reqwest::Client::builder()
-                .tls_backend_preconfigured(tls.clone())
-                .tls_info(true)
-                .redirect(reqwest::redirect::Policy::none())
-                .referer(false)
-                // No environment variable decides where the log is.
-                .no_proxy()
-                .user_agent(concat!("portcullis/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(Duration::from_millis(CONNECT_MS_MAX))
-                .timeout(Duration::from_secs(call_seconds_max))
-        };
+        let fresh = builder(&tls, call_seconds_max).pool_max_idle_per_host(0);
         Ok(Self {
-            fresh: builder()
-                .pool_max_idle_per_host(0)
-                .build()
-                .map_err(ConfigError::Http)?,
-            kept: builder().build().map_err(ConfigError::Http)?,
+            fresh: fresh.build().map_err(ConfigError::Http)?,
+            kept: Mutex::new(
+                builder(&tls, call_seconds_max)
+                    .build()
+                    .map_err(ConfigError::Http)?,
+            ),
+            tls,
+            call_seconds_max,
             base,
         })
+    }
+
+    /// Uses no connection again that was kept until now: it may lead to where the name led once.
+    pub fn let_go(&self) {
+        match builder(&self.tls, self.call_seconds_max).build() {
+            Ok(client) => *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = client,
+            // It was built in the same way before.
+            Err(error) => tracing::warn!(
+                error = kernel::chain(&error),
+                "connections to the log were not renewed"
+            ),
+        }
+    }
+
+    fn kept(&self) -> reqwest::Client {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// # Errors
     /// [`RekorReason::Unreachable`] or [`RekorReason::NotALog`]; any status is an answer.
     pub async fn get(&self, connections: Connections, path: &str) -> Result<Answer, RekorReason> {
         let client = match connections {
-            Connections::Fresh => &self.fresh,
-            Connections::Kept => &self.kept,
+            Connections::Fresh => self.fresh.clone(),
+            Connections::Kept => self.kept(),
         };
         self.exchange(client.get(self.address(path)?)).await
     }
@@ -91,7 +102,7 @@ impl Transport {
     /// # Errors
     /// As for [`Transport::get`].
     pub async fn post(&self, path: &str, body: String) -> Result<Answer, RekorReason> {
-        let request = self.kept.post(self.address(path)?);
+        let request = self.kept().post(self.address(path)?);
         self.exchange(request.header(CONTENT_TYPE, "application/json").body(body))
             .await
     }
@@ -167,6 +178,19 @@ impl Answer {
         }
         kernel::words(&text)
     }
+}
+
+fn builder(tls: &rustls::ClientConfig, call_seconds_max: u64) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls.clone())
+        .tls_info(true)
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        // No environment variable decides where the log is.
+        .no_proxy()
+        .user_agent(concat!("portcullis/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_millis(CONNECT_MS_MAX))
+        .timeout(Duration::from_secs(call_seconds_max))
 }
 
 /// An exchange that failed. The text has no URL: it is in the error around this one.

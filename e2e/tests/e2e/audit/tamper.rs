@@ -169,7 +169,10 @@ async fn audit_verify_names_every_row_that_was_tampered_with_on_postgresql() {
         return;
     };
     let url = postgres.database();
-    let server = started(format!("[database]\nurl = {url:?}\n")).await;
+    let server = started(format!(
+        "[database]\nurl = {url:?}\n[blobs]\nurl = \"data/blobs\"\n"
+    ))
+    .await;
     let db = Db::open(&url).await.unwrap();
     rows_are_held_against_the_seal(&server, &db).await;
     db.close().await;

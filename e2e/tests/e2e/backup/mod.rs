@@ -21,7 +21,9 @@ const ENTRIES: usize = 300;
 /// The configuration of a server that keeps its rows in PostgreSQL, or in SQLite's file if there is no address.
 fn setup(database: Option<&str>) -> Setup {
     Setup {
-        config: database.map_or_else(String::new, |url| format!("[database]\nurl = {url:?}\n")),
+        config: database.map_or_else(String::new, |url| {
+            format!("[database]\nurl = {url:?}\n[blobs]\nurl = \"data/blobs\"\n")
+        }),
         ..Setup::default()
     }
 }

@@ -384,4 +384,77 @@ async fn a_copy_that_lost_the_last_second_is_named_and_not_appended_to() {
         );
     }
     println!("{newest} entries were seen; refused {refused} times by name");
+    dismissed_it_goes_on(fleet, &apis, &images.many(2).await).await;
+}
+
+/// What is missing is lost for good: an administrator says so, and the log goes on at all servers, also at one that has it
+/// in its file and tells it again.
+async fn dismissed_it_goes_on(mut fleet: Fleet, apis: &[Api], images: &[Value]) {
+    let seen = async || apis[0].get("/api/v1/log/seen").await.unwrap().body["items"].clone();
+    let stops = |items: &Value| -> Vec<(String, u64)> {
+        let items = items.as_array().unwrap().iter();
+        let stops = items.filter(|item| item["stops"] == true);
+        stops
+            .map(|item| {
+                (
+                    item["log"].as_str().unwrap().to_owned(),
+                    item["size"].as_u64().unwrap(),
+                )
+            })
+            .collect()
+    };
+    let clock = SystemClock::new();
+    let told = seen().await;
+    assert!(stops(&told).iter().any(|(log, _)| log == "signatures"), "{told}");
+    let kept = fleet.servers()[0].data().join("log.checkpoint");
+    let kept = (std::fs::read(&kept).unwrap(), kept);
+    let command = |size: u64, log: &str, reason: &str| {
+        let size = size.to_string();
+        let mut args = vec!["log", "seen", "--dismiss", &size, "--reason", reason];
+        if log == "audit" {
+            args.push("--audit");
+        }
+        fleet.servers()[0].run(&args).unwrap()
+    };
+    assert!(!command(1, "signatures", " ").ok());
+    assert!(!command(999_999, "signatures", "it is lost").ok());
+    // The servers saw different ends of what was lost; the audit log lost its last second too.
+    let began = clock.monotonic();
+    loop {
+        for (log, size) in stops(&seen().await) {
+            let done = command(size, &log, "it is lost");
+            println!("{}", done.stdout);
+        }
+        let mut signed = 0;
+        for api in apis {
+            let answer = api.post("/api/v1/signatures", &images[0]).await.unwrap();
+            signed += usize::from(answer.status < 300);
+        }
+        if signed == apis.len() {
+            break;
+        }
+        let took = clock.monotonic().since(began);
+        assert!(took < Duration::from_secs(10), "{}", seen().await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("all went on after {:?}", clock.monotonic().since(began));
+    // Told again.
+    fleet.server(0).kill();
+    std::fs::write(&kept.1, &kept.0).unwrap();
+    fleet.server(0).restart().unwrap();
+    for api in fleet.apis().unwrap() {
+        let answer = api.post("/api/v1/signatures", &images[1]).await.unwrap();
+        assert!(answer.status < 300, "{answer:?}");
+    }
+    let items = fleet.apis().unwrap()[0]
+        .get("/api/v1/log/seen")
+        .await
+        .unwrap()
+        .body["items"]
+        .clone();
+    assert_eq!(stops(&items), [], "{items}");
+    let audit = fleet.servers()[1]
+        .run(&["audit", "list", "--action", "log.dismiss", "-o", "json"])
+        .unwrap();
+    assert!(audit.stdout.contains("it is lost"), "{audit:?}");
 }

@@ -101,6 +101,71 @@ async fn p13_to_a_wrong_log_nothing_is_sent() {
     .await;
 }
 
+/// Whoever has the log's key answers as the log does. Shown to fail: with `judge` believing every answer, all is paid before
+/// anybody looked; without `ill` in it, what the fork answered counts as soon as the log is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_what_was_answered_counts_after_a_look_that_found_the_log_well_and_else_is_sent_again() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        world.outside.is_looked_at(true);
+        for number in 0..5 {
+            world.sign(&format!("image {number}")).await;
+        }
+        let unpaid = async |asked: usize| {
+            let standing = world.standing().await;
+            assert_eq!((standing.owed, standing.unpublished), (5, 0));
+            assert_eq!(world.outside.size(), asked);
+            assert_eq!(world.signing.debt_tally().paid, 0);
+        };
+        world.pays_for(&mut payer, MINUTE).await;
+        unpaid(5).await;
+        // It was a fork.
+        world.outside.wrong.store(true, Ordering::SeqCst);
+        world.outside.is_looked_at(false);
+        world.pays_for(&mut payer, MINUTE).await;
+        unpaid(5).await;
+        world.outside.wrong.store(false, Ordering::SeqCst);
+        world.outside.entries.lock().unwrap().clear();
+        world.outside.is_looked_at(true);
+        // What is owed to it is sent to the log itself, and waits for the next look.
+        world.pays_for(&mut payer, MINUTE).await;
+        unpaid(5).await;
+        world.outside.is_looked_at(true);
+        world.pays_for(&mut payer, MINUTE).await;
+        let standing = world.standing().await;
+        assert_eq!((standing.owed, standing.unpublished), (0, 5));
+        assert_eq!((world.outside.size(), world.signing.debt_tally().paid), (5, 5));
+    })
+    .await;
+}
+
+/// Shown to fail: with `read` left at the beginning, no entry after the 256th is sent before a look; without `held_max`, all
+/// 300 are sent to a log that nobody found well.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_stops_nothing_behind_it_and_is_little_while_the_log_is_not_well() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        for number in 0..300 {
+            world.sign(&format!("image {number}")).await;
+        }
+        world.outside.is_looked_at(false);
+        world.pays_for(&mut payer, 2 * MINUTE).await;
+        assert_eq!(world.outside.size(), 8);
+        world.outside.is_looked_at(true);
+        world.pays_for(&mut payer, 2 * MINUTE).await;
+        assert_eq!((world.outside.size(), world.outside.distinct()), (300, 300));
+        assert_eq!(world.standing().await.owed, 292);
+        world.outside.is_looked_at(true);
+        world.pays_for(&mut payer, MINUTE).await;
+        let standing = world.standing().await;
+        assert_eq!((standing.owed, standing.unpublished), (0, 300));
+        assert_eq!(world.outside.size(), 300);
+    })
+    .await;
+}
+
 /// Shown to fail: without `lease::check` in `Payer::settle`, the old leader writes what it was told in its sleep.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_lost_the_lease_writes_nothing_and_the_next_one_pays_all() {

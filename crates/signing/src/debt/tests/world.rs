@@ -18,7 +18,7 @@ use crate::debt::publish::Publisher;
 use crate::debt::{LEASE, Settings, Standing};
 use crate::format::Annotations;
 use crate::ports::{
-    Descriptor, ExternalLog, ExternalLogError, Log, LoggedEntry, Manifest, Merge, NewEntry, Registry,
+    Descriptor, ExternalLog, ExternalLogError, Log, LoggedEntry, Looks, Manifest, Merge, NewEntry, Registry,
     RegistryError, RegistryReason,
 };
 use crate::trust::TrustRoot;
@@ -42,10 +42,25 @@ pub struct Outside {
     pub entries: Mutex<Vec<Digest>>,
     /// When it was asked, in microseconds since 1970, also while it was down.
     pub asked: Mutex<Vec<i64>>,
+    /// What was found there; `None` is well at every moment.
+    pub looks: Mutex<Option<Looks>>,
     clock: Mutex<Option<Arc<TestClock>>>,
 }
 
 impl Outside {
+    /// A look that takes no time.
+    pub fn is_looked_at(&self, well: bool) {
+        let now = self.clock.lock().unwrap().clone().unwrap();
+        now.advance(Duration::from_millis(1));
+        let mut looks = self.looks.lock().unwrap();
+        let looks = looks.get_or_insert_default();
+        match well {
+            true => looks.well = Some(now.monotonic()),
+            false => looks.ill = Some(now.monotonic()),
+        }
+        now.advance(Duration::from_millis(1));
+    }
+
     /// The most that it was asked for within any second.
     pub fn most_in_a_second(&self) -> usize {
         let asked = self.asked.lock().unwrap();
@@ -98,6 +113,15 @@ impl ExternalLog for Outside {
         self.wrong
             .load(Ordering::SeqCst)
             .then(|| "it is WRONG_LOG".to_owned())
+    }
+
+    fn looks(&self) -> Looks {
+        let clock = self.clock.lock().unwrap().clone().unwrap();
+        let always = || Looks {
+            well: Some(clock.monotonic().after(Duration::from_micros(1))),
+            ill: None,
+        };
+        self.looks.lock().unwrap().unwrap_or_else(always)
     }
 }
 
