@@ -140,7 +140,7 @@ async fn p13_what_was_answered_counts_after_a_look_that_found_the_log_well_and_e
     .await;
 }
 
-/// Shown to fail: with `read` left at the beginning, no entry after the 256th is sent before a look; without `held_max`, all
+/// Shown to fail: with `read` left at the beginning, the same 256 are read for ever and the test does not end; without `held_max`, all
 /// 300 are sent to a log that nobody found well.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_held_stops_nothing_behind_it_and_is_little_while_the_log_is_not_well() {
