@@ -149,6 +149,7 @@ impl World {
             lease_ttl: Duration::from_secs(30),
             shared: false,
             mark: None,
+            owner: None,
         };
         let tlog = Tlog::open(settings).await.unwrap();
         let trust = Arc::new(TrustRoot::from_json(&trusted_root(&identity)).unwrap());
