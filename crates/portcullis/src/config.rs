@@ -189,32 +189,7 @@ impl Loaded {
     fn check(&self) -> Result<(), Failure> {
         self.config.listen()?;
         let _valid = self.config.formats()?;
-        if let Some(url) = &self.config.database.url {
-            let invalid = |error| {
-                Failure::coded(
-                    1,
-                    &codes::CONFIG,
-                    format!("database.url: {}", kernel::chain(&error)),
-                )
-            };
-            store::Db::check_address(url).map_err(invalid)?;
-            if url.starts_with("postgres") && self.config.blobs.url.is_none() {
-                let cause = "database.url is a PostgreSQL, which other servers may share, and blobs.url is not set: each \
-                             server would keep its part of the log in a folder of its own";
-                return Err(Failure::coded(1, &codes::CONFIG, cause.to_owned()).with_hint(
-                    "set blobs.url to a place that all servers share: a folder, or a bucket s3://NAME/PREFIX",
-                ));
-            }
-        }
-        let connections = self.config.database.connections_max;
-        if !store::CONNECTIONS_MAX.contains(&connections) {
-            let (least, most) = (store::CONNECTIONS_MAX.start(), store::CONNECTIONS_MAX.end());
-            let cause = format!(
-                "database.connections_max is {connections}; it is {least} to {most}: below, the log and the probes wait \
-                 for callers; above, it is more than a PostgreSQL has in all"
-            );
-            return Err(Failure::coded(1, &codes::CONFIG, cause));
-        }
+        self.config.database.check(&self.config.blobs)?;
         if let Some(url) = &self.config.server.public_url
             && !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
         {

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::codes;
+use crate::failure::Failure;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataFolder {
@@ -111,5 +114,33 @@ impl Default for SigningSection {
             formats: vec!["bundle".to_owned(), "legacy".to_owned()],
             registry_formats: BTreeMap::new(),
         }
+    }
+}
+
+impl DatabaseSection {
+    /// That the address and the number of connections make sense, and that what other servers may share has a place for blobs that they share too.
+    pub fn check(&self, blobs: &BlobsSection) -> Result<(), Failure> {
+        let connections = self.connections_max;
+        if !store::CONNECTIONS_MAX.contains(&connections) {
+            let (least, most) = (store::CONNECTIONS_MAX.start(), store::CONNECTIONS_MAX.end());
+            let cause = format!(
+                "database.connections_max is {connections}; it is {least} to {most}: below, the log and the probes wait \
+                 for callers; above, it is more than a PostgreSQL has in all"
+            );
+            return Err(Failure::coded(1, &codes::CONFIG, cause));
+        }
+        let Some(url) = &self.url else { return Ok(()) };
+        store::Db::check_address(url).map_err(|error| {
+            let cause = format!("database.url: {}", kernel::chain(&error));
+            Failure::coded(1, &codes::CONFIG, cause)
+        })?;
+        if !url.starts_with("postgres") || blobs.url.is_some() {
+            return Ok(());
+        }
+        let cause = "database.url is a PostgreSQL, which other servers may share, and blobs.url is not set: each server would \
+                     keep its part of the log in a folder of its own";
+        Err(Failure::coded(1, &codes::CONFIG, cause.to_owned()).with_hint(
+            "set blobs.url to a place that all servers share: a folder, or a bucket s3://NAME/PREFIX",
+        ))
     }
 }
