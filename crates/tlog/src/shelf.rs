@@ -19,6 +19,9 @@ use crate::tile::{TILE_WIDTH, Tile, TilePath, leaf_hashes, parse_bundle};
 /// It does not grow with the log.
 pub const CACHED_TILES_MAX: usize = 64;
 
+/// Tiles that are read at once. Many calls that need the same one, as all of them do after a batch, read it once.
+const LOADS_AT_ONCE: usize = 16;
+
 pub(crate) struct Shelf {
     pub tables: Tables,
     pub blobs: Blobs,
@@ -26,6 +29,8 @@ pub(crate) struct Shelf {
     pub tiled: AtomicU64,
     /// Hashes are never changed once committed, only added: a cached tile may be too narrow, never wrong.
     cache: Mutex<LruCache<(u8, u64), Arc<Tile>>>,
+    /// Who reads a tile holds its turn, one of these by its place.
+    turns: [tokio::sync::Mutex<()>; LOADS_AT_ONCE],
 }
 
 impl Shelf {
@@ -41,15 +46,19 @@ impl Shelf {
             blobs,
             tiled: AtomicU64::new(0),
             cache: Mutex::new(LruCache::new(cap)),
+            turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
         }
     }
 
-    fn cached(&self, level: u8, index: u64, width: u16) -> Option<Arc<Tile>> {
+    /// What is in memory of a tile, which may be too narrow.
+    fn cached(&self, level: u8, index: u64) -> Option<Arc<Tile>> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache
-            .get(&(level, index))
-            .filter(|tile| tile.width() >= width)
-            .cloned()
+        cache.get(&(level, index)).cloned()
+    }
+
+    fn turn(&self, level: u8, index: u64) -> &tokio::sync::Mutex<()> {
+        let at = (index + u64::from(level)) % LOADS_AT_ONCE as u64;
+        &self.turns[at as usize]
     }
 
     /// Remembers a tile whose hashes are committed.
@@ -95,10 +104,11 @@ impl Shelf {
             })
     }
 
-    /// A tile from storage, `width` hashes wide.
+    /// A tile `width` hashes wide: as a blob if it is full, else what is in memory of it and the rest from storage.
     async fn load(&self, level: u8, index: u64, size: u64, width: u16) -> Result<Arc<Tile>, TlogError> {
-        if let Some(tile) = self.cached(level, index, width) {
-            return Ok(tile);
+        let known = self.cached(level, index).unwrap_or_default();
+        if known.width() >= width {
+            return Ok(known);
         }
         let path = TilePath::full(level, index);
         if u64::from(width) == TILE_WIDTH
@@ -106,12 +116,21 @@ impl Shelf {
         {
             return Ok(Arc::new(Tile::of(&hashes_of(path, &bytes)?)));
         }
+        let mut tile = Tile::clone(&known);
         if level == 0 {
-            let entries = self.bundle(index, size).await?;
-            return Ok(Arc::new(Tile::of(&leaf_hashes(&entries))));
+            let from = index * TILE_WIDTH;
+            let (known, end) = (from + u64::from(tile.width()), from + u64::from(width));
+            let newer = match self.tables.tail(known, end).await? {
+                Some(newer) => newer,
+                None => {
+                    let mut all = self.bundle(index, size).await?;
+                    all.split_off(usize::from(tile.width()).min(all.len()))
+                }
+            };
+            leaf_hashes(&newer).into_iter().for_each(|leaf| tile.push(leaf));
+            return Ok(Arc::new(tile));
         }
-        let mut tile = Tile::default();
-        for child in 0..u64::from(width) {
+        for child in u64::from(tile.width())..u64::from(width) {
             let child_index = index * TILE_WIDTH + child;
             let child = Box::pin(self.load(level - 1, child_index, size, TILE_WIDTH as u16)).await?;
             let missing = || TlogError::Missing {
@@ -126,6 +145,10 @@ impl Shelf {
 impl Source for Shelf {
     async fn tile(&self, level: u8, index: u64, size: u64) -> Result<Arc<Tile>, TlogError> {
         let width = TilePath::width_at(Some(level), index, size);
+        if let Some(tile) = self.cached(level, index).filter(|tile| tile.width() >= width) {
+            return Ok(tile);
+        }
+        let _turn = self.turn(level, index).lock().await;
         let tile = self.load(level, index, size, width).await?;
         self.remember(level, index, tile.clone());
         Ok(tile)

@@ -7,6 +7,7 @@ use kernel::Fault;
 use store::args;
 
 use super::*;
+use crate::merkle::verify_inclusion;
 
 /// Long enough for a slow machine to renew it, short enough to wait for its end.
 const LEASE: Duration = Duration::from_millis(1_200);
@@ -309,4 +310,32 @@ async fn what_was_dismissed_stops_nobody_and_a_higher_one_does() {
     assert_eq!(second.told().await.unwrap(), Some(("server-1".to_owned(), 10)));
     assert_eq!(second.checkpoint().await.unwrap().size, 8);
     fsck_is_clean(&second).await;
+}
+
+/// A server that does not append learns of the newest tiles by reading, and only what it does not have yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_append_proves_while_the_log_grows_under_it() {
+    let data = Data::new();
+    let db = data.db().await;
+    let first = server(&data, &db, "server-1").await;
+    fill(&first, 0, 10).await;
+    let other = server(&data, &db, "server-2").await;
+    let mut size = 10;
+    for step in [1, 100, 145, 1, 255, 256, 257, 700] {
+        fill(&first, size, size + step).await;
+        size += step;
+        if step % 2 == 1 {
+            tiled(&first).await;
+        }
+        let proofs = (0..40).map(|number| {
+            let index = size - 1 - (number * 37) % size;
+            let other = &other;
+            async move { (index, other.proof(index, Some(size)).await.unwrap()) }
+        });
+        for (index, proof) in futures::future::join_all(proofs).await {
+            assert_eq!(proof.leaf, accepted(index).leaf);
+            verify_inclusion(&proof.leaf, index, size, &proof.hashes, &proof.root).unwrap();
+        }
+    }
+    fsck_is_clean(&other).await;
 }
