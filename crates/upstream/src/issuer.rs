@@ -14,8 +14,8 @@ use reqwest::Url;
 use rustls::RootCertStore;
 
 use crate::oci::egress::{Home, HomeResolver, Place, is_loopback};
-use crate::oci::transport::tls;
 use crate::outgoing::{self, Whom};
+use crate::tls::tls;
 
 /// Milliseconds for name resolution, TCP and TLS together.
 const CONNECT_MS_MAX: u64 = 3_000;

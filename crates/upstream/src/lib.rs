@@ -33,3 +33,4 @@ pub mod issuer;
 pub mod oci;
 pub mod outgoing;
 pub mod rekor;
+mod tls;

@@ -305,7 +305,7 @@ fn read_token(answer: &Answer, fetched: Monotonic) -> Result<Token, RegistryReas
 mod tests {
     use super::*;
     use crate::oci::config::RegistryConfig;
-    use crate::oci::transport::tls;
+    use crate::tls::tls;
 
     #[test]
     fn t24_credentials_go_to_a_realm_on_tls_or_on_the_same_host_only() {

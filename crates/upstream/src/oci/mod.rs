@@ -19,6 +19,8 @@ pub mod login;
 mod probe;
 mod read;
 mod session;
+mod silence;
+
 pub(crate) mod transport;
 mod wait;
 mod write;
@@ -42,8 +44,10 @@ pub(crate) use egress::is_loopback;
 pub use probe::{REGISTRIES_PROBED_MAX, RegistryProbe};
 
 use auth::{Authenticator, Scope};
-use session::{Session, within};
-use transport::{Host, tls};
+use session::Session;
+use transport::Host;
+
+use crate::tls::tls;
 use write::Turns;
 
 /// Registries whose connections are kept. References come from callers, so their number has no bound of its
@@ -221,11 +225,9 @@ impl Registry for Client {
         let work = async {
             let host = self.host(repository.registry())?;
             let session = self.session(caller, &host, repository, true);
-            within(
-                &host,
-                session.attach(&self.turns, repository, subject, manifest, bytes),
-            )
-            .await
+            session
+                .within(session.attach(&self.turns, repository, subject, manifest, bytes))
+                .await
         };
         work.await
             .map_err(|reason| failed(format!("attaching to {repository}@{subject}"), repository, reason))
@@ -241,7 +243,7 @@ impl Registry for Client {
         let work = async {
             let host = self.host(repository.registry())?;
             let session = self.session(caller, &host, repository, true);
-            within(&host, session.update_tag(&self.turns, tag, merge)).await
+            session.within(session.update_tag(&self.turns, tag, merge)).await
         };
         work.await
             .map_err(|reason| failed(format!("updating the tag {repository}:{tag}"), repository, reason))

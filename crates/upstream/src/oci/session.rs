@@ -1,8 +1,8 @@
 //! Requests of one project to one repository: authorisation, redirects, and what a status means.
 
 use flow::{Caller, Outcome, Pass};
-use kernel::Digest;
 use kernel::limits::MANIFEST_BYTES_MAX;
+use kernel::{Digest, Monotonic};
 use reqwest::header::{HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode, Url};
 use signing::ports::RegistryReason;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::auth::{Authenticator, Scope};
 use super::document::{ACCEPT, error_words};
 use super::header::address;
-use super::transport::{Answer, Ask, Cap, Host, Retry, Route};
+use super::transport::{Answer, Ask, Cap, Retry, Route};
 
 /// Redirects that are followed: storage behind a registry needs one, a mirror before it another.
 const REDIRECTS_MAX: usize = 5;
@@ -62,11 +62,18 @@ impl<'a> Session<'a> {
     /// Waits for a turn at this registry.
     ///
     /// # Errors
-    /// `Unavailable` if too many wait already, or if the turn does not come in the time that a call may take: then the
-    /// registry answers nobody.
+    /// `Unavailable` at once if it answers nobody, or if too many wait already; and if the turn does not come in the time
+    /// that a call may take.
     pub async fn turn(&self) -> Result<Pass, RegistryReason> {
         let host = self.scope.host;
-        match timeout(host.call_ms_max, host.calls.enter(self.caller, 1)).await {
+        let is_trial = host.silence.ask(self.now())?;
+        let entered = timeout(host.call_ms_max, host.calls.enter(self.caller, 1));
+        let entered = tokio::select! {
+            biased;
+            silent = host.silence.falls_silent(|| self.now()), if !is_trial => return Err(silent),
+            entered = entered => entered,
+        };
+        match entered {
             Ok(entered) => entered.map_err(|error| RegistryReason::Unavailable(kernel::chain(&error))),
             Err(_) => {
                 let (seconds, limit) = (host.call_ms_max.as_secs(), host.calls.standing().limit);
@@ -75,6 +82,10 @@ impl<'a> Session<'a> {
                 )))
             }
         }
+    }
+
+    fn now(&self) -> Monotonic {
+        self.scope.clock.monotonic()
     }
 
     /// One call in its turn and under its deadline, from which the registry's limit learns.
@@ -87,12 +98,33 @@ impl<'a> Session<'a> {
         work: impl Future<Output = Result<T, RegistryReason>>,
     ) -> Result<T, RegistryReason> {
         let turn = self.turn().await?;
-        let outcome = within(self.scope.host, work).await;
+        let outcome = self.within(work).await;
         turn.end(|took| match &outcome {
             Err(RegistryReason::Throttled { .. } | RegistryReason::Unavailable(_)) => Outcome::Overloaded,
             Err(RegistryReason::Address(_) | RegistryReason::PlainHttp) => Outcome::Unknown,
             _ => Outcome::Answered(call, took),
         });
+        outcome
+    }
+
+    /// Work under the deadline of one call.
+    ///
+    /// # Errors
+    /// Those of the work, and `Unavailable` at the deadline.
+    pub async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, RegistryReason>>,
+    ) -> Result<T, RegistryReason> {
+        let (host, began) = (self.scope.host, self.now());
+        let outcome = timeout(host.call_ms_max, work).await.unwrap_or_else(|_| {
+            let seconds = host.call_ms_max.as_secs();
+            Err(RegistryReason::Unavailable(format!(
+                "no end within {seconds} s (call_seconds_max)"
+            )))
+        });
+        if matches!(outcome, Err(RegistryReason::Unavailable(_))) {
+            host.silence.missed(began, self.now(), host.call_ms_max);
+        }
         outcome
     }
 
@@ -160,22 +192,6 @@ impl<'a> Session<'a> {
         }
         Ok(answer)
     }
-}
-
-/// Work under the deadline of one call.
-///
-/// # Errors
-/// Those of the work, and `Unavailable` at the deadline.
-pub async fn within<T>(
-    host: &Host,
-    work: impl Future<Output = Result<T, RegistryReason>>,
-) -> Result<T, RegistryReason> {
-    timeout(host.call_ms_max, work).await.unwrap_or_else(|_| {
-        let seconds = host.call_ms_max.as_secs();
-        Err(RegistryReason::Unavailable(format!(
-            "no end within {seconds} s (call_seconds_max)"
-        )))
-    })
 }
 
 /// The address in `Location`.

@@ -10,15 +10,14 @@ use flow::{Bounds, Gate, Limit};
 use kernel::{Clock, Monotonic, Random};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, StatusCode, Url};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use signing::ports::RegistryReason;
 
-use super::config::{ConfigError, RegistryConfig};
+use super::config::RegistryConfig;
 use super::egress::{self, Home, HomeResolver, Refused, TargetResolver};
 use super::header::retry_after;
 use super::identity::Who;
+use super::silence::Silence;
 use super::wait::{ATTEMPTS_MAX, THROTTLE_SECONDS_MAX, backoff};
 use crate::certificate::in_io;
 use crate::outgoing::{self, Whom};
@@ -111,41 +110,10 @@ pub struct Host {
     pub fresh: reqwest::Client,
     /// When it was last called.
     last_call: Mutex<Option<Monotonic>>,
-    /// Whether it ever answered.
-    answered: AtomicBool,
+    /// Whether it answers anybody.
+    pub silence: Silence,
     /// Whom the first good probe found.
     pub known: Mutex<Option<Who>>,
-}
-
-/// The TLS side of every client: aws-lc-rs, named here and not taken from a global.
-///
-/// # Errors
-/// When the certificates or the protocol versions cannot be used.
-pub fn tls(name: &str, roots: &RootCertStore, ca_pem: Option<&str>) -> Result<ClientConfig, ConfigError> {
-    let mut roots = roots.clone();
-    if let Some(pem) = ca_pem {
-        let wrong = |why: String| ConfigError::Certificates {
-            name: name.to_owned(),
-            why,
-        };
-        let mut added = 0;
-        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-            added += 1;
-        }
-        if added == 0 {
-            return Err(wrong("there is no certificate in it".to_owned()));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let mut tls = versions
-        .map_err(ConfigError::Tls)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(tls)
 }
 
 impl Host {
@@ -224,7 +192,7 @@ impl Host {
                     .build(),
             )?,
             last_call: Mutex::new(None),
-            answered: AtomicBool::new(false),
+            silence: Silence::new(),
             known: Mutex::new(None),
             home,
             origin,
@@ -264,8 +232,8 @@ impl Host {
         *self.last_call.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock.monotonic());
         loop {
             let outcome = self.once(ask, authorization).await;
-            if outcome.is_ok() {
-                self.answered.store(true, Ordering::Relaxed);
+            if outcome.is_ok() && ask.route == Route::Home {
+                self.silence.heard(clock.monotonic());
             }
             let wait = match &outcome {
                 Ok(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
@@ -344,7 +312,7 @@ impl Host {
     /// When it was last called, if it ever answered; what never did may be whatever a caller made up.
     pub fn last_use(&self) -> Option<Monotonic> {
         let last = *self.last_call.lock().unwrap_or_else(PoisonError::into_inner);
-        last.filter(|_| self.answered.load(Ordering::Relaxed))
+        last.filter(|_| self.silence.was_heard())
     }
 
     /// Whether a blob may be in the `POST` of its upload, as far as is known.
@@ -403,7 +371,10 @@ fn unavailable(error: &(dyn Error + 'static)) -> RegistryReason {
 
 #[cfg(test)]
 mod tests {
+    use rustls::RootCertStore;
+
     use super::*;
+    use crate::tls::tls;
 
     fn host(name: &str, config: RegistryConfig) -> Result<Host, RegistryReason> {
         Host::new(
@@ -484,17 +455,5 @@ mod tests {
     fn docker_hub_is_called_at_its_registry() {
         let hub = host("index.docker.io", RegistryConfig::default()).unwrap();
         assert_eq!(hub.origin.as_str(), "https://registry-1.docker.io/");
-    }
-
-    #[test]
-    fn a_ca_without_a_certificate_is_an_error() {
-        for pem in [
-            "",
-            "nonsense",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        ] {
-            let answer = tls("r.example", &RootCertStore::empty(), Some(pem));
-            assert!(matches!(answer, Err(ConfigError::Certificates { .. })), "{pem:?}");
-        }
     }
 }

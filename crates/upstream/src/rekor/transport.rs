@@ -14,8 +14,8 @@ use super::document;
 use super::error::RekorReason;
 use crate::certificate::{self, Shown};
 use crate::oci::header::http_date;
-use crate::oci::transport::tls;
 use crate::outgoing::{self, Whom};
+use crate::tls::tls;
 
 /// Bytes of an answer: a full entry with its proof has a few thousand, a tile 8,192.
 const ANSWER_BYTES_MAX: usize = 1 << 20;

@@ -76,6 +76,45 @@ async fn a_registry_that_never_answers_ends_at_the_deadline() {
     }
 }
 
+/// Shown to fail: without `Silence::ask` in `Session::turn` each of the later calls waits for its own deadline.
+#[tokio::test]
+async fn once_a_registry_answers_nobody_everybody_is_told_at_once_until_it_does_again() {
+    let world = World::new(Options::default()).await;
+    let client = client(world.with(RegistryConfig {
+        call_seconds_max: 2,
+        ..RegistryConfig::default()
+    }));
+    let image = world.tag("v1");
+    client.manifest(Caller::LOCAL, &image).await.unwrap();
+    world.fake.fault(|plan| plan.hang = true);
+    let clock = kernel::SystemClock::new();
+    let now = || kernel::Clock::monotonic(&clock);
+    // Many at once, of which most wait for their turn: all of them end with the first.
+    let start = now();
+    let many = (0..200).map(|_| client.manifest(Caller::LOCAL, &image));
+    for failed in futures::future::join_all(many).await {
+        assert!(matches!(reason(failed), RegistryReason::Unavailable(_)));
+    }
+    let took = now().since(start);
+    assert!(took < std::time::Duration::from_millis(3_500), "{took:?}");
+    let start = now();
+    for _ in 0..50 {
+        let failed = reason(client.manifest(Caller::LOCAL, &image).await);
+        assert!(
+            matches!(&failed, RegistryReason::Unavailable(why) if why.contains("answered nobody")),
+            "{failed:?}"
+        );
+    }
+    let took = now().since(start);
+    assert!(took < std::time::Duration::from_millis(500), "{took:?}");
+    world.fake.fault(|plan| plan.hang = false);
+    let start = now();
+    while client.manifest(Caller::LOCAL, &image).await.is_err() {
+        assert!(now().since(start) < std::time::Duration::from_secs(10));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test]
 async fn nobody_listening_is_unavailable_and_not_missing() {
     let world = World::new(Options::default()).await;
