@@ -97,12 +97,9 @@ fn client(issuer: &str, roots: &RootCertStore, ca_pem: Option<&str>) -> Result<r
     if home.place() == Place::Forbidden {
         return Err(address("it is link-local, of a metadata service or multicast"));
     }
-    let tls = tls(issuer, roots, ca_pem).map_err(|error| IssuerError::Certificates {
+    let tls = tls(roots, ca_pem).map_err(|error| IssuerError::Certificates {
         issuer: issuer.to_owned(),
-        why: match error {
-            crate::oci::ConfigError::Certificates { why, .. } => why,
-            other => kernel::chain(&other),
-        },
+        why: kernel::chain(&error),
     })?;
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)

@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn t24_credentials_go_to_a_realm_on_tls_or_on_the_same_host_only() {
         let host = |name: &str| {
-            let tls = tls(name, &rustls::RootCertStore::empty(), None).unwrap();
+            let tls = tls(&rustls::RootCertStore::empty(), None).unwrap();
             Host::new(
                 name,
                 RegistryConfig::default(),

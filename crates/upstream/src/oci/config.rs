@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use kernel::{Code, Fault, Kind, Secret};
 
+use crate::tls::TlsError;
+
 /// The most calls that are ever under way at one registry unless configured. How many really are follows what the
 /// registry does: it begins with fewer, and slow or refused calls lower it.
 pub const CONCURRENT_CALLS_MAX_DEFAULT: usize = 64;
@@ -69,6 +71,19 @@ pub enum ConfigError {
     Certificates { name: String, why: String },
     #[error("setting up TLS")]
     Tls(#[source] rustls::Error),
+}
+
+impl ConfigError {
+    /// What went wrong with a registry's TLS.
+    pub(super) fn tls(name: &str, error: TlsError) -> Self {
+        match error {
+            TlsError::Certificates(why) => Self::Certificates {
+                name: name.to_owned(),
+                why,
+            },
+            TlsError::Setup(source) => Self::Tls(source),
+        }
+    }
 }
 
 impl Fault for ConfigError {

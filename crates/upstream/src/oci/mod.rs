@@ -79,10 +79,10 @@ impl Client {
         // without any can still use registries with a `ca_pem` and those on loopback.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         for (name, registry) in &config.registries {
-            tls(name, &roots, registry.ca_pem.as_deref())?;
+            tls(&roots, registry.ca_pem.as_deref()).map_err(|error| ConfigError::tls(name, error))?;
         }
         Ok(Self {
-            tls: tls("", &roots, None)?,
+            tls: tls(&roots, None).map_err(|error| ConfigError::tls("", error))?,
             roots,
             clock,
             random,
@@ -102,7 +102,7 @@ impl Client {
         let tls = match &config.ca_pem {
             None => self.tls.clone(),
             // It was read once when the client was made.
-            Some(pem) => tls(name, &self.roots, Some(pem))
+            Some(pem) => tls(&self.roots, Some(pem))
                 .map_err(|error| RegistryReason::Unavailable(kernel::chain(&error)))?,
         };
         let host = Arc::new(Host::new(name, config, tls, Arc::clone(&self.clock))?);

@@ -380,7 +380,7 @@ mod tests {
         Host::new(
             name,
             config,
-            tls(name, &RootCertStore::empty(), None).unwrap(),
+            tls(&RootCertStore::empty(), None).unwrap(),
             Arc::new(kernel::SystemClock::new()),
         )
     }

@@ -57,8 +57,7 @@ impl Transport {
         let mut roots = RootCertStore::empty();
         // One that cannot be read is one that nothing is verified with.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let tls =
-            tls("", &roots, ca_pem).map_err(|error| ConfigError::Certificates(kernel::chain(&error)))?;
+        let tls = tls(&roots, ca_pem).map_err(|error| ConfigError::Certificates(kernel::chain(&error)))?;
         let fresh = builder(&tls, call_seconds_max).pool_max_idle_per_host(0);
         Ok(Self {
             fresh: fresh.build().map_err(ConfigError::Http)?,
