@@ -66,7 +66,8 @@ impl Silence {
         self.change(|state| {
             let somebody_was_answered = state.heard.is_some_and(|heard| heard >= began);
             if state.silent.is_none() && !somebody_was_answered && now.since(began) >= long {
-                state.silent = Some((began, now.after(Duration::from_millis(TRIAL_MS))));
+                // The next call finds out at once: nothing may be wrong but with what this one asked for.
+                state.silent = Some((began, now));
             }
         });
     }
@@ -133,6 +134,11 @@ mod tests {
         let began = clock.monotonic();
         clock.advance(Duration::from_secs(10));
         silence.missed(began, clock.monotonic(), CALL);
+        assert_eq!(
+            silence.ask(clock.monotonic()).ok(),
+            Some(true),
+            "the next one finds out"
+        );
         let told = silence.ask(clock.monotonic()).unwrap_err();
         assert!(matches!(told, RegistryReason::Unavailable(why) if why.contains("for 10 s")));
         // One call every two seconds finds out.

@@ -97,16 +97,20 @@ async fn once_a_registry_answers_nobody_everybody_is_told_at_once_until_it_does_
     }
     let took = now().since(start);
     assert!(took < std::time::Duration::from_millis(3_500), "{took:?}");
+    // One of these finds out, and waits for it.
     let start = now();
-    for _ in 0..50 {
+    let more = (0..50).map(|_| async {
         let failed = reason(client.manifest(Caller::LOCAL, &image).await);
-        assert!(
-            matches!(&failed, RegistryReason::Unavailable(why) if why.contains("answered nobody")),
-            "{failed:?}"
-        );
-    }
-    let took = now().since(start);
-    assert!(took < std::time::Duration::from_millis(500), "{took:?}");
+        (failed, now().since(start))
+    });
+    let told_at_once = futures::future::join_all(more)
+        .await
+        .into_iter()
+        .filter(|(failed, took)| {
+            *took < std::time::Duration::from_millis(500)
+                && matches!(failed, RegistryReason::Unavailable(why) if why.contains("answered nobody"))
+        });
+    assert!(told_at_once.count() >= 48);
     world.fake.fault(|plan| plan.hang = false);
     let start = now();
     while client.manifest(Caller::LOCAL, &image).await.is_err() {
