@@ -15,7 +15,7 @@ use signing::Formats;
 
 pub use self::audit::{Audit, AuditFilter, ExportFormat};
 pub use self::backup::{Backup, Restore};
-pub use self::log::{Log, LogArgs};
+pub use self::log::{ExternalLog, Log, LogArgs};
 pub use self::token::{NewToken, Token};
 pub use self::watching::{Doctor, Status};
 
@@ -117,6 +117,9 @@ pub enum Command {
     Key(Key),
     /// The transparency log
     Log(LogArgs),
+    /// What is owed to the external log
+    #[command(subcommand)]
+    ExternalLog(ExternalLog),
     /// The audit trail: every change and every refusal, under a seal
     #[command(subcommand)]
     Audit(Audit),

@@ -104,16 +104,14 @@ impl ExternalLog for Watched {
         status.map_or_else(Looks::default, |status| Looks {
             well: status.well,
             ill: status.ill,
+            wrong: status.wrong,
         })
     }
 }
 
 /// Whether nothing may be sent to a log in this state: who answers there is not known yet, or is not the right one.
 const fn bars(state: State) -> bool {
-    matches!(
-        state,
-        State::Unknown | State::NotALog | State::WrongLog | State::RolledBack | State::Forked
-    )
+    matches!(state, State::Unknown) || state.is_somebody_else()
 }
 
 /// What a failure of the client means for the debt.

@@ -28,9 +28,11 @@ pub struct Status {
     /// How long the last look took.
     pub latency: Option<Duration>,
     pub certificate_days_left: Option<i64>,
-    /// When the last look began that found it well, and when the last one ended that did not.
+    /// When the last look began that found it well, when the last one ended that did not, and when the last one ended
+    /// that found somebody else.
     pub well: Option<Monotonic>,
     pub ill: Option<Monotonic>,
+    pub wrong: Option<Monotonic>,
     /// The pause between two looks.
     every: Duration,
     ended: Monotonic,
@@ -57,6 +59,7 @@ impl Status {
             certificate_days_left: None,
             well: None,
             ill: None,
+            wrong: None,
             every,
             ended: at.1,
         }
@@ -85,6 +88,11 @@ impl Status {
                 self.well
             },
             ill: if good { self.ill } else { Some(ended) },
+            wrong: if finding.state.is_somebody_else() {
+                Some(ended)
+            } else {
+                self.wrong
+            },
             name: self.name.clone(),
             kind: self.kind,
             every: self.every,

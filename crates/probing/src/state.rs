@@ -117,6 +117,22 @@ impl State {
         }
     }
 
+    /// Whether something answers there that is not what has to be there, or not as it was.
+    #[must_use]
+    pub const fn is_somebody_else(self) -> bool {
+        matches!(
+            self,
+            Self::NotALog
+                | Self::WrongLog
+                | Self::RolledBack
+                | Self::Forked
+                | Self::NotARegistry
+                | Self::WrongRegistry
+                | Self::WrongDatabase
+                | Self::WrongStore
+        )
+    }
+
     /// What to do first, whatever it is.
     const fn hint(self) -> &'static str {
         match self {

@@ -253,8 +253,10 @@ pub trait ExternalLog: Send + Sync + 'static {
 pub struct Looks {
     /// When the last one began that found it to be the right one.
     pub well: Option<Monotonic>,
-    /// When the last one ended that did not.
+    /// When the last one ended that did not, whatever it found.
     pub ill: Option<Monotonic>,
+    /// When the last one ended that found somebody else.
+    pub wrong: Option<Monotonic>,
 }
 
 /// Why an entry is not in the external log, or is not proven to be.
@@ -269,7 +271,7 @@ pub enum ExternalLogError {
     Wrong(String),
     #[error("{0}")]
     Unproven(String),
-    /// It will never take this entry.
+    /// It says that it does not take this entry.
     #[error("{0}")]
     Refused(String),
 }

@@ -220,8 +220,10 @@ or a server, ask whether it is the one that you mean",
         explanation: "There are entries, tiles or a checkpoint (log.checkpoint in the data folder) beyond what the \
 database holds: it was put back from an older backup, emptied or lost. Appending would give indexes out twice, which \
 is a fork.",
-        hint: "put back the newest database, with its -wal file; if it is lost, keep blobs/, log.checkpoint and \
-secrets/log.json elsewhere to read, and start a new log without them, in a new data folder",
+        hint: "put back the newest database; of SQLite with its -wal file; of PostgreSQL the copy that has the last \
+writes. If what is missing is lost for good, see docs/runbooks/rolled-back.md: with PostgreSQL `portcullis log seen` names \
+the checkpoint and `portcullis log seen --dismiss SIZE --reason TEXT` has the log go on from the older copy; with SQLite \
+keep blobs/, log.checkpoint and secrets/log.json elsewhere to read, and start a new log without them, in a new data folder",
     };
     pub const FORKED: Code = Code {
         id: "PC1419",

@@ -16,6 +16,15 @@ pub struct LogArgs {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum ExternalLog {
+    /// Owe again what the external log refused, in every project; for administrators of the whole server
+    ///
+    /// For when it was not the log that refused it, or the log would take it now. It has each entry once, however often it
+    /// is sent. It stands in the audit trail.
+    Retry,
+}
+
+#[derive(Debug, Subcommand)]
 pub enum Log {
     /// What the log is and how far it is
     Info,

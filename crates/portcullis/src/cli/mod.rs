@@ -5,6 +5,7 @@ mod audit;
 mod backup;
 mod blob;
 mod doctor;
+mod external_log;
 mod image;
 mod image_policy;
 pub mod input;
@@ -44,6 +45,7 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
         Command::ImagePolicy(own) => image_policy::run(globals, own).await,
         Command::Key(own) => admin::key(globals, own).await,
         Command::Log(own) => log::run(globals, own).await,
+        Command::ExternalLog(own) => external_log::run(globals, &own).await,
         Command::Audit(own) => audit::run(globals, own).await,
         Command::Project(own) => admin::project(globals, own).await,
         Command::Token(own) => admin::token(globals, own).await,

@@ -16,6 +16,8 @@ use crate::output::{document, println, say, table};
 
 /// The pause of `--watch`, in milliseconds; probes look every few seconds.
 const WATCH_MS: u64 = 2_000;
+/// Refused entries that are named; more would not leave one screen.
+const REFUSED_SHOWN_MAX: usize = 3;
 /// The exit code where nothing can be signed.
 const NO: u8 = 6;
 
@@ -188,14 +190,21 @@ fn owed(debt: &Value, state: &str) -> Option<String> {
         ));
     }
     if refused > 0 {
-        line.push_str(&format!("; {refused} refused for good"));
-        let entries = debt["refused_entries"].as_array().into_iter().flatten();
-        for entry in entries {
+        line.push_str(&format!("; {refused} refused"));
+        let entries = debt["refused_entries"].as_array();
+        let shown = entries.into_iter().flatten().take(REFUSED_SHOWN_MAX);
+        let more = refused.saturating_sub(shown.clone().count() as u64);
+        for entry in shown {
             let words = |name: &str| entry[name].as_str().unwrap_or("-").to_owned();
             line.push_str(&format!(
                 "\n                refused: {}: {}",
                 words("signature"),
                 words("why")
+            ));
+        }
+        if more > 0 {
+            line.push_str(&format!(
+                "\n                and {more} more; your project's: portcullis status -o json"
             ));
         }
     }
@@ -244,7 +253,16 @@ mod tests {
         let refused = json!({ "signature": "sig_1", "why": "no such key" });
         debt["refused"] = json!(1);
         debt["refused_entries"] = json!([refused]);
-        let line = line(debt).unwrap();
+        let told = line(debt.clone()).unwrap();
+        debt["refused"] = json!(31);
+        debt["refused_entries"] = json!(vec![refused; 20]);
+        let many = line(debt).unwrap();
+        assert_eq!((many.lines().count(), told.lines().count()), (5, 2));
+        assert!(
+            many.contains("31 refused") && many.contains("and 28 more"),
+            "{many}"
+        );
+        let line = told;
         assert!(
             line.starts_with("312 owed, the oldest for 4 min; waiting: connection refused; 1 refused"),
             "{line}"

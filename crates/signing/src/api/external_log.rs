@@ -1,7 +1,7 @@
 //! What is owed to the external log.
 
-use access::{Action, Context};
-use axum::extract::State;
+use access::{AccessError, Action, Context};
+use axum::extract::{Path, State};
 use web::{Json, Problem};
 
 use crate::Signing;
@@ -20,7 +20,7 @@ pub struct ExternalLogBody {
     pub unpublished: u64,
     /// How long ago the oldest of these came into the log.
     pub oldest_unpublished_age_seconds: f64,
-    /// Entries that the log will never take.
+    /// Entries that the log refused.
     pub refused: u64,
     /// Over the last five seconds.
     pub paid_per_second: f64,
@@ -30,7 +30,7 @@ pub struct ExternalLogBody {
     pub refused_entries: Vec<RefusedEntry>,
 }
 
-/// An entry that the log will never take.
+/// An entry that the log refused.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct RefusedEntry {
     /// The id of the signature.
@@ -67,6 +67,32 @@ pub(crate) async fn get(
         last_error,
         refused_entries: refused_entries.into_iter().map(RefusedEntry::from).collect(),
     }))
+}
+
+/// What is owed again.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct RetryBody {
+    /// Entries, of all projects.
+    pub owed_again: u64,
+}
+
+/// Owes again what the log refused, in every project. The log has each entry once, whatever it said before.
+#[utoipa::path(post, path = "/api/v1/external-log/refused:retry", tag = "dependencies",
+    responses((status = 200, body = RetryBody)))]
+pub(crate) async fn retry(
+    State(signing): State<Signing>,
+    context: Context,
+    Path(action): Path<String>,
+) -> Result<Json<RetryBody>, Problem> {
+    if action != "refused:retry" {
+        return Err(AccessError::NotFound {
+            what: "action on the external log named",
+            name: action.chars().take(60).collect(),
+        }
+        .into());
+    }
+    let owed_again = signing.retry_refused_debt(&context).await?;
+    Ok(Json(RetryBody { owed_again }))
 }
 
 impl From<Refused> for RefusedEntry {

@@ -9,7 +9,7 @@
 //!   sign … DONE + audit + debt (one transaction) ─▶ answer
 //!                        │
 //!                      owed ── entry sent, its place proven ──▶ logged ── evidence attached to the images ──▶ published
-//!                        └──── the log will never take it ────▶ refused
+//!                        └────── the log refuses it ──────────▶ refused ── somebody looked ──▶ owed
 //! ```
 //!
 //! One server pays at a time: it holds a lease, and each of its writes checks the lease's number, so that one that slept
@@ -32,7 +32,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use access::Context;
+use access::audit::{self, Record};
+use access::{Action, Context};
 use store::Lease;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -69,12 +70,32 @@ impl Signing {
         standing::standing(&self.parts.db, self.parts.clock.now_us()).await
     }
 
-    /// The oldest entries of the context's project that the external log will never take.
+    /// The oldest entries of the context's project that the external log refused.
     ///
     /// # Errors
     /// If the database does not answer.
     pub async fn refused_debt(&self, context: &Context) -> Result<Vec<Refused>, SigningError> {
         standing::refused(&self.parts.db, context.project.as_str()).await
+    }
+
+    /// Owes again what the external log refused, in every project: for when it was not the log that refused it, or it
+    /// would take it now. The answer is how many entries.
+    ///
+    /// # Errors
+    /// If the database does not answer, or if whoever asks is not the whole server's administrator.
+    pub async fn retry_refused_debt(&self, context: &Context) -> Result<u64, SigningError> {
+        context.require(Action::ManageLog)?;
+        let parts = &self.parts;
+        let mut tx = parts.db.begin().await?;
+        let entries = tables::owe_again(&mut tx, parts.clock.now_us()).await?;
+        let record = Record {
+            action: "external-log.retry",
+            resource: "refused",
+            detail: &format!("{entries} entries owed again"),
+        };
+        audit::record(&mut tx, context, &*parts.clock, &*parts.random, record).await?;
+        tx.commit().await?;
+        Ok(entries)
     }
 
     /// What this server has paid since its start.

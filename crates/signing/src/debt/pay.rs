@@ -1,9 +1,13 @@
 //! Sending what is owed, the oldest first.
 //!
-//! An answer proves that somebody with the log's key has the entry. That it is the log, and not a fork or an older copy
-//! behind its name, only the probe can tell, which knows what the log was. So an answer is held until a look that began
-//! after it has found the log well ([`Payer::judge`]); one that may have come from somebody else is dropped, and the entry
-//! sent again, which does no harm. Until then the entry is owed, and who asks is told so.
+//! An answer proves at most that somebody with the log's key has the entry, and a refusal proves nothing at all: a web
+//! server behind the log's name refuses everything. That it is the log, and not a fork or an older copy, only the probe can
+//! tell, which knows what the log was. So an answer of either sort is held until a look that began after it has found the
+//! log well ([`Payer::judge`]). One that came before a look that found somebody else is dropped, and the entry sent again,
+//! which does no harm; a look that found nobody tells nothing about answers, and they are held on. Until then the entry is
+//! owed, and who asks is told so.
+//!
+//! Nothing waits for what is being written down: entries go on being sent and answers heard meanwhile.
 
 use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
@@ -30,11 +34,14 @@ const SETTLE_AFTER: Duration = Duration::from_millis(250);
 /// Between two such writes: a look frees thousands of answers at once, and others want to write too. So 1,280 are written
 /// down in a second, which is more than the highest rate brings.
 const SETTLE_PAUSE: Duration = Duration::from_millis(50);
-/// Answers that are held or asked for at most; beyond it nothing is sent until a look. 500 in a second, between two looks
-/// that are five seconds apart and take a while; with their evidence about 16 MB.
-const HELD_MAX: usize = 4_096;
-/// The same while the last look did not find the log well: a few are enough to learn that it is back.
-const HELD_ILL_MAX: usize = 8;
+/// Answers that are held or asked for at most, in seconds of the highest rate; beyond it nothing is sent until a look. A
+/// pause between two looks and a look take nine seconds, and what a look frees is written down within the next few.
+const HELD_SECONDS: usize = 16;
+/// No fewer than these, and no more; with their evidence about 4 and 64 MB.
+const HELD_MIN: usize = 1_024;
+const HELD_MAX: usize = 16_384;
+/// The same while the last look did not find the log well: one is enough to learn that it is back.
+const HELD_ILL_MAX: usize = 1;
 /// How often is looked for new debt, and whether the log may be written to.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
 /// Characters of an error that are kept.
@@ -45,13 +52,15 @@ struct Held {
     id: String,
     began: Monotonic,
     answered: Monotonic,
-    entry: LoggedEntry,
+    outcome: Outcome,
 }
 
 /// Before everything that is owed.
 const BEGINNING: (i64, String) = (i64::MIN, String::new());
 
 type Answer = (Owed, Monotonic, Result<LoggedEntry, ExternalLogError>);
+/// What was written down.
+type Written = Result<Vec<(String, Outcome)>, Stopped>;
 
 /// Pays for as long as the fence holds. The parts of [`Payer::run`] are apart, so that a test can be its clock.
 pub(super) struct Payer {
@@ -66,7 +75,10 @@ pub(super) struct Payer {
     /// Since when is owed what was read last, and its id.
     read: (i64, String),
     held: VecDeque<Held>,
+    held_max: usize,
     answered: Vec<(String, Outcome)>,
+    /// One at most.
+    writing: FuturesUnordered<BoxFuture<'static, Written>>,
     first_answer: Monotonic,
     next_settle: Monotonic,
     next_look: Monotonic,
@@ -75,6 +87,7 @@ pub(super) struct Payer {
 impl Payer {
     pub(super) fn new(parts: Arc<Parts>, settings: &Settings, fence: i64) -> Self {
         let now = parts.clock.monotonic();
+        let per_second = usize::try_from(settings.entries_per_second_max).unwrap_or(usize::MAX);
         Self {
             pace: Pace::new(settings.entries_per_second_max, now),
             log: settings.log.clone(),
@@ -85,7 +98,9 @@ impl Payer {
             busy: HashSet::new(),
             read: BEGINNING,
             held: VecDeque::new(),
+            held_max: per_second.saturating_mul(HELD_SECONDS).clamp(HELD_MIN, HELD_MAX),
             answered: Vec::new(),
+            writing: FuturesUnordered::new(),
             first_answer: now,
             next_settle: now,
             next_look: now,
@@ -97,10 +112,11 @@ impl Payer {
             let wait = self.start().await?;
             tokio::select! {
                 answer = self.running.next(), if !self.running.is_empty() => self.take(answer),
+                Some(written) = self.writing.next(), if !self.writing.is_empty() => self.written(written?),
                 () = tokio::time::sleep(wait) => {}
             }
             if self.is_to_settle() {
-                self.settle().await?;
+                self.write();
             }
         }
     }
@@ -167,22 +183,31 @@ impl Payer {
         }
     }
 
+    /// Whether the last look found the log well.
+    fn is_well(&self) -> bool {
+        let Looks { well, ill, .. } = self.log.looks();
+        well.is_some() && well > ill
+    }
+
     fn held_max(&self) -> usize {
-        let Looks { well, ill } = self.log.looks();
-        match well.is_some() && well > ill {
-            true => HELD_MAX,
+        match self.is_well() {
+            true => self.held_max,
             false => HELD_ILL_MAX,
         }
     }
 
     /// Frees the answers that came before a look that found the log well, a few at a time, and drops those that were asked
-    /// for before one that did not.
+    /// for before one that found somebody else. A refusal is nobody's proof, so that each look in vain drops it.
     fn judge(&mut self) {
-        let Looks { well, ill } = self.log.looks();
+        let Looks { well, ill, wrong } = self.log.looks();
         let before = self.held.len();
         let (held, busy) = (&mut self.held, &mut self.busy);
         held.retain(|held| {
-            let stays = ill.is_none_or(|ill| held.began > ill);
+            let after = match held.outcome {
+                Outcome::Refused(_) => ill,
+                _ => wrong,
+            };
+            let stays = after.is_none_or(|after| held.began > after);
             if !stays {
                 busy.remove(&held.id);
             }
@@ -201,7 +226,10 @@ impl Payer {
                 .held
                 .pop_front_if(|held| well.is_some_and(|well| well > held.answered))
         {
-            self.push(held.id, Outcome::Logged(held.entry), now);
+            if let Outcome::Refused(why) = &held.outcome {
+                tracing::warn!(signature = held.id, why, "the external log refuses an entry");
+            }
+            self.push(held.id, held.outcome, now);
         }
     }
 
@@ -243,15 +271,7 @@ impl Payer {
         self.pace
             .learn(learned, began, now, self.running.len() + 1, chance);
         let outcome = match answer {
-            Ok(entry) => {
-                self.held.push_back(Held {
-                    id: owed.id,
-                    began,
-                    answered: now,
-                    entry,
-                });
-                return self.judge();
-            }
+            Ok(entry) => Outcome::Logged(entry),
             Err(error) => {
                 counts.count_failure(&error);
                 let why: String = kernel::words(&error.to_string())
@@ -259,11 +279,9 @@ impl Payer {
                     .take(ERROR_CHARS_MAX)
                     .collect();
                 match error {
-                    ExternalLogError::Refused(_) => {
-                        tracing::warn!(signature = owed.id, why, "the external log refuses an entry");
-                        Outcome::Refused(why)
-                    }
-                    ExternalLogError::Unproven(_) => {
+                    // Of whom nobody knows now who it is, nothing is final.
+                    ExternalLogError::Refused(_) if self.is_well() => Outcome::Refused(why),
+                    ExternalLogError::Refused(_) | ExternalLogError::Unproven(_) => {
                         let wait = rules::retry(owed.attempts, chance);
                         Outcome::PutOff(why, later(self.parts.clock.now_us(), wait))
                     }
@@ -271,11 +289,21 @@ impl Payer {
                 }
             }
         };
+        if matches!(outcome, Outcome::Logged(_) | Outcome::Refused(_)) {
+            self.held.push_back(Held {
+                id: owed.id,
+                began,
+                answered: now,
+                outcome,
+            });
+            return self.judge();
+        }
         self.push(owed.id, outcome, now);
     }
 
     fn settles_in(&self) -> Duration {
-        if self.answered.is_empty() {
+        // Whoever waits is woken when what is being written is written.
+        if self.answered.is_empty() || !self.writing.is_empty() {
             return LOOK_AFTER;
         }
         let idle = self.running.is_empty() && self.waiting.is_empty();
@@ -290,31 +318,58 @@ impl Payer {
         !self.answered.is_empty() && self.settles_in() == Duration::ZERO
     }
 
-    /// Writes the answers down, all in one transaction.
+    /// Writes all answers down that count.
     pub(super) async fn settle(&mut self) -> Result<(), Stopped> {
-        if self.answered.is_empty() {
-            return Ok(());
+        loop {
+            self.write();
+            let Some(written) = self.writing.next().await else {
+                return Ok(());
+            };
+            self.written(written?);
         }
-        kernel::crash_point("debt.answered");
-        let mut tx = self.parts.db.begin_unsynced().await?;
-        if !store::lease::check(&mut tx, super::LEASE, self.fence).await? {
-            return Err(Stopped::Lost);
+    }
+
+    /// Begins to write the answers down that count, if none are being written.
+    pub(super) fn write(&mut self) {
+        if self.answered.is_empty() || !self.writing.is_empty() {
+            return;
         }
-        let now = self.parts.clock.now_us();
-        for (id, outcome) in &self.answered {
-            tables::settle(&mut tx, id, outcome, now).await?;
-        }
-        tx.commit().await?;
+        let answers = std::mem::take(&mut self.answered);
+        self.writing
+            .push(Box::pin(write(self.parts.clone(), self.fence, answers)));
+    }
+
+    fn written(&mut self, answers: Vec<(String, Outcome)>) {
         self.next_settle = self.now().after(SETTLE_PAUSE);
-        kernel::crash_point("debt.settled");
-        for (id, outcome) in self.answered.drain(..) {
+        for (id, outcome) in answers {
             self.busy.remove(&id);
             if matches!(outcome, Outcome::Logged(_)) {
                 self.parts.debts.count_paid();
             }
         }
-        Ok(())
     }
+
+    /// Answers that are held or being waited for.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.held.len() + self.running.len()
+    }
+}
+
+/// Writes answers down, all in one transaction.
+async fn write(parts: Arc<Parts>, fence: i64, answers: Vec<(String, Outcome)>) -> Written {
+    kernel::crash_point("debt.answered");
+    let mut tx = parts.db.begin_unsynced().await?;
+    if !store::lease::check(&mut tx, super::LEASE, fence).await? {
+        return Err(Stopped::Lost);
+    }
+    let now = parts.clock.now_us();
+    for (id, outcome) in &answers {
+        tables::settle(&mut tx, id, outcome, now).await?;
+    }
+    tx.commit().await?;
+    kernel::crash_point("debt.settled");
+    Ok(answers)
 }
 
 /// So much after a time in microseconds since 1970.

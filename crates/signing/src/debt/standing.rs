@@ -24,7 +24,7 @@ pub struct Standing {
     pub unpublished: u64,
     /// How long ago the oldest of these came into the log.
     pub oldest_unpublished: Duration,
-    /// Entries that the log will never take.
+    /// Entries that the log refused.
     pub refused: u64,
     /// Entries that were paid in a second, over the last five seconds.
     pub paid_per_second: f64,
@@ -32,7 +32,7 @@ pub struct Standing {
     pub last_error: String,
 }
 
-/// An entry that the log will never take.
+/// An entry that the log refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// The signature's id.
@@ -118,7 +118,7 @@ pub(super) async fn standing(db: &Db, now_us: i64) -> Result<Standing, SigningEr
     Ok(standing)
 }
 
-/// The oldest entries of a project that the log will never take.
+/// The oldest entries of a project that the log refused.
 pub(super) async fn refused(db: &Db, project: &str) -> Result<Vec<Refused>, SigningError> {
     let sql = "SELECT d.signature_id, d.last_error FROM external_debt d JOIN signature s ON s.id = d.signature_id \
                WHERE d.state = 'refused' AND s.project = $1 ORDER BY d.since, d.signature_id LIMIT $2";

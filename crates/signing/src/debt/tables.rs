@@ -101,6 +101,13 @@ pub(crate) async fn publish_again(tx: &mut Tx, id: &Id, now_us: i64) -> Result<(
     Ok(())
 }
 
+/// Owes again what was refused, in every project; how many entries. The log has each once, whatever it said.
+pub(super) async fn owe_again(tx: &mut Tx, now_us: i64) -> Result<u64, SigningError> {
+    let sql = "UPDATE external_debt SET state = 'owed', attempts = 0, next_at = $1, last_error = '' \
+               WHERE state = 'refused'";
+    Ok(tx.execute(sql, args![now_us]).await?)
+}
+
 /// The oldest entries that may be sent, of those after `after` (since when, and the signature's id).
 pub(super) async fn owed(
     db: &Db,

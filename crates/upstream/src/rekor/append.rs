@@ -44,7 +44,7 @@ impl Client {
     /// failure, and the log has the entry once.
     ///
     /// # Errors
-    /// [`RekorReason::Refused`] if the log will never take it, [`RekorReason::Unproven`] if it says that it did and
+    /// [`RekorReason::Refused`] if whoever answers there says that it does not take it, [`RekorReason::Unproven`] if it says that it did and
     /// does not prove it, [`RekorReason::WrongLog`] if the proof is another log's.
     pub async fn append(&self, entry: &HashedRekord) -> Result<Logged, RekorError> {
         let work = async {

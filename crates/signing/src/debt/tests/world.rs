@@ -9,7 +9,9 @@ use access::{Access, Context, ProjectName};
 use async_trait::async_trait;
 use bytes::Bytes;
 use flow::{Caller, Class, Rate};
-use kernel::{Clock as _, Digest, Fault, Random, Reference, Repository, Secret, SystemRandom, TestClock};
+use kernel::{
+    Clock as _, Digest, Fault, Monotonic, Random, Reference, Repository, Secret, SystemRandom, TestClock,
+};
 use serde_json::value::RawValue;
 use store::{Db, Lease};
 
@@ -48,16 +50,24 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// A look that takes no time.
+    /// A look that takes no time and finds the log, or somebody else.
     pub fn is_looked_at(&self, well: bool) {
+        self.is_found(|looks, now| match well {
+            true => looks.well = Some(now),
+            false => (looks.ill, looks.wrong) = (Some(now), Some(now)),
+        });
+    }
+
+    /// A look that nobody answers.
+    pub fn is_looked_for_in_vain(&self) {
+        self.is_found(|looks, now| looks.ill = Some(now));
+    }
+
+    fn is_found(&self, note: impl FnOnce(&mut Looks, Monotonic)) {
         let now = self.clock.lock().unwrap().clone().unwrap();
         now.advance(Duration::from_millis(1));
         let mut looks = self.looks.lock().unwrap();
-        let looks = looks.get_or_insert_default();
-        match well {
-            true => looks.well = Some(now.monotonic()),
-            false => looks.ill = Some(now.monotonic()),
-        }
+        note(looks.get_or_insert_default(), now.monotonic());
         now.advance(Duration::from_millis(1));
     }
 
@@ -119,7 +129,7 @@ impl ExternalLog for Outside {
         let clock = self.clock.lock().unwrap().clone().unwrap();
         let always = || Looks {
             well: Some(clock.monotonic().after(Duration::from_micros(1))),
-            ill: None,
+            ..Looks::default()
         };
         self.looks.lock().unwrap().unwrap_or_else(always)
     }
@@ -303,6 +313,25 @@ impl World {
         self.sign_in("r.example/app", name, Formats::BUNDLE).await
     }
 
+    /// Signs one image, and owes its signature so many times more.
+    pub async fn owe(&self, count: i64) {
+        let signed = self.sign("image").await;
+        let mut tx = self.db.begin().await.unwrap();
+        for sql in [
+            "INSERT INTO signature (id, project, key_name, key_id, annotations, statement, signature, created_at, actor) \
+             WITH RECURSIVE number (n) AS (SELECT CAST($1 AS BIGINT) UNION ALL SELECT n - 1 FROM number WHERE n > 1) \
+             SELECT id || '-' || n, project, key_name, key_id, annotations, statement, signature, created_at, actor \
+             FROM signature, number WHERE id = $2",
+            "INSERT INTO external_debt (signature_id, state, images, since, attempts, next_at, last_error) \
+             WITH RECURSIVE number (n) AS (SELECT CAST($1 AS BIGINT) UNION ALL SELECT n - 1 FROM number WHERE n > 1) \
+             SELECT signature_id || '-' || n, state, images, since, 0, next_at, '' \
+             FROM external_debt, number WHERE signature_id = $2",
+        ] {
+            tx.execute(sql, store::args![count, &signed.id]).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+    }
+
     pub async fn sign_in(&self, repository: &str, name: &str, formats: Formats) -> Signed {
         let repository: Repository = repository.parse().unwrap();
         let request = SignRequest {
@@ -341,9 +370,13 @@ impl World {
     }
 
     pub fn payer(&self, lease: &Lease) -> Payer {
+        self.payer_at(lease, RATE)
+    }
+
+    pub fn payer_at(&self, lease: &Lease, entries_per_second_max: u32) -> Payer {
         let settings = Settings {
             log: self.outside.clone(),
-            entries_per_second_max: RATE,
+            entries_per_second_max,
             holder: String::new(),
             lease_ttl: Duration::ZERO,
         };
