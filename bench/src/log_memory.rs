@@ -190,6 +190,7 @@ async fn open(data: &Path) -> Result<(Tlog, Db)> {
         blobs: Blobs::folder(&data.join("blobs"))?,
         key: LogKey::new(text("origin")?, &BASE64.decode(text("private_key")?)?)?,
         holder: "bench".to_owned(),
+        server: "bench".to_owned(),
         lease_ttl: Duration::from_secs(5),
         shared: false,
         owner: None,

@@ -193,7 +193,16 @@ impl Client {
             Ok(document) if document["message"].is_string() => {
                 let cause = document["message"].as_str().unwrap_or_default().to_owned();
                 let exit = if status == StatusCode::NOT_FOUND { 4 } else { 6 };
-                Failure::coded(exit, &codes::SERVER, cause)
+                // The interface of Rekor has no member for a code; there it stands behind the words.
+                let coded = cause.rsplit_once(" [").and_then(|(words, id)| {
+                    let all = crate::explain::all();
+                    let code = all
+                        .into_iter()
+                        .find(|code| id.strip_suffix(']') == Some(code.id))?;
+                    Some((words.to_owned(), code))
+                });
+                let (cause, code) = coded.unwrap_or((cause, &codes::SERVER));
+                Failure::coded(exit, code, cause)
             }
             _ => self.nonsense(path, &format!("status {status}")),
         }

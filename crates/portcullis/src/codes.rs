@@ -7,7 +7,8 @@ pub const CONFIG: Code = Code {
     title: "the configuration is not valid",
     explanation: "portcullis.toml has an unknown key, a value of the wrong kind, or two values that contradict \
 each other. The configuration is checked whole before anything starts.",
-    hint: "portcullis config check; portcullis init writes a commented example",
+    hint: "mend what the cause names; portcullis init --help says how to write a commented example, and portcullis config \
+check tells whether all is well",
 };
 pub const LISTEN: Code = Code {
     id: "PC1702",
@@ -35,7 +36,8 @@ pub const SECRETS: Code = Code {
     explanation: "The log's key and the password of the signing keys lie in the data folder under secrets/, \
 readable by the server's user only. One is missing, damaged, unreadable or another server's; without the log's key \
 the server would become another log, and with another password it could open no signing key, so it does not start.",
-    hint: "put the folder secrets/ back from a backup",
+    hint: "put the file that the cause names back from a backup: it lies in secrets/ of the data folder, or where \
+`log.key_file`, `audit.key_file` or `keys.password_file` say",
 };
 pub const OUTPUT: Code = Code {
     id: "PC1710",

@@ -14,8 +14,8 @@ use upstream::oci::RegistryConfig;
 mod sections;
 
 pub use self::sections::{
-    AuditSection, BlobsSection, DataFolder, DatabaseSection, KeysSection, LogSection, QuotaSection,
-    ServerSection, SigningSection,
+    AuditSection, BlobPlace, BlobsSection, DataFolder, DatabaseSection, KeysSection, LogSection,
+    QuotaSection, ServerSection, SigningSection,
 };
 use crate::args::{ConfigFile, Serve};
 use crate::canary::CanarySection;

@@ -9,6 +9,8 @@ const UNWANTED: &[&str] = &[
     "unknown variant",
 ];
 const WANTED: &str = ", expected ";
+/// What serde calls whole numbers.
+const NUMBERS: &[&str] = &["u8", "u16", "u32", "u64", "usize", "i32", "i64"];
 /// Messages that name keys, never values.
 const ABOUT_KEYS: &[&str] = &[
     "unknown field",
@@ -38,9 +40,18 @@ pub fn describe(error: &toml::de::Error, text: &str) -> String {
 fn without_values(message: &str, line: &str) -> String {
     let message = message.lines().next().unwrap_or_default();
     if let Some(kind) = UNWANTED.iter().find(|kind| message.starts_with(**kind)) {
+        let key = key_of(line).map_or_else(String::new, |key| format!("{key}: "));
         return match message.rfind(WANTED) {
-            Some(at) => format!("{kind}{}", &message[at..]),
-            None => (*kind).to_owned(),
+            Some(at) => {
+                let wanted = &message[at + WANTED.len()..];
+                let wanted = if NUMBERS.contains(&wanted) {
+                    "a whole number"
+                } else {
+                    wanted
+                };
+                format!("{key}{kind}{WANTED}{wanted}")
+            }
+            None => format!("{key}{kind}"),
         };
     }
     let value = line.split_once('=').map_or(line, |(_, value)| value);
@@ -52,6 +63,13 @@ fn without_values(message: &str, line: &str) -> String {
         return message.to_owned();
     }
     "it is not valid TOML".to_owned()
+}
+
+/// The bare key that a line begins with (TOML 1.0, Keys).
+fn key_of(line: &str) -> Option<&str> {
+    let key = line.split_once('=')?.0.trim();
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    (!key.is_empty() && key.chars().all(is_bare)).then_some(key)
 }
 
 /// An address as it may be shown.
@@ -125,6 +143,14 @@ mod tests {
             "{unknown}"
         );
         let wrong = of("[server]\ninsecure_http = \"maybe, expected nothing\"\n");
-        assert_eq!(wrong, "line 2, column 17: invalid type, expected a boolean");
+        assert_eq!(
+            wrong,
+            "line 2, column 17: insecure_http: invalid type, expected a boolean"
+        );
+        let wrong = of("[database]\nconnections_max = \"16\"\n");
+        assert_eq!(
+            wrong,
+            "line 2, column 19: connections_max: invalid type, expected a whole number"
+        );
     }
 }

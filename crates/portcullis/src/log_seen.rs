@@ -46,7 +46,7 @@ pub struct SeenBody {
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct SeenCheckpoint {
     pub log: LogName,
-    /// The server's name on leases: its host and data folder.
+    /// The server's host and data folder.
     pub server: String,
     /// Entries.
     pub size: u64,
@@ -69,7 +69,8 @@ pub struct Dismissal {
     pub log: LogName,
     /// Entries of the checkpoint, as it was told.
     pub size: u64,
-    /// For the audit trail: why it was never this log's.
+    /// Why it was never this log's, or that what is missing is lost for good; 1 to 500 characters. It is kept in the audit
+    /// trail and in the list.
     pub reason: String,
 }
 

@@ -9,7 +9,7 @@ use store::{Blobs, Db, Migration};
 use tlog::Owner;
 
 use crate::codes;
-use crate::config::Config;
+use crate::config::{BlobPlace, Config};
 use crate::failure::Failure;
 
 /// Everybody's tables.
@@ -55,19 +55,16 @@ pub async fn owner(db: &Db, clock: &dyn Clock, random: &dyn Random) -> Result<Ow
 
 /// The tiles of the logs.
 pub fn blobs(config: &Config) -> Result<Blobs, Failure> {
-    let Some(url) = &config.blobs.url else {
-        return Ok(Blobs::folder(&config.data.folder.join("blobs"))?);
+    let (name, prefix) = match config.blobs.place()? {
+        None => return Ok(Blobs::folder(&config.data.folder.join("blobs"))?),
+        Some(BlobPlace::Folder(folder)) => return Ok(Blobs::folder(folder)?),
+        Some(BlobPlace::Bucket { name, prefix }) => (name, prefix),
     };
-    let Some(rest) = url.strip_prefix("s3://") else {
-        let folder = url.strip_prefix("file://").unwrap_or(url);
-        return Ok(Blobs::folder(Path::new(folder))?);
-    };
-    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let bucket = object_store::aws::AmazonS3Builder::from_env()
-        .with_bucket_name(bucket)
+        .with_bucket_name(name)
         .build();
-    let bucket = bucket.map_err(|error| Failure::local(format!("opening {url}"), &error))?;
-    Ok(match prefix.trim_matches('/') {
+    let bucket = bucket.map_err(|error| Failure::local(format!("opening the bucket {name}"), &error))?;
+    Ok(match prefix {
         "" => Blobs::over(Arc::new(bucket)),
         prefix => Blobs::over(Arc::new(object_store::prefix::PrefixStore::new(bucket, prefix))),
     })

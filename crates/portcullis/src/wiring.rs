@@ -291,6 +291,7 @@ pub async fn open_named_log(
         blobs: blobs(config)?,
         key,
         holder,
+        server: server_name(&config.data.folder)?,
         lease_ttl,
         shared,
         mark: Some(config.data.folder.join(mark)),
@@ -311,16 +312,21 @@ fn lease_ttl(db: &Db) -> Duration {
 /// and take each duty from each other in turns; there it is another in each process, and the next one waits for the
 /// lease's end.
 pub fn holder(folder: &Path, db: &Db, random: &dyn Random) -> Result<String, Failure> {
-    let folder =
-        std::fs::canonicalize(folder).map_err(|error| Failure::local("finding the data folder", &error))?;
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = format!("{}:{}", host.trim(), folder.display());
+    let name = server_name(folder)?;
     if !db.is_shared() {
         return Ok(name);
     }
     let mut process = [0; 8];
     random.fill(&mut process);
     Ok(format!("{name} (process {:016x})", u64::from_be_bytes(process)))
+}
+
+/// A name for this server that people know it by, the same after a restart: its host and data folder.
+pub fn server_name(folder: &Path) -> Result<String, Failure> {
+    let folder =
+        std::fs::canonicalize(folder).map_err(|error| Failure::local("finding the data folder", &error))?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(format!("{}:{}", host.trim(), folder.display()))
 }
 
 /// A server that starts for the first time can be used at once: one project that may sign anything, one key. The

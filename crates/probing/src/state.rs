@@ -246,7 +246,9 @@ impl Kind {
             Self::Database if matches!(state, State::WrongDatabase) => {
                 "signing and every other change; verification of what is known goes on"
             }
-            Self::Database => "signing, and verification of images that are not known yet",
+            Self::Database => {
+                "signing and every other change; if it does not even answer, also verification of images that are not known yet"
+            }
             Self::Log => {
                 "new signatures; images that are signed already are answered, and verification goes on"
             }

@@ -31,8 +31,10 @@ pub struct Settings {
     pub db: Db,
     pub blobs: Blobs,
     pub key: LogKey,
-    /// This server's name on the lease: the same after a restart, different on every server.
+    /// This server's name on the lease, different on every server.
     pub holder: String,
+    /// Its name for people, under which it tells what it has seen: the same after a restart.
+    pub server: String,
     /// How long the lease lasts when its holder stops renewing it.
     pub lease_ttl: Duration,
     /// Whether other servers may share the database: then any of them takes entries, and hands them to the one that
@@ -57,6 +59,7 @@ pub struct Owner {
 pub(crate) struct Core {
     pub key: LogKey,
     pub holder: String,
+    pub server: String,
     pub lease_ttl: Duration,
     pub shared: bool,
     pub tables: Tables,
@@ -84,6 +87,7 @@ impl Core {
         Self {
             key: settings.key,
             holder: settings.holder,
+            server: settings.server,
             lease_ttl: settings.lease_ttl.max(Duration::from_millis(6)),
             shared: settings.shared,
             shelf: Shelf::new(tables.clone(), settings.blobs),
@@ -223,7 +227,7 @@ impl Core {
     async fn check_mark(&self, path: &Path, mark: &Checkpoint, size: u64) -> Result<(), TlogError> {
         let checked = mark::check(path, mark, &self.shelf, size).await;
         if self.shared && mark.size > size {
-            self.tables.tell(&self.holder, mark).await?;
+            self.tables.tell(&self.server, mark).await?;
         }
         checked
     }

@@ -61,6 +61,8 @@ pub enum TlogError {
     Request(#[from] RequestError),
     #[error("the log has {size} entries; there is no {what}")]
     NotFound { size: u64, what: String },
+    #[error("nothing that a server told of {what} stops the log")]
+    NotTold { what: String },
     #[error("the sizes {old} and {new} are not in order, or beyond the log's {size} entries")]
     Sizes { old: u64, new: u64, size: u64 },
     #[error("looking for an exported log in {}: {found}", folder.display())]
@@ -129,7 +131,7 @@ impl Fault for TlogError {
             Self::Diverged { .. } => Kind::Conflict,
             Self::Overloaded { .. } => Kind::Overloaded,
             Self::Key(_) | Self::Entry(_) | Self::Request(_) | Self::Sizes { .. } => Kind::Invalid,
-            Self::NotFound { .. } | Self::NotExported { .. } => Kind::NotFound,
+            Self::NotFound { .. } | Self::NotExported { .. } | Self::NotTold { .. } => Kind::NotFound,
             Self::Answer(_) => Kind::Bug,
         }
     }
@@ -156,6 +158,7 @@ impl Fault for TlogError {
             Self::Entry(_) | Self::Request(RequestError::Entry(_)) => &codes::ENTRY,
             Self::Request(_) => &codes::REQUEST,
             Self::NotFound { .. } | Self::Sizes { .. } => &codes::NOT_FOUND,
+            Self::NotTold { .. } => &codes::NOT_TOLD,
             Self::NotExported { .. } => &codes::NOT_EXPORTED,
             Self::Diverged { .. } => &codes::DIVERGED,
             Self::Fetch { .. } => &codes::FETCH,
@@ -220,10 +223,10 @@ or a server, ask whether it is the one that you mean",
         explanation: "There are entries, tiles or a checkpoint (log.checkpoint in the data folder) beyond what the \
 database holds: it was put back from an older backup, emptied or lost. Appending would give indexes out twice, which \
 is a fork.",
-        hint: "put back the newest database; of SQLite with its -wal file; of PostgreSQL the copy that has the last \
-writes. If what is missing is lost for good, see docs/runbooks/rolled-back.md: with PostgreSQL `portcullis log seen` names \
-the checkpoint and `portcullis log seen --dismiss SIZE --reason TEXT` has the log go on from the older copy; with SQLite \
-keep blobs/, log.checkpoint and secrets/log.json elsewhere to read, and start a new log without them, in a new data folder",
+        hint: "put back the newest database: of SQLite with its -wal file, of PostgreSQL the copy that has the last writes. \
+If what is missing is lost for good: docs/runbooks/rolled-back.md. With PostgreSQL move log.checkpoint out of the data \
+folder, keep it, start, and give `portcullis log seen --dismiss SIZE --reason TEXT`; with SQLite keep blobs/, \
+log.checkpoint and secrets/log.json elsewhere to read, and start a new log without them, in a new data folder",
     };
     pub const FORKED: Code = Code {
         id: "PC1419",
@@ -289,6 +292,13 @@ signature and one verifier.",
         title: "the log has no such entry, tile or size",
         explanation: "Entries, tiles and proofs exist up to the size of the current checkpoint.",
         hint: "look at the size with `portcullis log info`",
+    };
+    pub const NOT_TOLD: Code = Code {
+        id: "PC1422",
+        title: "no such checkpoint stops the log",
+        explanation: "Only a checkpoint that a server told of, that the database does not reach, and that was not dismissed \
+already can be dismissed.",
+        hint: "`portcullis log seen` lists what was told, with the sizes; those of the audit trail's log need --audit",
     };
     pub const KEY: Code = Code {
         id: "PC1415",
@@ -358,5 +368,6 @@ within seconds",
         &DIVERGED,
         &FETCH,
         &OTHER_STORE,
+        &NOT_TOLD,
     ];
 }

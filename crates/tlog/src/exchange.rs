@@ -79,7 +79,7 @@ pub async fn told(db: &Db, name: Name) -> Result<Vec<Told>, TlogError> {
 /// hexadecimal) of what was dismissed. Every server goes on within a few looks at its lease.
 ///
 /// # Errors
-/// [`TlogError::NotFound`] if nothing of that size stops the log, or if the database does not answer.
+/// [`TlogError::NotTold`] if nothing of that size stops the log, or if the database does not answer.
 pub async fn dismiss(
     tx: &mut Tx,
     name: Name,
@@ -89,9 +89,9 @@ pub async fn dismiss(
 ) -> Result<Vec<String>, TlogError> {
     let write = TlogError::store("dismissing what a server has seen");
     let sql = Sql::of_log(name);
-    let (mut roots, mut log_size) = (Vec::new(), 0);
+    let mut roots = Vec::new();
     for row in tx.read(sql.told, args![]).await.map_err(&write)? {
-        log_size = unsigned(row.opt_int("log_size").map_err(&write)?.unwrap_or(0))?;
+        let log_size = unsigned(row.opt_int("log_size").map_err(&write)?.unwrap_or(0))?;
         let (told, note) = (
             row.int("size").map_err(&write)?,
             row.text("note").map_err(&write)?,
@@ -108,8 +108,8 @@ pub async fn dismiss(
     roots.sort();
     roots.dedup();
     if roots.is_empty() {
-        let what = format!("checkpoint of {size} entries that a server told of and that stops it");
-        return Err(TlogError::NotFound { size: log_size, what });
+        let what = format!("a checkpoint of {size} entries");
+        return Err(TlogError::NotTold { what });
     }
     Ok(roots)
 }

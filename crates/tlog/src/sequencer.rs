@@ -190,7 +190,7 @@ impl Sequencer {
         if let (TlogError::RolledBack { size, .. }, Some(seen)) = (error, seen)
             && self.core.shared
             && seen.size > *size
-            && let Err(error) = self.core.tables.tell(&self.core.holder, &seen).await
+            && let Err(error) = self.core.tables.tell(&self.core.server, &seen).await
         {
             tracing::warn!(error = kernel::chain(&error), "the other servers were not told");
         }

@@ -179,6 +179,7 @@ async fn fill(server: &Server, size: u64) {
         blobs: Blobs::folder(&server.data().join("blobs")).unwrap(),
         key: LogKey::new(text("origin"), &pkcs8.unwrap()).unwrap(),
         holder: "the test".to_owned(),
+        server: "the test".to_owned(),
         lease_ttl: Duration::from_secs(5),
         shared: false,
         owner: None,

@@ -33,6 +33,7 @@ impl OutsideLog {
             key: LogKey::new(origin, &pkcs8).unwrap(),
             name: tlog::Name::Signatures,
             holder: "test".to_owned(),
+            server: "test".to_owned(),
             lease_ttl: Duration::from_secs(60),
             shared: false,
             mark: None,

@@ -84,6 +84,9 @@ pub async fn restore(config: &Config, options: &Options) -> Result<Restored, Fai
         )?;
         logs.extend(found);
     }
+    for (name, bytes) in &secrets {
+        is_free(&secret_file(config, name), bytes)?;
+    }
     empty(&config.data.folder)?;
     let _lock = FolderLock::take(&config.data.folder)?;
     let blobs = place::blobs(config)?;
@@ -381,21 +384,29 @@ fn secret(config: &Config, name: &str, member: Member) -> Result<(), Failure> {
     }
     let path = secret_file(config, name);
     let bytes = Zeroizing::new(member.bytes);
-    match std::fs::read(&path).map(Zeroizing::new) {
-        Ok(found) if *found == *bytes => Ok(()),
+    if !is_free(&path, &bytes)? {
+        return Ok(());
+    }
+    let text =
+        std::str::from_utf8(&bytes).map_err(|_| ArchiveError::damaged(&*member.name, "it is no text"))?;
+    secrets::create(&path, text)
+}
+
+/// Whether a secret's file is still to be made; one that is there and is another one is never written over.
+fn is_free(path: &Path, bytes: &[u8]) -> Result<bool, Failure> {
+    match std::fs::read(path).map(Zeroizing::new) {
+        Ok(found) if **found == *bytes => Ok(false),
         Ok(_) => {
             let what = format!(
                 "{} is there and is another one than in the backup",
                 path.display()
             );
-            Err(Failure::coded(7, &store::codes::NOT_EMPTY, what))
+            Err(Failure::coded(7, &store::codes::NOT_EMPTY, what).with_hint(
+                "move that file away, or have the configuration name another place for it; restore makes the backup's own",
+            ))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let text = std::str::from_utf8(&bytes)
-                .map_err(|_| ArchiveError::damaged(&*member.name, "it is no text"))?;
-            secrets::create(&path, text)
-        }
-        Err(error) => Err(Failure::file("reading", &path, &error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(Failure::file("reading", path, &error)),
     }
 }
 

@@ -44,7 +44,10 @@ pub async fn restore(globals: &Globals, own: Restore) -> Result<ExitCode, Failur
     };
     let restored = backup::restore(&config, &options).await?;
     let against = restored.held_against.join(", ");
-    let more = [("root", restored.audit.root), ("held against", against.clone())];
+    let mut more = vec![("root", restored.audit.root)];
+    if !against.is_empty() {
+        more.push(("held against", against.clone()));
+    }
     print(
         globals,
         &options.file.display().to_string(),

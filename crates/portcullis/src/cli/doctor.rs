@@ -15,7 +15,7 @@ use tlog::{Checkpoint, TlogError};
 use upstream::oci::header::http_date;
 
 use crate::args::{Doctor, Globals, Output};
-use crate::cli::{input, log};
+use crate::cli::{input, log, status};
 use crate::client::{self, Client};
 use crate::config::Loaded;
 use crate::failure::Failure;
@@ -64,6 +64,7 @@ pub async fn run(globals: &Globals, own: &Doctor) -> Result<ExitCode, Failure> {
         ("clock", patient.clock().boxed()),
         ("trusted root", patient.trusted_root().boxed()),
         ("log", patient.log().boxed()),
+        ("logs go on", patient.logs_go_on().boxed()),
         ("dependencies", patient.dependencies().boxed()),
     ];
     let made = checks.into_iter().map(async |(name, check)| Check {
@@ -309,6 +310,23 @@ impl Patient<'_> {
         match checked.await {
             Ok(Checkpoint { size, .. }) => Fine(format!("its checkpoint of {size} entries is by its key")),
             Err(failure) => failed(&failure),
+        }
+    }
+
+    /// Whether nobody has seen more of a log than the database has: that stops it.
+    async fn logs_go_on(&self) -> Outcome {
+        let seen: Value = match self.client.get("api/v1/log/seen").await {
+            Ok(seen) => seen,
+            Err(failure) => return failed(&failure),
+        };
+        let items = seen["items"].as_array().into_iter().flatten();
+        let stopped: Vec<String> = items
+            .filter(|item| item["stops"] == true)
+            .map(status::stops)
+            .collect();
+        match stopped.is_empty() {
+            true => Fine("no server has seen more than the database has".to_owned()),
+            false => Problem(stopped.join("; "), status::STOPPED_HINT.to_owned()),
         }
     }
 

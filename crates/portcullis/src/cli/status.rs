@@ -81,6 +81,8 @@ async fn read(client: &Client) -> Result<Value, Failure> {
         Ok(debt) => debt,
         Err(failure) => json!({ "error": failure.line() }),
     };
+    // Of the audit trail's log nothing else tells.
+    found["stopped"] = stopped(client).await;
     // The log says itself if it cannot be read; the rest is shown all the same.
     found["log"] = match client
         .text("api/v2/checkpoint")
@@ -94,6 +96,30 @@ async fn read(client: &Client) -> Result<Value, Failure> {
     };
     Ok(found)
 }
+
+/// The checkpoints that stop a log; of a server without a database nothing is known.
+async fn stopped(client: &Client) -> Value {
+    let seen: Value = client.get("api/v1/log/seen").await.unwrap_or_default();
+    let items = seen["items"].as_array().into_iter().flatten();
+    items.filter(|item| item["stops"] == true).cloned().collect()
+}
+
+/// That nobody appends to a log because of `item`, one that stops it.
+pub fn stops(item: &Value) -> String {
+    let (log, goes_on) = match item["log"].as_str() {
+        Some("audit") => ("audit log", "records are written and not sealed"),
+        _ => ("log", "nothing new is signed"),
+    };
+    let server = item["server"].as_str().unwrap_or("-");
+    format!(
+        "the {log} is stopped, {goes_on}: the server {server} has seen {} entries, which the database does not have",
+        item["size"]
+    )
+}
+
+/// What to do about it.
+pub const STOPPED_HINT: &str =
+    "portcullis log seen lists who saw what; docs/runbooks/rolled-back.md says when to dismiss it";
 
 fn print(globals: &Globals, found: &Value) {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
@@ -117,6 +143,10 @@ fn print(globals: &Globals, found: &Value) {
             text(&log["origin"])
         )),
         None => println(&format!("log             {}", text(&log["error"]))),
+    }
+    let stopped = found["stopped"].as_array();
+    for item in stopped.into_iter().flatten() {
+        println(&format!("stopped         {}", stops(item)));
     }
     let outside = dependencies.iter().find(|one| one["name"] == "external-log");
     let state = outside.map_or_else(String::new, |one| text(&one["state"]));
@@ -145,6 +175,9 @@ fn print(globals: &Globals, found: &Value) {
         &["DEPENDENCY", "STATE", "FOR", "LAST GOOD", "TOOK", "FOUND"],
         &rows,
     );
+    if !globals.quiet && stopped.is_some_and(|items| !items.is_empty()) {
+        say(&format!("stopped; hint: {STOPPED_HINT}"));
+    }
     for one in &dependencies {
         let (name, hint) = (text(&one["name"]), text(&one["hint"]));
         if !hint.is_empty() && !globals.quiet {
@@ -268,6 +301,18 @@ mod tests {
             "{line}"
         );
         assert!(line.ends_with("sig_1: no such key"), "{line}");
+    }
+
+    #[test]
+    fn a_stopped_log_is_named_with_what_that_means() {
+        let of =
+            |log: &str| super::stops(&json!({ "log": log, "server": "b:/data", "size": 62, "stops": true }));
+        assert_eq!(
+            of("audit"),
+            "the audit log is stopped, records are written and not sealed: the server b:/data has seen 62 entries, which \
+             the database does not have"
+        );
+        assert!(of("signatures").starts_with("the log is stopped, nothing new is signed: "));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The sections of the configuration that have no domain of their own, and their defaults.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -117,8 +117,46 @@ impl Default for SigningSection {
     }
 }
 
+/// Where the blobs lie.
+#[derive(Debug, PartialEq, Eq)]
+pub enum BlobPlace<'a> {
+    Folder(&'a Path),
+    Bucket { name: &'a str, prefix: &'a str },
+}
+
+impl BlobsSection {
+    /// The place that is configured, if one is; what is no place that is known is never taken for a folder's name.
+    pub fn place(&self) -> Result<Option<BlobPlace<'_>>, Failure> {
+        let Some(url) = &self.url else { return Ok(None) };
+        let wrong = || {
+            let hint = "give s3://NAME, s3://NAME/PREFIX, file:///FOLDER or the path of a folder";
+            let cause = format!("blobs.url {url:?} is no place for blobs that is known");
+            Failure::coded(1, &codes::CONFIG, cause).with_hint(hint)
+        };
+        if let Some(rest) = url.strip_prefix("s3://") {
+            let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            let prefix = prefix.trim_matches('/');
+            let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+            let known = !name.is_empty() && name.chars().all(is_name) && !prefix.contains(['?', '#']);
+            return known
+                .then_some(Some(BlobPlace::Bucket { name, prefix }))
+                .ok_or_else(wrong);
+        }
+        let path = match url.strip_prefix("file://") {
+            Some(path) if !path.starts_with('/') => return Err(wrong()),
+            Some(path) => path,
+            None if url.trim().is_empty() || (url.contains(':') && !url.starts_with('/')) => {
+                return Err(wrong());
+            }
+            None => url,
+        };
+        Ok(Some(BlobPlace::Folder(Path::new(path))))
+    }
+}
+
 impl DatabaseSection {
-    /// That the address and the number of connections make sense, and that what other servers may share has a place for blobs that they share too.
+    /// That the address and the number of connections make sense, and that what other servers may share has a place for
+    /// blobs that they share too.
     pub fn check(&self, blobs: &BlobsSection) -> Result<(), Failure> {
         let connections = self.connections_max;
         if !store::CONNECTIONS_MAX.contains(&connections) {
@@ -129,18 +167,82 @@ impl DatabaseSection {
             );
             return Err(Failure::coded(1, &codes::CONFIG, cause));
         }
+        let place = blobs.place()?;
         let Some(url) = &self.url else { return Ok(()) };
         store::Db::check_address(url).map_err(|error| {
             let cause = format!("database.url: {}", kernel::chain(&error));
             Failure::coded(1, &codes::CONFIG, cause)
         })?;
-        if !url.starts_with("postgres") || blobs.url.is_some() {
+        if !url.starts_with("postgres") {
             return Ok(());
+        }
+        match place {
+            Some(BlobPlace::Folder(path)) if !path.is_absolute() => {
+                let cause = "database.url is a PostgreSQL, which other servers may share, and blobs.url is a folder by where \
+                             the server was started";
+                return Err(Failure::coded(1, &codes::CONFIG, cause.to_owned())
+                    .with_hint("give the folder's whole path, from the root"));
+            }
+            Some(_) => return Ok(()),
+            None => {}
         }
         let cause = "database.url is a PostgreSQL, which other servers may share, and blobs.url is not set: each server would \
                      keep its part of the log in a folder of its own";
         Err(Failure::coded(1, &codes::CONFIG, cause.to_owned()).with_hint(
             "set blobs.url to a place that all servers share: a folder, or a bucket s3://NAME/PREFIX",
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blobs_lie_in_a_bucket_or_a_folder_and_nowhere_else() {
+        let of = |url: &str| BlobsSection {
+            url: Some(url.to_owned()),
+        };
+        for url in ["s3://b/log", "s3://b/log/"] {
+            let (name, prefix) = ("b", "log");
+            assert_eq!(
+                of(url).place().unwrap(),
+                Some(BlobPlace::Bucket { name, prefix }),
+                "{url}"
+            );
+        }
+        let folders = [
+            ("file:///srv/b", "/srv/b"),
+            ("/srv/b", "/srv/b"),
+            ("blobs", "blobs"),
+        ];
+        for (url, folder) in folders {
+            assert_eq!(
+                of(url).place().unwrap(),
+                Some(BlobPlace::Folder(Path::new(folder))),
+                "{url}"
+            );
+        }
+        for url in [
+            "",
+            " ",
+            "gs://b/x",
+            "S3://b/x",
+            "http://x",
+            "s3://",
+            "s3:///x",
+            "s3://b?x",
+            "file://srv",
+            "file:/",
+        ] {
+            assert!(of(url).place().is_err(), "{url}");
+        }
+        let shared = DatabaseSection {
+            url: Some("postgres://h/d".to_owned()),
+            ..DatabaseSection::default()
+        };
+        assert!(shared.check(&of("blobs")).is_err() && shared.check(&BlobsSection::default()).is_err());
+        assert!(shared.check(&of("/srv/blobs")).is_ok() && shared.check(&of("s3://b")).is_ok());
+        assert!(DatabaseSection::default().check(&of("gs://b")).is_err());
     }
 }

@@ -37,6 +37,7 @@ impl OutsideLog {
             blobs: Blobs::folder(&folder.join("blobs"))?,
             key: LogKey::new(ORIGIN, &pkcs8).map_err(|error| failed(&error))?,
             holder: "demo".to_owned(),
+            server: "demo".to_owned(),
             lease_ttl: Duration::from_secs(LEASE_SECONDS),
             mark: None,
             owner: None,

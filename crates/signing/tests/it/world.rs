@@ -146,6 +146,7 @@ impl World {
             blobs: Blobs::folder(&folder.path().join("blobs")).unwrap(),
             key,
             holder: "server-1".to_owned(),
+            server: "server-1".to_owned(),
             lease_ttl: Duration::from_secs(30),
             shared: false,
             mark: None,

@@ -279,9 +279,9 @@ async fn what_was_dismissed_stops_nobody_and_a_higher_one_does() {
         tx.commit().await.unwrap();
         done
     };
-    assert_eq!(dismiss(8).await.unwrap_err().code().id, "PC1414");
+    assert_eq!(dismiss(8).await.unwrap_err().code().id, "PC1422");
     assert_eq!(dismiss(9).await.unwrap(), [hex::encode([7; 32])]);
-    assert_eq!(dismiss(9).await.unwrap_err().code().id, "PC1414");
+    assert_eq!(dismiss(9).await.unwrap_err().code().id, "PC1422");
     for tlog in [&second, &first] {
         until("going on", async || tlog.place(accepted(5)).await.is_ok()).await;
     }
