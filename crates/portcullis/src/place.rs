@@ -45,11 +45,14 @@ pub fn database_is_there(config: &Config) -> Result<(), Failure> {
 }
 
 /// By what the blobs are known to be those of a database: its installation's id, which the probe of the blobs writes into
-/// a store that never had one.
+/// a store that never had one. From here on each new connection to the database is held against it too.
 pub async fn owner(db: &Db, clock: &dyn Clock, random: &dyn Random) -> Result<Owner, Failure> {
+    let marks = Marks::new(db.clone());
+    let id = marks.installation(clock, random).await?;
+    marks.require(&id);
     Ok(Owner {
         blob: probing::INSTALLATION_BLOB,
-        id: Marks::new(db.clone()).installation(clock, random).await?,
+        id,
     })
 }
 

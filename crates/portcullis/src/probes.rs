@@ -56,6 +56,7 @@ pub async fn start(parts: Parts<'_>) -> Result<Watch, Failure> {
         folder.join("database.mark"),
         sqlite_file(config, db),
         clock.clone(),
+        &*parts.random,
     );
     watch.add(Arc::new(database));
     watch.add(Arc::new(EmbeddedLog::new(parts.tlog.clone())));

@@ -1,24 +1,28 @@
 //! The database: is it ours, and has it everything that it had?
 //!
 //! Two things outside of it tell: the installation's id, and a count that every look moves on, both kept in a file of
-//! the data folder. Another database behind the same name has another id; one that was put back, or a replica that
-//! lost the last writes, has a smaller count. A file of SQLite that was replaced under the running server is another
-//! file by its number, though the server still writes into the old one.
+//! the data folder. Another database behind the same name has another id. One that was put back, or a replica that lost
+//! the last writes, has a smaller count; and where other servers moved it past that already, it lacks the number that
+//! this server was given last, which has a row of its own. A file of SQLite that was replaced under the running server is
+//! another file by its number, though the server still writes into the old one.
 //!
-//! What is written into a wrong database is lost or somebody else's, so this probe closes the store for changes while it
-//! sees one ([`Db::refuse_changes`]), and opens it when it sees the right one. A loss stops nothing, and stays named
-//! ([`crate::loss`]).
+//! What is written into a wrong database is lost or somebody else's, so this probe closes the store while it sees one
+//! ([`Db::refuse_changes`]), and opens it when it sees the right one. With PostgreSQL the first new connection that leads
+//! to another one closes it already ([`Db::require`]). A look only reads until it has judged: a database that takes no
+//! writes is told apart all the same. A loss stops nothing, and stays named ([`crate::loss`]).
 
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use kernel::{Clock, Fault as _};
-use store::{Db, StoreError};
+use kernel::{Clock, Fault as _, Id, Random};
+use store::{Db, StoreError, Tx};
 
-use crate::loss::{self, Loss};
-use crate::marks::{Beat, Marks};
+use crate::loss::{self, Counted, Loss};
+use crate::marks::{self, Beat, Seen};
 use crate::state::{Finding, Kind, State};
 use crate::watch::Probe;
 
@@ -27,7 +31,10 @@ const MARK_BYTES_MAX: u64 = 1 << 10;
 
 /// Looks at the database.
 pub struct DatabaseProbe {
-    marks: Marks,
+    /// Looks where the name leads now, and is never refused.
+    db: Db,
+    /// By what this server's row is known.
+    server: String,
     /// The file outside of the database.
     path: PathBuf,
     /// SQLite's file, and which one it was when the server opened it.
@@ -37,12 +44,21 @@ pub struct DatabaseProbe {
 }
 
 impl DatabaseProbe {
-    /// Reads the mark that the last run left in `path`; for SQLite, `file` is the database's.
+    /// Reads the mark that the last run left in `path`; for SQLite, `file` is the database's. A server without a mark is
+    /// from now on known by a name of chance.
     #[must_use]
-    pub fn new(db: &Db, path: PathBuf, file: Option<PathBuf>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        db: &Db,
+        path: PathBuf,
+        file: Option<PathBuf>,
+        clock: Arc<dyn Clock>,
+        random: &dyn Random,
+    ) -> Self {
         let last = read(&path);
+        let server = last.as_ref().and_then(|last| last.server.clone());
         Self {
-            marks: Marks::new(db.ungated()),
+            db: db.ungated(),
+            server: server.unwrap_or_else(|| Id::new("srv", &*clock, random).to_string()),
             clock,
             last: Mutex::new(last),
             path,
@@ -78,12 +94,23 @@ impl DatabaseProbe {
     }
 }
 
-/// What the row means beside the last good one.
-fn judge(last: Option<&Beat>, found: Option<&Beat>) -> Finding {
-    let described = |beat: &Beat| format!("installation {}, count {}", beat.installation, beat.beat);
+/// The count to which it fell, if that is less than this server was given. With a row of its own the server misses its own
+/// number, however far others moved the count since.
+fn fell_to(last: &Beat, found: &Seen) -> Option<i64> {
+    let own = match last.server {
+        Some(_) => found.own.unwrap_or(0),
+        None => found.beat,
+    };
+    let lowest = own.min(found.beat);
+    (lowest < last.beat).then_some(lowest)
+}
+
+/// What the rows mean beside the last good look.
+fn judge(last: Option<&Beat>, found: Option<&Seen>) -> Finding {
+    let described = |found: &Seen| format!("installation {}, count {}", found.installation, found.beat);
     let expected = last.map_or_else(
         || "a database of Portcullis".to_owned(),
-        |last| format!("installation {}, count above {}", last.installation, last.beat),
+        |last| format!("installation {}, count {} or more", last.installation, last.beat),
     );
     let (state, found) = match (last, found) {
         (_, None) => (
@@ -93,7 +120,7 @@ fn judge(last: Option<&Beat>, found: Option<&Beat>) -> Finding {
         (Some(last), Some(found)) if last.installation != found.installation => {
             (State::WrongDatabase, described(found))
         }
-        (Some(last), Some(found)) if found.beat <= last.beat => (State::RolledBack, described(found)),
+        (Some(last), Some(found)) if fell_to(last, found).is_some() => (State::RolledBack, described(found)),
         (_, Some(found)) => (State::Ok, described(found)),
     };
     Finding::new(state, expected, found)
@@ -114,49 +141,63 @@ impl Probe for DatabaseProbe {
     }
 
     async fn look(&self) -> Finding {
-        let finding = self.find().await;
-        let db = self.marks.db();
-        match finding.state {
-            State::WrongDatabase => db.refuse_changes(Some(finding.found.clone())),
-            State::Ok | State::RolledBack => db.refuse_changes(None),
-            // Whoever does not answer may be either.
-            _ => {}
+        if let Some(finding) = self.replaced() {
+            self.db.refuse_changes(Some(finding.found.clone()));
+            return finding;
         }
-        finding
+        let last = self.last();
+        let unreachable =
+            |error: StoreError| Finding::new(State::Unreachable, self.expected(), unanswered(&error));
+        let mut tx = match self.db.begin().await {
+            Ok(tx) => tx,
+            Err(error) => return unreachable(error),
+        };
+        let found = match marks::seen(&mut tx, &self.server).await {
+            Ok(found) => found,
+            Err(error) if error.is_missing_table() => None,
+            // Whoever does not answer may be either: the store stays as it is.
+            Err(error) => return unreachable(error),
+        };
+        let finding = judge(last.as_ref(), found.as_ref());
+        let (Some(found), State::Ok | State::RolledBack) = (found, finding.state) else {
+            self.db.refuse_changes(Some(finding.found.clone()));
+            return finding;
+        };
+        // It is the right one, whether or not it takes what comes now.
+        self.db.refuse_changes(None);
+        match (self.settle(tx, last.as_ref(), &found).await, finding.state) {
+            (Ok(None), _) => finding,
+            (Ok(Some(loss)), _) => Finding::new(State::RolledBack, finding.expected, lost(&loss)),
+            (Err(error), State::RolledBack) => {
+                let found = format!("{}, and that was not written down: {}", finding.found, unanswered(&error));
+                Finding::new(State::RolledBack, finding.expected, found)
+            }
+            (Err(error), _) => unreachable(error),
+        }
     }
 }
 
 impl DatabaseProbe {
-    async fn find(&self) -> Finding {
-        if let Some(finding) = self.replaced() {
-            return finding;
+    /// Writes down what was lost and moves the count on, in one transaction; the answer is the loss that nobody has
+    /// acknowledged. The mark moves on only with that: until then a loss is found again.
+    async fn settle(&self, mut tx: Tx, last: Option<&Beat>, found: &Seen) -> Result<Option<Loss>, StoreError> {
+        let now = self.clock.now();
+        if let Some((last, fell_to)) = last.and_then(|last| Some((last, fell_to(last, found)?))) {
+            loss::note(&mut tx, Counted::Looks, last.beat, fell_to, now).await?;
         }
-        let last = self.last();
-        let own = last.as_ref().map(|last| last.installation.as_str());
-        let unreachable =
-            |error: StoreError| Finding::new(State::Unreachable, self.expected(), unanswered(&error));
-        let found = match self.marks.beat(own).await {
-            Ok(found) => found,
-            Err(error) if error.is_missing_table() => None,
-            Err(error) => return unreachable(error),
-        };
-        let finding = judge(last.as_ref(), found.as_ref().map(|(beat, _)| beat));
-        let (Some((beat, mut loss)), State::Ok | State::RolledBack) = (found, finding.state) else {
-            return finding;
-        };
-        if let (State::RolledBack, Some(last)) = (finding.state, &last) {
-            // The mark moves on only when the loss is written down: until then it is found again.
-            match loss::note(self.marks.db(), last.beat, beat.beat, self.clock.now()).await {
-                Ok(noted) => loss = Some(noted),
-                Err(error) => return unreachable(error),
-            }
+        let changes = self.db.changes_lost();
+        if let Some((known, found)) = changes {
+            loss::note(&mut tx, Counted::Changes, known, found, now).await?;
+        }
+        let beat = marks::beat(&mut tx, &found.installation, &self.server).await?;
+        let loss = loss::read(&mut tx).await?;
+        tx.commit().await?;
+        if let Some(noted) = changes {
+            self.db.changes_lost_noted(noted);
         }
         keep(&self.path, &beat);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(beat);
-        match loss {
-            None => finding,
-            Some(loss) => Finding::new(State::RolledBack, finding.expected, lost(&loss)),
-        }
+        Ok(loss)
     }
 }
 
@@ -188,7 +229,13 @@ fn read(path: &Path) -> Option<Beat> {
 fn keep(path: &Path, beat: &Beat) {
     let staged = path.with_extension("new");
     let text = serde_json::to_vec(beat).unwrap_or_default();
-    if let Err(error) = std::fs::write(&staged, text).and_then(|()| std::fs::rename(&staged, path)) {
+    let mut options = OpenOptions::new();
+    let options = options.create(true).truncate(true).write(true).mode(0o600);
+    let written = options
+        .open(&staged)
+        .and_then(|mut file| file.write_all(&text))
+        .and_then(|()| std::fs::rename(&staged, path));
+    if let Err(error) = written {
         tracing::warn!(path = %path.display(), %error, "the mark of the database was not written");
     }
 }
@@ -197,22 +244,36 @@ fn keep(path: &Path, beat: &Beat) {
 mod tests {
     use super::*;
 
-    fn beat(installation: &str, beat: i64) -> Beat {
-        Beat {
+    fn seen(installation: &str, beat: i64, own: Option<i64>) -> Seen {
+        Seen {
             installation: installation.to_owned(),
             beat,
+            own,
         }
     }
 
     #[test]
     fn another_database_an_older_copy_and_an_empty_one_are_told_apart() {
-        let last = beat("ins_a", 7);
+        let before = Beat {
+            installation: "ins_a".to_owned(),
+            beat: 7,
+            server: None,
+        };
+        let last = Beat {
+            server: Some("srv_a".to_owned()),
+            ..before.clone()
+        };
         for (last, found, state) in [
-            (None, Some(beat("ins_a", 1)), State::Ok),
-            (Some(&last), Some(beat("ins_a", 8)), State::Ok),
-            (Some(&last), Some(beat("ins_a", 7)), State::RolledBack),
-            (Some(&last), Some(beat("ins_a", 2)), State::RolledBack),
-            (Some(&last), Some(beat("ins_b", 9)), State::WrongDatabase),
+            (None, Some(seen("ins_a", 1, None)), State::Ok),
+            (Some(&last), Some(seen("ins_a", 8, Some(7))), State::Ok),
+            (Some(&last), Some(seen("ins_a", 7, Some(7))), State::Ok),
+            (Some(&last), Some(seen("ins_a", 6, Some(7))), State::RolledBack),
+            // Others moved the count past what this server was given.
+            (Some(&last), Some(seen("ins_a", 9, Some(6))), State::RolledBack),
+            (Some(&last), Some(seen("ins_a", 9, None)), State::RolledBack),
+            (Some(&before), Some(seen("ins_a", 9, None)), State::Ok),
+            (Some(&before), Some(seen("ins_a", 6, None)), State::RolledBack),
+            (Some(&last), Some(seen("ins_b", 9, Some(9))), State::WrongDatabase),
             (Some(&last), None, State::WrongDatabase),
         ] {
             assert_eq!(judge(last, found.as_ref()).state, state, "{last:?} {found:?}");

@@ -2,7 +2,8 @@
 //!
 //! A fail-over to a copy that lacked its last second looks healthy a moment later: the count that every look moves on
 //! passes its old value, and whatever was lost is missed by nobody. A token may be valid again that somebody revoked. So a
-//! loss is written down in that database when it is found, is named by every server from then on, also after a restart,
+//! loss is written down in that database when it is found (by a server that misses the number that it was given, or by one
+//! that learns of fewer changes than it knew of), is named by every server from then on, also after a restart,
 //! and ends when a person says that they have looked. It stops nothing: what must not go on from an older copy is
 //! the log, and it has its own check.
 
@@ -15,7 +16,7 @@ use jiff::Timestamp;
 use kernel::{Clock, Random};
 use store::{Db, Migration, Row, StoreError, Tx, args};
 
-/// One row while there is a loss that nobody has acknowledged.
+/// A row for each [`Counted`] of which something was lost that nobody has acknowledged.
 pub(crate) const MIGRATION: Migration = Migration {
     domain: "probing",
     version: 2,
@@ -26,9 +27,20 @@ pub(crate) const MIGRATION: Migration = Migration {
 /// Characters of the reason of an acknowledgement, which stands in the audit trail.
 pub const REASON_CHARS_MAX: usize = 500;
 
+/// Which numbers are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// Those of the looks of the servers at the database.
+    Looks = 1,
+    /// Those of changes of tokens, projects, keys and policies.
+    Changes = 2,
+}
+
 /// What was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {
+    /// What is counted, as a word.
+    pub counted: &'static str,
     /// The highest count that any server had seen acknowledged.
     pub known: i64,
     /// The lowest that was found after it.
@@ -39,17 +51,22 @@ pub struct Loss {
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { known, found, since } = self;
+        let Self {
+            counted,
+            known,
+            found,
+            since,
+        } = self;
         write!(
             f,
-            "count {found} was found at {since} after count {known} had been acknowledged"
+            "{counted} {found} was found at {since} after {counted} {known} had been acknowledged"
         )
     }
 }
 
-/// The loss that nobody has acknowledged.
+/// A loss that nobody has acknowledged; of lost changes and lost looks, the changes.
 pub(crate) async fn read(tx: &mut Tx) -> Result<Option<Loss>, StoreError> {
-    let sql = "SELECT known, found, found_at FROM database_loss WHERE id = 1";
+    let sql = "SELECT id, known, found, found_at FROM database_loss ORDER BY id DESC LIMIT 1";
     tx.read_one(sql, Vec::new())
         .await?
         .as_ref()
@@ -58,27 +75,25 @@ pub(crate) async fn read(tx: &mut Tx) -> Result<Option<Loss>, StoreError> {
 }
 
 /// Writes a loss down; of several servers that find the same one, the first says when, and the widest gap counts.
-pub(crate) async fn note(db: &Db, known: i64, found: i64, now: Timestamp) -> Result<Loss, StoreError> {
-    let sql = "INSERT INTO database_loss (id, known, found, found_at) VALUES (1, $1, $2, $3) \
+pub(crate) async fn note(
+    tx: &mut Tx,
+    counted: Counted,
+    known: i64,
+    found: i64,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO database_loss (id, known, found, found_at) VALUES ($1, $2, $3, $4) \
                ON CONFLICT (id) DO UPDATE SET \
                  known = CASE WHEN excluded.known > database_loss.known THEN excluded.known ELSE database_loss.known END, \
-                 found = CASE WHEN excluded.found < database_loss.found THEN excluded.found ELSE database_loss.found END \
-               RETURNING known, found, found_at";
-    let mut tx = db.begin().await?;
-    let row = tx
-        .read_one(sql, args![known, found, now.as_microsecond()])
-        .await?;
-    tx.commit().await?;
-    let own = Loss {
-        known,
-        found,
-        since: now,
-    };
-    row.as_ref().map_or(Ok(own), loss_of)
+                 found = CASE WHEN excluded.found < database_loss.found THEN excluded.found ELSE database_loss.found END";
+    let row = args![counted as i64, known, found, now.as_microsecond()];
+    tx.execute(sql, row).await.map(|_| ())
 }
 
 fn loss_of(row: &Row) -> Result<Loss, StoreError> {
+    let of_looks = row.int("id")? == Counted::Looks as i64;
     Ok(Loss {
+        counted: if of_looks { "count" } else { "change" },
         known: row.int("known")?,
         found: row.int("found")?,
         since: Timestamp::from_microsecond(row.int("found_at")?).unwrap_or_default(),
@@ -115,15 +130,19 @@ impl Losses {
             });
         }
         let mut tx = self.db.begin().await?;
-        let sql = "DELETE FROM database_loss WHERE id = 1 RETURNING known, found, found_at";
-        let Some(row) = tx.read_one(sql, Vec::new()).await? else {
+        let sql = "DELETE FROM database_loss RETURNING id, known, found, found_at";
+        let mut losses = Vec::new();
+        for row in &tx.read(sql, Vec::new()).await? {
+            losses.push(loss_of(row)?);
+        }
+        let told: Vec<String> = losses.iter().map(Loss::to_string).collect();
+        let Some(loss) = losses.into_iter().next() else {
             return Err(AccessError::NotFound {
                 what: "loss to acknowledge in the",
                 name: "database".to_owned(),
             });
         };
-        let loss = loss_of(&row)?;
-        let detail = format!("{loss}: {reason}");
+        let detail = format!("{}: {reason}", told.join("; "));
         let record = Record {
             action: "dependency.acknowledge",
             resource: "database",

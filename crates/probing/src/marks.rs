@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 use kernel::{Clock, Id, Random};
-use store::{Db, Migration, StoreError, args};
+use store::{Db, Identity, Migration, StoreError, Tx, args};
 
-use crate::loss::{self, Loss};
+use crate::loss;
 
 /// The tables of this domain. `installation` has one row: the id that database and blobs are known by, and a count
-/// that only grows. `probe_mark` has the last good state of a dependency, as its probe writes it.
-pub const MIGRATIONS: &[Migration] = &[FIRST, loss::MIGRATION];
+/// that only grows; `server_beat` what of it each server was given last. `probe_mark` has the last good state of a dependency, as its probe writes it.
+pub const MIGRATIONS: &[Migration] = &[FIRST, loss::MIGRATION, SERVERS];
 
 const FIRST: Migration = Migration {
     domain: "probing",
@@ -17,13 +17,66 @@ const FIRST: Migration = Migration {
           CREATE TABLE probe_mark (name TEXT PRIMARY KEY, mark TEXT NOT NULL, written_at BIGINT NOT NULL);",
 };
 
-/// The installation's row, read and moved on.
+/// What each server was given last: a fail-over that lost it is found by that server, however far others moved the count
+/// on since. A row stays when its server is gone; it is some fifty bytes.
+const SERVERS: Migration = Migration {
+    domain: "probing",
+    version: 3,
+    sql: "CREATE TABLE server_beat (server TEXT PRIMARY KEY, number BIGINT NOT NULL);",
+};
+
+const READ: &str = "SELECT name FROM installation WHERE id = 1";
+
+/// What a server was given by its last look, as its mark keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Beat {
     /// The installation's id.
     pub installation: String,
-    /// Grows by one with every look of any server.
+    /// The count, which grows by one with every look of any server.
     pub beat: i64,
+    /// By what its own row is known; none in a mark of a program from before there were any.
+    #[serde(default)]
+    pub server: Option<String>,
+}
+
+/// What a look finds before it changes anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub installation: String,
+    /// The count of all servers.
+    pub beat: i64,
+    /// What this server was given last.
+    pub own: Option<i64>,
+}
+
+/// Reads the installation's row, if there is one, and that of `server`.
+pub(crate) async fn seen(tx: &mut Tx, server: &str) -> Result<Option<Seen>, StoreError> {
+    let sql = "SELECT name, beat FROM installation WHERE id = 1";
+    let Some(row) = tx.read_one(sql, Vec::new()).await? else {
+        return Ok(None);
+    };
+    let sql = "SELECT number FROM server_beat WHERE server = $1";
+    let own = tx.read_one(sql, args![server]).await?;
+    Ok(Some(Seen {
+        installation: row.text("name")?,
+        beat: row.int("beat")?,
+        own: own.map(|own| own.int("number")).transpose()?,
+    }))
+}
+
+/// Moves the count on, which shows that the database takes writes, and gives `server` its new value.
+pub(crate) async fn beat(tx: &mut Tx, installation: &str, server: &str) -> Result<Beat, StoreError> {
+    let sql = "UPDATE installation SET beat = beat + 1 WHERE id = 1 AND name = $1 RETURNING beat";
+    let row = tx.read_one(sql, args![installation]).await?;
+    let beat = row.map(|row| row.int("beat")).transpose()?.unwrap_or(0);
+    let sql = "INSERT INTO server_beat (server, number) VALUES ($1, $2) \
+               ON CONFLICT (server) DO UPDATE SET number = excluded.number";
+    tx.execute(sql, args![server, beat]).await?;
+    Ok(Beat {
+        installation: installation.to_owned(),
+        beat,
+        server: Some(server.to_owned()),
+    })
 }
 
 /// The tables. Cheap to clone.
@@ -43,7 +96,6 @@ impl Marks {
     /// # Errors
     /// If the database does not answer.
     pub async fn installation(&self, clock: &dyn Clock, random: &dyn Random) -> Result<String, StoreError> {
-        const READ: &str = "SELECT name FROM installation WHERE id = 1";
         if let Some(row) = self.db.read_one(READ, Vec::new()).await? {
             return row.text("name");
         }
@@ -59,33 +111,12 @@ impl Marks {
         row.map_or(Ok(id), |row| row.text("name"))
     }
 
-    /// Moves the count on, which shows that the database takes writes, and gives the row as it was written, with a loss
-    /// that nobody has acknowledged; `None` if there is no row. That of another installation than `own` is left alone.
-    pub(crate) async fn beat(&self, own: Option<&str>) -> Result<Option<(Beat, Option<Loss>)>, StoreError> {
-        let mut tx = self.db.begin().await?;
-        let sql = "UPDATE installation SET beat = beat + 1 WHERE id = 1 AND name = COALESCE($1, name) \
-                   RETURNING name, beat";
-        let mut row = tx.read_one(sql, args![own]).await?;
-        if row.is_none() {
-            let sql = "SELECT name, beat FROM installation WHERE id = 1";
-            row = tx.read_one(sql, Vec::new()).await?;
-        }
-        let Some(row) = row else { return Ok(None) };
-        let beat = Beat {
-            installation: row.text("name")?,
-            beat: row.int("beat")?,
-        };
-        let foreign = own.is_some_and(|own| own != beat.installation);
-        let loss = match foreign {
-            true => None,
-            false => loss::read(&mut tx).await?,
-        };
-        tx.commit().await?;
-        Ok(Some((beat, loss)))
-    }
-
-    pub(crate) fn db(&self) -> &Db {
-        &self.db
+    /// From now on a new connection to PostgreSQL that leads to another installation is refused, and closes the store.
+    pub fn require(&self, installation: &str) {
+        self.db.require(Identity {
+            sql: READ,
+            value: installation.to_owned(),
+        });
     }
 
     /// The last good state of the dependency `name`.

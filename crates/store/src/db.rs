@@ -1,8 +1,10 @@
 //! One handle over two databases.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use crate::changes::Told;
+use crate::gate::{Gate, Identity};
 use crate::{Row, StoreError, Value, postgres, sqlite};
 
 /// How addresses begin.
@@ -16,17 +18,7 @@ pub struct Db {
     gate: Arc<Gate>,
     /// Whether the gate counts for this handle.
     gated: bool,
-}
-
-/// Why nothing may be written, if somebody found that this is not the database that it has to be.
-#[derive(Default)]
-struct Gate(Mutex<Option<String>>);
-
-impl Gate {
-    fn pass(&self) -> Result<(), StoreError> {
-        let wrong = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        wrong.map_or(Ok(()), |found| Err(StoreError::Wrong { found }))
-    }
+    told: Arc<Told>,
 }
 
 #[derive(Clone)]
@@ -36,7 +28,12 @@ enum Inner {
 }
 
 /// A write transaction. Dropped without [`Tx::commit`], it never happened.
-pub struct Tx(TxInner);
+pub struct Tx {
+    inner: TxInner,
+    told: Arc<Told>,
+    /// The number of the last change that this transaction told of.
+    change: Option<i64>,
+}
 
 enum TxInner {
     Sqlite(sqlite::SqliteTx),
@@ -65,14 +62,18 @@ impl Db {
     /// As for [`Db::open`]; [`StoreError::Crowded`] if PostgreSQL has no room.
     pub async fn open_with(url: &str, connections_max: u32) -> Result<Self, StoreError> {
         Self::check_address(url)?;
+        let gate = Arc::<Gate>::default();
         let inner = match sqlite_path(url) {
             Some(path) => Inner::Sqlite(sqlite::Sqlite::open(path).await?),
-            None => Inner::Postgres(postgres::Postgres::open(url, connections_max).await?),
+            None => {
+                Inner::Postgres(postgres::Postgres::open(url, connections_max, gate.clone()).await?)
+            }
         };
         Ok(Self {
             inner,
-            gate: Arc::default(),
+            gate,
             gated: true,
+            told: Arc::default(),
         })
     }
 
@@ -80,15 +81,59 @@ impl Db {
     /// the database that it has to be, until it is told `None`. Reading SQLite goes on, because the file that was opened
     /// is still the right one; what another PostgreSQL says of tokens and keys is somebody else's, and is not read.
     pub fn refuse_changes(&self, found: Option<String>) {
-        *self.gate.0.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        self.gate.set(found);
     }
 
-    /// A handle that is never refused so: for whoever looks which database it is.
+    /// From now on every new connection to PostgreSQL is asked this before it is used; one that answers otherwise is
+    /// refused, and closes the store as [`Db::refuse_changes`] does. SQLite's file is looked at in other ways.
+    pub fn require(&self, own: Identity) {
+        self.gate.require(own);
+    }
+
+    /// A handle that is never refused so: for whoever looks which database it is. With PostgreSQL each of its statements
+    /// and transactions has a connection of its own, so that it looks where the name leads now.
     #[must_use]
     pub fn ungated(&self) -> Self {
+        let inner = match &self.inner {
+            Inner::Sqlite(db) => Inner::Sqlite(db.clone()),
+            Inner::Postgres(db) => Inner::Postgres(db.looking()),
+        };
         Self {
+            inner,
             gated: false,
             ..self.clone()
+        }
+    }
+
+    /// What this server knows of the numbers of changes.
+    pub(crate) fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// Changes that the database had acknowledged and does not have any more, as a [`crate::Learner`] found: the last
+    /// number that was known, and the one found after it. It is told until [`Db::changes_lost_noted`].
+    #[must_use]
+    pub fn changes_lost(&self) -> Option<(i64, i64)> {
+        self.told.lost()
+    }
+
+    /// What was told is written down somewhere.
+    pub fn changes_lost_noted(&self, lost: (i64, i64)) {
+        self.told.noted(lost);
+    }
+
+    async fn guard<T>(&self, ask: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        match self.gated {
+            true => self.gate.guard(ask).await,
+            false => ask.await,
+        }
+    }
+
+    fn tx(&self, inner: TxInner) -> Tx {
+        Tx {
+            inner,
+            told: self.told.clone(),
+            change: None,
         }
     }
 
@@ -119,10 +164,7 @@ impl Db {
     pub async fn read(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
         match &self.inner {
             Inner::Sqlite(db) => db.read(sql, args).await,
-            Inner::Postgres(db) => {
-                self.pass()?;
-                db.read(sql, args).await
-            }
+            Inner::Postgres(db) => self.guard(db.read(sql, args)).await,
         }
     }
 
@@ -141,8 +183,8 @@ impl Db {
     pub async fn begin(&self) -> Result<Tx, StoreError> {
         self.pass()?;
         match &self.inner {
-            Inner::Sqlite(db) => Ok(Tx(TxInner::Sqlite(db.begin().await?))),
-            Inner::Postgres(db) => Ok(Tx(TxInner::Postgres(db.begin().await?))),
+            Inner::Sqlite(db) => Ok(self.tx(TxInner::Sqlite(db.begin().await?))),
+            Inner::Postgres(db) => Ok(self.tx(TxInner::Postgres(self.guard(db.begin()).await?))),
         }
     }
 
@@ -154,8 +196,8 @@ impl Db {
     pub async fn begin_unsynced(&self) -> Result<Tx, StoreError> {
         self.pass()?;
         match &self.inner {
-            Inner::Sqlite(db) => Ok(Tx(TxInner::Sqlite(db.begin_unsynced().await?))),
-            Inner::Postgres(db) => Ok(Tx(TxInner::Postgres(db.begin_unsynced().await?))),
+            Inner::Sqlite(db) => Ok(self.tx(TxInner::Sqlite(db.begin_unsynced().await?))),
+            Inner::Postgres(db) => Ok(self.tx(TxInner::Postgres(self.guard(db.begin_unsynced()).await?))),
         }
     }
 
@@ -180,7 +222,7 @@ impl Tx {
     /// # Errors
     /// If the statement fails; the transaction is then of no further use.
     pub async fn execute(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64, StoreError> {
-        match &mut self.0 {
+        match &mut self.inner {
             TxInner::Sqlite(tx) => tx.execute(sql, args).await,
             TxInner::Postgres(tx) => tx.execute(sql, args).await,
         }
@@ -189,7 +231,7 @@ impl Tx {
     /// The same with a statement that was put together.
     pub(crate) async fn execute_text(&mut self, sql: String, args: Vec<Value>) -> Result<u64, StoreError> {
         let sql = sqlx::AssertSqlSafe(sql);
-        match &mut self.0 {
+        match &mut self.inner {
             TxInner::Sqlite(tx) => tx.execute(sql, args).await,
             TxInner::Postgres(tx) => tx.execute(sql, args).await,
         }
@@ -197,7 +239,7 @@ impl Tx {
 
     /// Runs a text of several statements without arguments (DDL).
     pub(crate) async fn script(&mut self, sql: String) -> Result<(), StoreError> {
-        match &mut self.0 {
+        match &mut self.inner {
             TxInner::Sqlite(tx) => tx.script(sql).await,
             TxInner::Postgres(tx) => tx.script(sql).await,
         }
@@ -208,7 +250,7 @@ impl Tx {
     /// # Errors
     /// If the statement fails.
     pub async fn read(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
-        match &mut self.0 {
+        match &mut self.inner {
             TxInner::Sqlite(tx) => tx.read(sql, args).await,
             TxInner::Postgres(tx) => tx.read(sql, args).await,
         }
@@ -227,14 +269,21 @@ impl Tx {
     /// # Errors
     /// If the database does not confirm.
     pub async fn commit(self) -> Result<(), StoreError> {
-        match self.0 {
-            TxInner::Sqlite(tx) => tx.commit().await,
-            TxInner::Postgres(tx) => tx.commit().await,
+        match self.inner {
+            TxInner::Sqlite(tx) => tx.commit().await?,
+            TxInner::Postgres(tx) => tx.commit().await?,
         }
+        self.told.acknowledged(self.change);
+        Ok(())
+    }
+
+    /// This transaction tells of a change with this number, which counts once the commit is confirmed.
+    pub(crate) fn tells(&mut self, number: i64) {
+        self.change = Some(number);
     }
 
     /// Whether this runs on PostgreSQL.
     pub(crate) fn is_postgres(&self) -> bool {
-        matches!(self.0, TxInner::Postgres(_))
+        matches!(self.inner, TxInner::Postgres(_))
     }
 }

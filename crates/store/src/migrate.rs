@@ -1,5 +1,7 @@
 //! Tables come with the domains that own them.
 
+use std::collections::HashMap;
+
 use crate::{Db, StoreError, Tx, args};
 
 /// One step of a domain's schema. Steps run in order, each once, all in one transaction.
@@ -26,6 +28,9 @@ impl Db {
     /// [`StoreError::Newer`] if the database was written by a newer program, [`StoreError::Restoring`] if it is not
     /// whole.
     pub async fn migrate(&self, migrations: &[Migration]) -> Result<(), StoreError> {
+        if self.is_current(migrations).await? {
+            return Ok(());
+        }
         let mut tx = self.begin().await?;
         lock(&mut tx).await?;
         create_table(&mut tx).await?;
@@ -35,6 +40,25 @@ impl Db {
         }
         steps(&mut tx, migrations).await?;
         tx.commit().await
+    }
+
+    /// Whether every step was done: a database that takes no writes is then used as it is.
+    async fn is_current(&self, migrations: &[Migration]) -> Result<bool, StoreError> {
+        let rows = match self.read("SELECT domain, version FROM migration", args![]).await {
+            Err(error) if error.is_missing_table() => return Ok(false),
+            rows => rows?,
+        };
+        let mut found = HashMap::new();
+        for row in &rows {
+            found.insert(row.text("domain")?, row.int("version")?);
+        }
+        let is_done = |step: &Migration| found.get(step.domain).is_some_and(|&done| done >= step.version);
+        // A newer one is named by the steps.
+        let is_newest = |(domain, version): (&String, &i64)| {
+            let mut own = migrations.iter().filter(|step| step.domain == domain).peekable();
+            own.peek().is_none() || own.any(|step| step.version >= *version)
+        };
+        Ok(!found.contains_key(RESTORING) && migrations.iter().all(is_done) && found.iter().all(is_newest))
     }
 }
 

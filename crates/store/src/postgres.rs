@@ -1,13 +1,15 @@
 //! PostgreSQL: one pool, for as many servers as are wanted.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
 use sqlx::{
     ConnectOptions as _, Connection as _, Postgres as Driver, Row as _, SqlSafeStr, Transaction, TypeInfo,
     ValueRef,
 };
 
+use crate::gate::Gate;
 use crate::presence::{self, Presence};
 use crate::value::rows_of;
 use crate::{Row, StoreError, Value};
@@ -37,13 +39,15 @@ const IDLE_MS_MAX: u128 = 1_000;
 #[derive(Clone)]
 pub(crate) struct Postgres {
     pool: PgPool,
+    /// Its connections are new each time, lead wherever the name leads, and are used by whoever looks at that.
+    looking: PgPool,
     presence: Presence,
 }
 
 pub(crate) struct PostgresTx(Transaction<'static, Driver>, Presence);
 
 impl Postgres {
-    pub(crate) async fn open(url: &str, connections_max: u32) -> Result<Self, StoreError> {
+    pub(crate) async fn open(url: &str, connections_max: u32, gate: Arc<Gate>) -> Result<Self, StoreError> {
         let what = without_password(url);
         let options: PgConnectOptions = url.parse().map_err(|source| not_opened(url, source))?;
         let presence = Presence::new(options.clone(), what);
@@ -52,8 +56,12 @@ impl Postgres {
         let pool = PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(Duration::from_millis(ACQUIRE_MS))
-            .after_connect(|connection, _| {
-                Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(|_| ()) })
+            .after_connect(move |connection, _| {
+                let gate = gate.clone();
+                Box::pin(async move {
+                    gate.admit(connection).await?;
+                    sqlx::raw_sql(SESSION).execute(connection).await.map(|_| ())
+                })
             })
             .test_before_acquire(false)
             .before_acquire(move |connection, held| {
@@ -66,15 +74,44 @@ impl Postgres {
                     Ok(true)
                 })
             })
-            .after_release(move |_, _| {
-                let keep = !writes.is_read_only();
-                Box::pin(async move { Ok(keep) })
+            .after_release(move |connection, _| {
+                let writes = writes.clone();
+                Box::pin(async move {
+                    if !writes.is_read_only() {
+                        return Ok(true);
+                    }
+                    let takes_writes = takes_writes(connection).await?;
+                    if takes_writes {
+                        writes.takes_writes();
+                    }
+                    Ok(takes_writes)
+                })
             })
             .connect_with(options)
             .await;
+        let looking = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(Duration::from_millis(ACQUIRE_MS))
+            .after_connect(|connection, _| {
+                Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(|_| ()) })
+            })
+            .after_release(|_, _| Box::pin(async { Ok(false) }))
+            .connect_lazy_with(alone.clone());
         match pool {
-            Ok(pool) => Ok(Self { pool, presence }),
+            Ok(pool) => Ok(Self {
+                pool,
+                looking,
+                presence,
+            }),
             Err(source) => Err(why_not_opened(url, &alone, source).await),
+        }
+    }
+
+    /// The same database with a new connection each time, which nobody asked whose it is.
+    pub(crate) fn looking(&self) -> Self {
+        Self {
+            pool: self.looking.clone(),
+            ..self.clone()
         }
     }
 
@@ -102,8 +139,18 @@ impl Postgres {
     }
 
     pub(crate) async fn close(&self) {
+        self.looking.close().await;
         self.pool.close().await;
     }
+}
+
+/// Whether this session takes writes. It keeps from its beginning that it does not, unless it is a standby's that became
+/// the primary.
+async fn takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let row = sqlx::query("SELECT current_setting('transaction_read_only')")
+        .fetch_one(connection)
+        .await?;
+    Ok(row.try_get::<String, _>(0)? == "off")
 }
 
 /// A pool that was refused for lack of room says only that it waited; one connection says why.
@@ -149,9 +196,6 @@ impl PostgresTx {
             .1
             .ask("writing", bind(sql, args).execute(&mut *self.0))
             .await?;
-        if done.rows_affected() > 0 {
-            self.1.has_written();
-        }
         Ok(done.rows_affected())
     }
 
@@ -161,7 +205,7 @@ impl PostgresTx {
             .execute(&mut *self.0)
             .await
             .map(|_| ())
-            .map_err(|source| StoreError::query("migrating", source))
+            .map_err(|source| self.1.named("migrating", source))
     }
 
     pub(crate) async fn read(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {

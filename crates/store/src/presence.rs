@@ -46,7 +46,7 @@ struct Watched {
     options: PgConnectOptions,
     /// The address as it may be shown.
     what: String,
-    /// Whether the last write was refused because nothing may be written.
+    /// See [`Presence::is_read_only`].
     read_only: AtomicBool,
     /// Whether the last look was refused for lack of room.
     crowded: AtomicBool,
@@ -64,13 +64,14 @@ impl Presence {
         }))
     }
 
-    /// Whether the last write was refused because nothing may be written. A session keeps that from its beginning, also
-    /// when the database takes writes again, so that a connection is then not kept.
+    /// Whether a write was refused because nothing may be written, and no session was found since that takes writes. A
+    /// session keeps that from its beginning, also when the database takes writes again, so that each is then asked
+    /// before it is kept.
     pub(crate) fn is_read_only(&self) -> bool {
         self.0.read_only.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn has_written(&self) {
+    pub(crate) fn takes_writes(&self) {
         self.0.read_only.store(false, Ordering::Relaxed);
     }
 
@@ -102,7 +103,7 @@ impl Presence {
     }
 
     /// What a failure is called: some are no absence, and have a name of their own.
-    fn named(&self, operation: &'static str, source: sqlx::Error) -> StoreError {
+    pub(crate) fn named(&self, operation: &'static str, source: sqlx::Error) -> StoreError {
         let what = || self.0.what.clone();
         if is(&source, READ_ONLY) {
             self.0.read_only.store(true, Ordering::Relaxed);

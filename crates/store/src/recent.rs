@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -96,13 +97,26 @@ impl<K: Eq + Hash, V: Clone> Recent<K, V> {
             }
             (now, rows.changes)
         };
-        let older = self.rows().last(&key, begun, SLOW_S_MAX);
-        let found = match older {
+        let mut read = pin!(read);
+        let older = || self.rows().last(&key, begun, SLOW_S_MAX);
+        let has_older = older().is_some();
+        let in_time = match has_older {
+            false => None,
+            true => tokio::time::timeout(Duration::from_millis(SLOW_MS), read.as_mut())
+                .await
+                .ok(),
+        };
+        let found = match in_time {
+            Some(found) => found,
+            // It may have been forgotten while this waited.
+            None if has_older => {
+                let row = older();
+                match row {
+                    Some(row) => return Ok(Some(row)),
+                    None => read.await,
+                }
+            }
             None => read.await,
-            Some(row) => match tokio::time::timeout(Duration::from_millis(SLOW_MS), read).await {
-                Ok(found) => found,
-                Err(_) => return Ok(Some(row)),
-            },
         };
         let found = match found {
             Err(error) if error.kind() == Kind::Unavailable => {

@@ -19,11 +19,13 @@ pub mod peers;
 mod postgres;
 mod process;
 mod registries;
+mod switch;
 
 pub use kubernetes::ApiServer;
 pub use postgres::Postgres;
 pub use process::{Log, Process, wait_for};
 pub use registries::{Distribution, ReferrersRegistry};
+pub use switch::Switch;
 
 /// The path of a peer by its name, such as `peer!("cosign-3.1.3")`. If it is not there, the test that asks is
 /// written down as not run for it, and returns.
