@@ -70,6 +70,9 @@ impl From<Box<dyn Fault>> for AccessError {
     }
 }
 
+/// What there is none of when somebody acknowledges a loss that there is not.
+pub const LOSS: &str = "loss to acknowledge in the";
+
 impl Fault for AccessError {
     fn kind(&self) -> Kind {
         match self {
@@ -109,6 +112,9 @@ impl Fault for AccessError {
                 "only an administrator whose token is good for every project may; for a token of \
                 your own project, leave --everywhere out"
                     .to_owned()
+            }
+            Self::NotFound { what: LOSS, .. } => {
+                "see what is named: portcullis status; nothing has to be acknowledged while the database is OK".to_owned()
             }
             _ => self.code().hint.to_owned(),
         }

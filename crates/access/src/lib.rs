@@ -30,7 +30,7 @@ mod tables;
 mod token;
 
 pub use context::{Actor, Context};
-pub use error::{AccessError, codes};
+pub use error::{AccessError, LOSS, codes};
 pub use pattern::{Pattern, completed, glob};
 pub use project::{Project, ProjectChange, ProjectName, QUOTA_MAX};
 pub use role::{Action, Role};

@@ -138,7 +138,7 @@ impl Losses {
         let told: Vec<String> = losses.iter().map(Loss::to_string).collect();
         let Some(loss) = losses.into_iter().next() else {
             return Err(AccessError::NotFound {
-                what: "loss to acknowledge in the",
+                what: access::LOSS,
                 name: "database".to_owned(),
             });
         };

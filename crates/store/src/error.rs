@@ -228,7 +228,8 @@ is mixed or overwritten. What is there was left as it is: exit code 7.",
         title: "this is not the database of this installation",
         explanation: "The server found another installation's database behind its address, or SQLite's file was replaced or \
 is gone while the server has it open. What it wrote now would be lost, or would be in somebody else's data, so nothing \
-new is signed and nothing is changed. What the server knows still verifies.",
+new is signed and nothing is changed. Of another PostgreSQL nothing is read either: the first connection that leads there \
+closes the store. What the server knows still verifies.",
         hint: "see portcullis status for what was expected and found, and put the right database back: changes then go on by \
 themselves; docs/runbooks/wrong-database.md",
     };
@@ -246,7 +247,7 @@ go on by themselves",
         title: "the database has no room for another connection",
         explanation: "PostgreSQL refused a connection with SQLSTATE 53300: its max_connections are in use. The connections \
 that this server has work on; what needed one more was refused after three seconds.",
-        hint: "keep servers x `database.connections_max`, two more for each server, and what else connects below PostgreSQL's \
+        hint: "keep servers x `database.connections_max`, three more for each server, and what else connects below PostgreSQL's \
 max_connections, or raise that",
     };
     pub const ALL: &[&Code] = &[

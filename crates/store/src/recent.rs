@@ -328,6 +328,24 @@ mod tests {
         }
     }
 
+    /// Shown to fail: with the older row taken before the wait, it answers 7.
+    #[tokio::test]
+    async fn a_row_that_is_forgotten_while_its_read_is_slow_is_not_used() {
+        let (clock, recent) = recent();
+        assert_eq!(read(&recent, 7).await, 7);
+        clock.advance(Duration::from_millis(STALE_MS_MAX));
+        let slow = async {
+            tokio::time::sleep(Duration::from_millis(SLOW_MS + 200)).await;
+            Ok::<_, StoreError>(Some(8))
+        };
+        let forgotten = async {
+            tokio::time::sleep(Duration::from_millis(SLOW_MS / 2)).await;
+            recent.forget("1");
+        };
+        let (row, ()) = tokio::join!(recent.read(1, slow), forgotten);
+        assert_eq!(row.unwrap(), Some(8));
+    }
+
     #[tokio::test]
     async fn what_is_kept_has_a_bound() {
         let (_, recent) = recent();

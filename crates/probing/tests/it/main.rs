@@ -3,9 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may end the test")]
 
+mod elsewhere;
 #[path = "../../../store/tests/it/on.rs"]
 mod on;
-mod postgresql;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -106,6 +106,11 @@ async fn p14_another_database_behind_the_same_name_is_named(place: Place) {
     let name = ours.look().await.found;
     let name = name.split([' ', ',']).nth(1).unwrap();
     tx.execute(ours_again, args![name]).await.unwrap();
+    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let row = "INSERT INTO server_beat (server, number) VALUES ($1, 100)";
+    tx.execute(row, args![kept["server"].as_str().unwrap()])
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     is(&theirs.look().await, State::Ok);
     other.begin().await.unwrap();

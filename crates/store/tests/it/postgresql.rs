@@ -65,6 +65,58 @@ async fn a_database_that_takes_no_writes_is_read_and_named() {
     }
 }
 
+/// Shown to fail: with the table made in each `Db::migrate`, a server that starts on a standby is refused; with
+/// `StoreError::query` in `PostgresTx::script`, an empty database that takes no writes is PC1101.
+#[tokio::test]
+async fn a_schema_that_is_current_is_used_where_nothing_may_be_written() {
+    let Some(postgres) = Postgres::own() else { return };
+    let (current, empty) = (postgres.database(), postgres.database());
+    let operator = Db::open(&current).await.unwrap();
+    operator.migrate(store::MIGRATIONS).await.unwrap();
+    administer(
+        &operator,
+        &["ALTER ROLE postgres SET default_transaction_read_only = on"],
+    )
+    .await;
+    let db = Db::open(&current).await.unwrap();
+    assert_eq!(write(&db).await.unwrap_err().code().id, "PC1112");
+    db.migrate(store::MIGRATIONS).await.unwrap();
+    let refused = Db::open(&empty).await.unwrap().migrate(store::MIGRATIONS).await;
+    assert_eq!(refused.unwrap_err().code().id, "PC1112");
+}
+
+/// Shown to fail: with every session dropped until a statement without RETURNING writes, each read has a new one.
+#[tokio::test]
+async fn after_a_time_without_writes_sessions_are_kept_again() {
+    let Some(postgres) = Postgres::own() else { return };
+    let url = postgres.database();
+    let operator = Db::open(&url).await.unwrap();
+    operator.migrate(store::MIGRATIONS).await.unwrap();
+    administer(
+        &operator,
+        &["ALTER ROLE postgres SET default_transaction_read_only = on"],
+    )
+    .await;
+    let db = Db::open(&url).await.unwrap();
+    write(&db).await.unwrap_err();
+    administer(
+        &operator,
+        &[
+            "SET TRANSACTION READ WRITE",
+            "ALTER ROLE postgres RESET default_transaction_read_only",
+        ],
+    )
+    .await;
+    let mut sessions = std::collections::HashSet::new();
+    for _ in 0..40 {
+        let row = db.read_one("SELECT pg_backend_pid() AS pid", args![]).await.unwrap();
+        sessions.insert(row.unwrap().int("pid").unwrap());
+        // A session is given back by a task.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(sessions.len() <= 4, "{} sessions for 40 reads", sessions.len());
+}
+
 /// Shown to fail: with every failed look taken for absence in `Presence::look`, what the connections that there are could
 /// read is refused too.
 #[tokio::test(flavor = "multi_thread")]
