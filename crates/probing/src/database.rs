@@ -169,7 +169,11 @@ impl Probe for DatabaseProbe {
             (Ok(None), _) => finding,
             (Ok(Some(loss)), _) => Finding::new(State::RolledBack, finding.expected, lost(&loss)),
             (Err(error), State::RolledBack) => {
-                let found = format!("{}, and that was not written down: {}", finding.found, unanswered(&error));
+                let found = format!(
+                    "{}, and that was not written down: {}",
+                    finding.found,
+                    unanswered(&error)
+                );
                 Finding::new(State::RolledBack, finding.expected, found)
             }
             (Err(error), _) => unreachable(error),
@@ -180,7 +184,12 @@ impl Probe for DatabaseProbe {
 impl DatabaseProbe {
     /// Writes down what was lost and moves the count on, in one transaction; the answer is the loss that nobody has
     /// acknowledged. The mark moves on only with that: until then a loss is found again.
-    async fn settle(&self, mut tx: Tx, last: Option<&Beat>, found: &Seen) -> Result<Option<Loss>, StoreError> {
+    async fn settle(
+        &self,
+        mut tx: Tx,
+        last: Option<&Beat>,
+        found: &Seen,
+    ) -> Result<Option<Loss>, StoreError> {
         let now = self.clock.now();
         if let Some((last, fell_to)) = last.and_then(|last| Some((last, fell_to(last, found)?))) {
             loss::note(&mut tx, Counted::Looks, last.beat, fell_to, now).await?;

@@ -65,9 +65,7 @@ impl Db {
         let gate = Arc::<Gate>::default();
         let inner = match sqlite_path(url) {
             Some(path) => Inner::Sqlite(sqlite::Sqlite::open(path).await?),
-            None => {
-                Inner::Postgres(postgres::Postgres::open(url, connections_max, gate.clone()).await?)
-            }
+            None => Inner::Postgres(postgres::Postgres::open(url, connections_max, gate.clone()).await?),
         };
         Ok(Self {
             inner,

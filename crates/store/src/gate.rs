@@ -61,7 +61,11 @@ impl Gate {
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(own) = own else { return Ok(()) };
         // It is prepared for nobody else: the connection is new.
-        let found = match sqlx::query(own.sql).persistent(false).fetch_optional(connection).await {
+        let found = match sqlx::query(own.sql)
+            .persistent(false)
+            .fetch_optional(connection)
+            .await
+        {
             Err(error) if presence::is(&error, NO_TABLE) => None,
             found => found?,
         };
@@ -73,7 +77,11 @@ impl Gate {
             || "a database without an installation".to_owned(),
             |found| format!("installation {found}"),
         );
-        tracing::error!(expected = own.value, found, "a connection leads to another database");
+        tracing::error!(
+            expected = own.value,
+            found,
+            "a connection leads to another database"
+        );
         self.set(Some(found.clone()));
         Err(sqlx::Error::Configuration(found.into()))
     }

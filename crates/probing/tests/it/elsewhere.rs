@@ -35,7 +35,10 @@ impl World {
             let db = Db::open(&server.database()).await.unwrap();
             db.migrate(&migrations).await.unwrap();
             let random = SeededRandom::new(seed);
-            Marks::new(db.clone()).installation(&clock(), &random).await.unwrap();
+            Marks::new(db.clone())
+                .installation(&clock(), &random)
+                .await
+                .unwrap();
             direct.push(db);
         }
         let direct = direct.try_into().ok()?;
@@ -70,7 +73,12 @@ async fn read_only(db: &Db, on: bool) {
 }
 
 async fn count(db: &Db) -> i64 {
-    db.read_one(COUNT, args![]).await.unwrap().unwrap().int("beat").unwrap()
+    db.read_one(COUNT, args![])
+        .await
+        .unwrap()
+        .unwrap()
+        .int("beat")
+        .unwrap()
 }
 
 /// Nobody looks between the switch and the questions. Shown to fail: without `Gate::admit` in `Postgres::open`, the other
@@ -108,7 +116,11 @@ async fn p14_of_another_postgresql_behind_the_name_nothing_is_read_and_nothing_w
     assert_eq!(name().await.unwrap_err().code().id, "PC1111");
     tokio::time::sleep(std::time::Duration::from_millis(store::STALE_MS_MAX)).await;
     assert_eq!(recent.read(1, name()).await.unwrap(), Some(own.clone()));
-    assert_eq!(count(&world.direct[1]).await, 0, "somebody else's database was written to");
+    assert_eq!(
+        count(&world.direct[1]).await,
+        0,
+        "somebody else's database was written to"
+    );
     is(&ours.look().await, State::WrongDatabase);
     world.switch.lead_to(&socket(&world.own));
     is(&ours.look().await, State::Ok);
@@ -153,7 +165,9 @@ async fn p14_a_wrong_or_older_postgresql_that_takes_no_writes_is_named_too() {
     read_only(own, false).await;
     let mut tx = own.begin().await.unwrap();
     tx.execute("SET TRANSACTION READ WRITE", args![]).await.unwrap();
-    tx.execute("UPDATE installation SET beat = 1", args![]).await.unwrap();
+    tx.execute("UPDATE installation SET beat = 1", args![])
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     read_only(own, true).await;
     for _ in 0..2 {

@@ -57,7 +57,12 @@ fn another(place: &Place) -> Place {
 
 fn probe(db: &Db, mark: &Path) -> DatabaseProbe {
     // Each has another name.
-    let random = SeededRandom::new(mark.as_os_str().as_encoded_bytes().iter().fold(7, |sum, &byte| sum * 31 % 999_983 + u64::from(byte)));
+    let random = SeededRandom::new(
+        mark.as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .fold(7, |sum, &byte| sum * 31 % 999_983 + u64::from(byte)),
+    );
     DatabaseProbe::new(db, mark.to_owned(), None, Arc::new(clock()), &random)
 }
 
@@ -166,6 +171,9 @@ async fn p14_a_database_that_lost_the_last_second_is_named_until_somebody_has_lo
     assert!(record.text("detail").unwrap().ends_with(": no token is back"));
     let nothing = losses.acknowledge(&everywhere, "again").await.unwrap_err();
     assert_eq!(nothing.kind(), Kind::NotFound);
+    assert!(nothing.hint().contains("portcullis status"), "{}", nothing.hint());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 /// Shown to fail: without the server's own row in `database::fell_to`, both are OK.

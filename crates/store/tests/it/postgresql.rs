@@ -109,7 +109,10 @@ async fn after_a_time_without_writes_sessions_are_kept_again() {
     .await;
     let mut sessions = std::collections::HashSet::new();
     for _ in 0..40 {
-        let row = db.read_one("SELECT pg_backend_pid() AS pid", args![]).await.unwrap();
+        let row = db
+            .read_one("SELECT pg_backend_pid() AS pid", args![])
+            .await
+            .unwrap();
         sessions.insert(row.unwrap().int("pid").unwrap());
         // A session is given back by a task.
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -135,7 +135,7 @@ async fn a_postgresql_that_takes_no_writes_is_named_and_verifies_every_image() {
     let Some(postgres) = Postgres::own() else {
         return;
     };
-    let fleet = Fleet::start(&postgres, 2, "").unwrap();
+    let mut fleet = Fleet::start(&postgres, 2, "").unwrap();
     let (apis, mut images) = (fleet.apis().unwrap(), Images::new().await);
     let signed = images.many(6).await;
     for image in &signed {
@@ -185,6 +185,13 @@ async fn a_postgresql_that_takes_no_writes_is_named_and_verifies_every_image() {
             assert!(clock.monotonic().since(began) < Duration::from_secs(25));
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+    // A server that is started now comes up, and verifies.
+    let restarted = tokio::task::block_in_place(|| fleet.server(1).restart());
+    restarted.unwrap();
+    for image in &signed {
+        let verdict = apis[1].post("/api/v1/verifications", image).await.unwrap();
+        assert_eq!(verdict.body["verified"], true, "{verdict:?}");
     }
     administer(
         &operator,

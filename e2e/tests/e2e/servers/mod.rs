@@ -1,6 +1,7 @@
 //! Several servers on one PostgreSQL: any of them answers any call, one of them appends, and none of them is missed.
 
 mod database;
+mod elsewhere;
 mod leader;
 mod outcomes;
 mod rolling;
