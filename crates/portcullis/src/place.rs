@@ -1,4 +1,4 @@
-//! Where everything lies: the database with everybody's tables, and the blobs.
+//! Where everything lies: the database with everybody's tables, and the blobs; and what a server is called there.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -54,6 +54,28 @@ pub async fn owner(db: &Db, clock: &dyn Clock, random: &dyn Random) -> Result<Ow
         blob: probing::INSTALLATION_BLOB,
         id,
     })
+}
+
+/// A name for this server on its leases. SQLite's is the same after a restart, which goes on at once: the data folder
+/// is locked, so that nobody else has it. On a shared database two clones of a machine would have one host and one folder,
+/// and take each duty from each other in turns; there it is another in each process, and the next one waits for the
+/// lease's end.
+pub fn holder(folder: &Path, db: &Db, random: &dyn Random) -> Result<String, Failure> {
+    let name = server_name(folder)?;
+    if !db.is_shared() {
+        return Ok(name);
+    }
+    let mut process = [0; 8];
+    random.fill(&mut process);
+    Ok(format!("{name} (process {:016x})", u64::from_be_bytes(process)))
+}
+
+/// A name for this server that people know it by, the same after a restart: its host and data folder.
+pub fn server_name(folder: &Path) -> Result<String, Failure> {
+    let folder =
+        std::fs::canonicalize(folder).map_err(|error| Failure::local("finding the data folder", &error))?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Ok(format!("{}:{}", host.trim(), folder.display()))
 }
 
 /// The tiles of the logs.

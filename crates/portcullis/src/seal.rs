@@ -16,7 +16,7 @@ use tlog::{Accepted, CheckpointError, LogKey, LogVerifier, Name, Owner, Settings
 
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::{secrets, wiring};
+use crate::{place, secrets};
 
 /// How the origin of an audit log ends; a random part before it makes it one of a kind.
 const ORIGIN: &str = "audit.portcullis";
@@ -93,7 +93,7 @@ impl Seal {
             blobs: place.blobs,
             key,
             holder: place.holder,
-            server: wiring::server_name(&config.data.folder)?,
+            server: place::server_name(&config.data.folder)?,
             lease_ttl: place.lease_ttl,
             shared,
             mark: Some(config.data.folder.join("audit.checkpoint")),

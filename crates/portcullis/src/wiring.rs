@@ -1,7 +1,6 @@
 //! Where siblings meet: the parts of a server, put together.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ use crate::embedded_log::EmbeddedLog;
 use crate::external_log::External;
 use crate::failure::Failure;
 use crate::metrics::{self, Metrics};
-use crate::place::{blobs, database_url, migrations, owner};
+use crate::place::{blobs, database_url, holder, migrations, owner, server_name};
 use crate::probes::Parts;
 use crate::seal::{Place, Seal};
 use crate::{dependency_metrics, log_seen, probes, readiness, secrets, traces, workloads};
@@ -305,28 +304,6 @@ fn lease_ttl(db: &Db) -> Duration {
         true => SHARED_LEASE_SECONDS,
         false => LEASE_SECONDS,
     })
-}
-
-/// A name for this server on its leases. SQLite's is the same after a restart, which goes on at once: the data folder
-/// is locked, so that nobody else has it. On a shared database two clones of a machine would have one host and one folder,
-/// and take each duty from each other in turns; there it is another in each process, and the next one waits for the
-/// lease's end.
-pub fn holder(folder: &Path, db: &Db, random: &dyn Random) -> Result<String, Failure> {
-    let name = server_name(folder)?;
-    if !db.is_shared() {
-        return Ok(name);
-    }
-    let mut process = [0; 8];
-    random.fill(&mut process);
-    Ok(format!("{name} (process {:016x})", u64::from_be_bytes(process)))
-}
-
-/// A name for this server that people know it by, the same after a restart: its host and data folder.
-pub fn server_name(folder: &Path) -> Result<String, Failure> {
-    let folder =
-        std::fs::canonicalize(folder).map_err(|error| Failure::local("finding the data folder", &error))?;
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Ok(format!("{}:{}", host.trim(), folder.display()))
 }
 
 /// A server that starts for the first time can be used at once: one project that may sign anything, one key. The

@@ -412,7 +412,7 @@ fn is_free(path: &Path, bytes: &[u8]) -> Result<bool, Failure> {
 
 /// Opens a log as a server would, and goes through all of it; nothing starts on the database yet.
 async fn check(config: &Config, db: &Db, log: Log) -> Result<Audit, Failure> {
-    let holder = wiring::holder(&config.data.folder, db, &SystemRandom)?;
+    let holder = place::holder(&config.data.folder, db, &SystemRandom)?;
     let owner = place::owner(db, &SystemClock::new(), &SystemRandom).await?;
     let mark = mark(log.name);
     let tlog = wiring::open_named_log(config, db.clone(), holder, log.name, &log.secret, mark, owner).await?;

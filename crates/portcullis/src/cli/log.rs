@@ -270,7 +270,7 @@ async fn fsck_data(folder: &Path, file: &ConfigFile, key: Option<&str>) -> Resul
     config.data.folder = folder.to_owned();
     let _lock = FolderLock::take(folder)?;
     let db = wiring::open_database(&config).await?;
-    let holder = wiring::holder(folder, &db, &SystemRandom)?;
+    let holder = crate::place::holder(folder, &db, &SystemRandom)?;
     let clock = SystemClock::new();
     let (tlog, _) = wiring::open_log(&config, db.clone(), holder, false, &clock, &SystemRandom).await?;
     let checkpoint = tlog.checkpoint().await.map_err(Failure::log)?;

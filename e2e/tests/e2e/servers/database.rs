@@ -211,7 +211,7 @@ async fn a_postgresql_that_takes_no_writes_is_named_and_verifies_every_image() {
 
 /// Two clones of a machine have one host name and one folder; each process is another holder of leases all the same.
 ///
-/// Shown to fail: with the host and the folder alone in `wiring::holder`, it is the same holder after the restart.
+/// Shown to fail: with the host and the folder alone in `place::holder`, it is the same holder after the restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_process_holds_leases_under_a_name_of_its_own() {
     let Some(postgres) = Postgres::own() else {
@@ -413,6 +413,14 @@ async fn dismissed_it_goes_on(mut fleet: Fleet, apis: &[Api], images: &[Value]) 
     let clock = SystemClock::new();
     let told = seen().await;
     assert!(stops(&told).iter().any(|(log, _)| log == "signatures"), "{told}");
+    let status = fleet.servers()[0].run(&["status"]).unwrap();
+    let doctor = fleet.servers()[0].run(&["doctor"]).unwrap();
+    for told in [&status.stdout, &doctor.stdout] {
+        assert!(
+            told.contains("the log is stopped, nothing new is signed"),
+            "{told}"
+        );
+    }
     let kept = fleet.servers()[0].data().join("log.checkpoint");
     let kept = (std::fs::read(&kept).unwrap(), kept);
     let command = |size: u64, log: &str, reason: &str| {
