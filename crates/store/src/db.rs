@@ -162,7 +162,7 @@ impl Db {
     pub async fn read(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>, StoreError> {
         match &self.inner {
             Inner::Sqlite(db) => db.read(sql, args).await,
-            Inner::Postgres(db) => self.guard(db.read(sql, args)).await,
+            Inner::Postgres(db) => self.guard(Box::pin(db.read(sql, args))).await,
         }
     }
 
@@ -182,7 +182,7 @@ impl Db {
         self.pass()?;
         match &self.inner {
             Inner::Sqlite(db) => Ok(self.tx(TxInner::Sqlite(db.begin().await?))),
-            Inner::Postgres(db) => Ok(self.tx(TxInner::Postgres(self.guard(db.begin()).await?))),
+            Inner::Postgres(db) => Ok(self.tx(TxInner::Postgres(self.guard(Box::pin(db.begin())).await?))),
         }
     }
 
@@ -195,7 +195,9 @@ impl Db {
         self.pass()?;
         match &self.inner {
             Inner::Sqlite(db) => Ok(self.tx(TxInner::Sqlite(db.begin_unsynced().await?))),
-            Inner::Postgres(db) => Ok(self.tx(TxInner::Postgres(self.guard(db.begin_unsynced()).await?))),
+            Inner::Postgres(db) => Ok(self.tx(TxInner::Postgres(
+                self.guard(Box::pin(db.begin_unsynced())).await?,
+            ))),
         }
     }
 

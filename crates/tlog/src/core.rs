@@ -234,7 +234,7 @@ impl Core {
 
     /// Creates the log if there is nothing, else checks that what is there is this log and whole.
     pub(crate) async fn check_start(&self) -> Result<(), TlogError> {
-        let Some(state) = self.tables.settled().await? else {
+        let Some(state) = self.tables.standing().await? else {
             if let Some((path, mark)) = &self.mark().await? {
                 self.check_mark(path, mark, 0).await?;
             }

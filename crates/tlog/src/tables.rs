@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use store::{Db, Tx, Value, args, lease};
+use kernel::Fault as _;
+use store::{Db, Row, Tx, Value, args, lease};
 
 use crate::checkpoint::Checkpoint;
 use crate::entry::Accepted;
@@ -248,15 +249,20 @@ impl Tables {
         tx.execute(self.sql().lock, args![]).await.map_err(&read)?;
         let row = tx.read_one(self.sql().settled, args![]).await.map_err(&read)?;
         tx.commit().await.map_err(&read)?;
-        let Some(row) = row else { return Ok(None) };
-        let number = |column| row.opt_int(column).map_err(&read)?.map(unsigned).transpose();
-        Ok(Some(Settled {
-            size: unsigned(row.int("size").map_err(&read)?)?,
-            note: row.text("note").map_err(&read)?,
-            tiled: number("tiled")?,
-            first: number("first_index")?,
-            last: number("last_index")?,
-        }))
+        row.as_ref().map(settled_of).transpose()
+    }
+
+    /// The same for a log that is opened: a database that takes no writes commits nothing that would have to be waited
+    /// for, and is read as it is.
+    pub(crate) async fn standing(&self) -> Result<Option<Settled>, TlogError> {
+        match self.settled().await {
+            Err(error) if error.code().id == store::codes::READ_ONLY.id => {
+                let row = self.db.read_one(self.sql().settled, args![]).await;
+                let row = row.map_err(TlogError::store("reading the log's checkpoint"))?;
+                row.as_ref().map(settled_of).transpose()
+            }
+            settled => settled,
+        }
     }
 
     /// Whether there are entries without a checkpoint, which no order of writes leaves behind.
@@ -413,6 +419,18 @@ impl Tables {
         self.take(tx, batch.handed).await.map_err(failed)?;
         Ok(Outcome::Moved)
     }
+}
+
+fn settled_of(row: &Row) -> Result<Settled, TlogError> {
+    let read = TlogError::store("reading the log's checkpoint back");
+    let number = |column| row.opt_int(column).map_err(&read)?.map(unsigned).transpose();
+    Ok(Settled {
+        size: unsigned(row.int("size").map_err(&read)?)?,
+        note: row.text("note").map_err(&read)?,
+        tiled: number("tiled")?,
+        first: number("first_index")?,
+        last: number("last_index")?,
+    })
 }
 
 #[cfg(test)]
