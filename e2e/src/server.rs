@@ -47,7 +47,7 @@ pub fn program() -> Result<PathBuf> {
 /// What a server is started with.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
-    /// `portcullis.toml`; the defaults if empty.
+    /// `portcullis.toml`; the defaults if empty. `FOLDER` in it stands for the server's own.
     pub config: String,
     /// Further variables of its environment.
     pub environment: Vec<(String, String)>,
@@ -105,7 +105,10 @@ impl Server {
     /// If its folder cannot be made.
     pub fn prepare(setup: Setup, token: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("portcullis-e2e-").tempdir()?;
-        std::fs::write(folder.path().join("portcullis.toml"), &setup.config)?;
+        let config = setup
+            .config
+            .replace("FOLDER", &folder.path().display().to_string());
+        std::fs::write(folder.path().join("portcullis.toml"), config)?;
         Ok(Self {
             program: program()?,
             setup,

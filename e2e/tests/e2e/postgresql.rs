@@ -19,7 +19,7 @@ async fn the_server_works_on_postgresql_and_survives_a_kill() {
     let image = |tag: &str| json!({ "image": format!("{}/team/app:{tag}", running.host()) });
 
     let config = format!(
-        "[database]\nurl = {:?}\n[blobs]\nurl = \"data/blobs\"\n",
+        "[database]\nurl = {:?}\n[blobs]\nurl = \"FOLDER/data/blobs\"\n",
         postgres.database()
     );
     let mut server = Server::start(Setup {

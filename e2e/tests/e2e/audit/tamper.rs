@@ -170,7 +170,7 @@ async fn audit_verify_names_every_row_that_was_tampered_with_on_postgresql() {
     };
     let url = postgres.database();
     let server = started(format!(
-        "[database]\nurl = {url:?}\n[blobs]\nurl = \"data/blobs\"\n"
+        "[database]\nurl = {url:?}\n[blobs]\nurl = \"FOLDER/data/blobs\"\n"
     ))
     .await;
     let db = Db::open(&url).await.unwrap();

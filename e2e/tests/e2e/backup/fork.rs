@@ -135,7 +135,8 @@ async fn a_server_that_has_seen_more_does_not_start_on_an_older_postgresql() {
     // Elsewhere nobody knows of the last entry, and nobody says so.
     let elsewhere = target(Some(&older), "");
     restore(&elsewhere, &file, &[]).expect_ok();
-    let config = format!("[database]\nurl = {older:?}\n[blobs]\nurl = \"data/blobs\"\n");
+    let blobs = world.server.data().join("blobs");
+    let config = format!("[database]\nurl = {older:?}\n[blobs]\nurl = {blobs:?}\n");
     std::fs::write(world.server.folder().join("portcullis.toml"), config).unwrap();
     let before = world.server.log().len();
     assert!(

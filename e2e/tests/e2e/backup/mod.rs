@@ -22,7 +22,7 @@ const ENTRIES: usize = 300;
 fn setup(database: Option<&str>) -> Setup {
     Setup {
         config: database.map_or_else(String::new, |url| {
-            format!("[database]\nurl = {url:?}\n[blobs]\nurl = \"data/blobs\"\n")
+            format!("[database]\nurl = {url:?}\n[blobs]\nurl = \"FOLDER/data/blobs\"\n")
         }),
         ..Setup::default()
     }

@@ -109,7 +109,7 @@ async fn p12_a_commit_that_fails_or_is_done_unheard_ends_in_one_signature_and_on
         .database()
         .replace(&direct, &folder.path().display().to_string());
     let server = Server::start(Setup {
-        config: format!("[database]\nurl = {url:?}\n[blobs]\nurl = \"data/blobs\"\n"),
+        config: format!("[database]\nurl = {url:?}\n[blobs]\nurl = \"FOLDER/data/blobs\"\n"),
         ..Setup::default()
     })
     .unwrap();
