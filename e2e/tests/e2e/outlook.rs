@@ -416,6 +416,6 @@ async fn doctor_goes_on_after_failures_and_gives_a_hint_for_each() {
     let alone = e2e::run(&mut alone).unwrap();
     assert_eq!(alone.code, Some(9), "{}", alone.text());
     let found: Value = serde_json::from_str(&alone.stdout).unwrap();
-    assert_eq!(found["checks"].as_array().map(Vec::len), Some(10), "{found}");
+    assert_eq!(found["checks"].as_array().map(Vec::len), Some(11), "{found}");
     assert!(found["problems"].as_u64() > Some(5), "{found}");
 }
