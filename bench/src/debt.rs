@@ -36,8 +36,8 @@ const ROWS: usize = 1_000;
 /// Clients that sign beside, and the pause of each between two images: about 60 a second.
 const SIGNERS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(50);
-/// Images that are signed without a debt, and at most with one.
-const QUIET: usize = 600;
+/// Images that are signed without a debt, half of them before there is one and half after, and at most with one.
+const QUIET: usize = 4_000;
 const BUSY_MAX: usize = 20_000;
 /// How often is looked how large the external log is, in milliseconds.
 const SAMPLE_MS: u64 = 20;
@@ -65,7 +65,8 @@ pub async fn drained(entries: usize) -> Result<Vec<Figure>> {
 
     let never = Arc::new(AtomicBool::new(false));
     sign(&server, &first, &never).await?;
-    let alone = sign(&server, &quiet, &never).await?;
+    let (before_it, after_it) = quiet.split_at(QUIET / 2);
+    let mut alone = sign(&server, before_it, &never).await?;
     paid(&server).await?;
     let before = log_size(&external).await?;
     let server = Arc::into_inner(server).context("somebody still uses the server")?;
@@ -90,8 +91,14 @@ pub async fn drained(entries: usize) -> Result<Vec<Figure>> {
     let seconds = began.elapsed().as_secs_f64();
     paid(&server).await?;
     let sizes = sampler.await??;
+    let in_log = log_size(&external).await? - before;
+    alone.extend(sign(&server, after_it, &never).await?);
     drop(apart);
-    let (count, in_log) = (beside.1, log_size(&external).await? - before);
+    let (count, alone, beside) = (beside.len(), Times::of(alone), Times::of(beside));
+    for (what, times) in [("without a debt", &alone), ("while it is drained", &beside)] {
+        let [half, most, nearly_all] = [0.5, 0.9, 0.99].map(|share| times.quantile(share));
+        eprintln!("  {what}: p50 {half:.1} ms, p90 {most:.1} ms, p99 {nearly_all:.1} ms");
+    }
     let figure = |what: String, unit, portcullis, peer, peer_value, target| Figure {
         bench: "debt",
         what,
@@ -101,7 +108,7 @@ pub async fn drained(entries: usize) -> Result<Vec<Figure>> {
         peer_value,
         target,
     };
-    let (p99, alone) = (beside.0.quantile(0.99), alone.0.quantile(0.99));
+    let (p99, alone) = (beside.quantile(0.99), alone.quantile(0.99));
     Ok(vec![
         figure(
             format!("p99 of signing {count} images while {entries} entries are drained in {seconds:.0} s"),
@@ -146,8 +153,8 @@ async fn configure(external: &Server, folder: &Path) -> Result<()> {
     Ok(std::fs::write(folder.join("portcullis.toml"), config)?)
 }
 
-/// Signs images until there are no more of them, or it is `done`; how long each took, and how many they were.
-async fn sign(server: &Arc<Server>, images: &[String], done: &Arc<AtomicBool>) -> Result<(Times, usize)> {
+/// Signs images until there are no more of them, or it is `done`; how long each took, in milliseconds.
+async fn sign(server: &Arc<Server>, images: &[String], done: &Arc<AtomicBool>) -> Result<Vec<f64>> {
     let (images, next) = (Arc::new(images.to_vec()), Arc::new(AtomicUsize::new(0)));
     let mut tasks = Vec::new();
     for _ in 0..SIGNERS {
@@ -168,8 +175,7 @@ async fn sign(server: &Arc<Server>, images: &[String], done: &Arc<AtomicBool>) -
     for task in tasks {
         times.extend(task.await??);
     }
-    let count = times.len();
-    Ok((Times::of(times), count))
+    Ok(times)
 }
 
 /// Puts signatures of `signer` into the database of a server that does not run, each of them owed.

@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::{BoxFuture, FutureExt, Shared};
+use tokio::runtime::Handle;
 use tracing::{Instrument as _, Span};
 
 /// Work in flight, by what it makes.
@@ -13,6 +14,8 @@ use tracing::{Instrument as _, Span};
 /// wait with it.
 pub(crate) struct Flights<K, V> {
     open: Arc<Mutex<HashMap<K, Flight<V>>>>,
+    /// Where the work goes on, wherever it was asked for.
+    runtime: Handle,
 }
 
 struct Flight<V> {
@@ -22,8 +25,11 @@ struct Flight<V> {
 }
 
 impl<K: Hash + Eq + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Flights<K, V> {
-    pub(crate) fn new() -> Self {
-        Self { open: Arc::default() }
+    pub(crate) fn new(runtime: Handle) -> Self {
+        Self {
+            open: Arc::default(),
+            runtime,
+        }
     }
 
     /// Joins the flight for `key`, or starts `work` for it. Others can join until the work drops its `Boarding`, at
@@ -51,7 +57,8 @@ impl<K: Hash + Eq + Clone + Send + 'static, V: Clone + Send + Sync + 'static> Fl
                     };
                     // The work begins in its own task: here it would find the list locked, should it end at once.
                     let span = tracing::info_span!("lead");
-                    let task = tokio::spawn(async move { work(boarding).await }.instrument(span.clone()));
+                    let work = async move { work(boarding).await };
+                    let task = self.runtime.spawn(work.instrument(span.clone()));
                     let answer = task.map(Result::ok).boxed().shared();
                     let own = answer.clone();
                     open.insert(key, Flight { answer, span });
@@ -86,7 +93,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_callers_one_work_and_a_hang_up_cancels_nothing() {
-        let flights = Arc::new(Flights::<&str, u32>::new());
+        let flights = Arc::new(Flights::<&str, u32>::new(Handle::current()));
         let runs = Arc::new(AtomicU32::new(0));
         let call = |flights: Arc<Flights<&'static str, u32>>, runs: Arc<AtomicU32>| async move {
             let work = |boarding| async move {
@@ -110,9 +117,30 @@ mod tests {
         assert_eq!(call(flights, runs).await, Some(2));
     }
 
+    #[test]
+    fn the_work_outlives_the_threads_on_which_it_was_asked_for() {
+        let runtime = || tokio::runtime::Runtime::new().unwrap();
+        let (own, callers) = (runtime(), runtime());
+        let flights = Flights::<u8, u8>::new(own.handle().clone());
+        let (begun, beginning) = std::sync::mpsc::channel();
+        let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+        callers.spawn(async move {
+            let work = |_boarding| async move {
+                begun.send(()).unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                ended.send(7).unwrap();
+                7
+            };
+            flights.join(1, work).await
+        });
+        beginning.recv().unwrap();
+        callers.shutdown_background();
+        assert_eq!(own.block_on(end.recv()), Some(7));
+    }
+
     #[tokio::test]
     async fn a_work_that_panics_is_told_and_does_not_stay() {
-        let flights = Flights::<u8, u8>::new();
+        let flights = Flights::<u8, u8>::new(Handle::current());
         assert_eq!(
             flights.join(1, |_boarding| async { panic!("on purpose") }).await,
             None
@@ -122,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_comes_after_boarding_gets_a_flight_of_its_own() {
-        let flights = Arc::new(Flights::<&str, u32>::new());
+        let flights = Arc::new(Flights::<&str, u32>::new(Handle::current()));
         let (left, mut gone) = tokio::sync::mpsc::unbounded_channel();
         let (land, landing) = tokio::sync::oneshot::channel::<()>();
         let first = tokio::spawn({

@@ -6,6 +6,7 @@ use access::Access;
 use flow::Rate;
 use kernel::{Clock, Random};
 use store::Db;
+use tokio::runtime::Handle;
 
 use crate::debt::standing::Debts;
 use crate::door::Door;
@@ -49,6 +50,8 @@ pub(crate) struct Parts {
     pub external_log: bool,
     pub formats: FormatsOf,
     pub quota: Rate,
+    /// Where work goes on, wherever it was asked for: the threads of connections have enough to do with who comes.
+    pub runtime: Handle,
     pub door: Door,
     /// Requests that wait to be resolved.
     pub asked: Flights<Ask, Result<Vec<Signed>, Arc<SigningError>>>,

@@ -42,9 +42,8 @@ impl Signing {
     ) -> Result<ReleaseOutcome, SigningError> {
         let (signing, context) = (self.clone(), context.clone());
         let work = async move { signing.release_now(&context, images, key, annotations).await };
-        tokio::spawn(work.in_current_span())
-            .await
-            .map_err(|_| SigningError::Lost)?
+        let task = self.parts.runtime.spawn(work.in_current_span());
+        task.await.map_err(|_| SigningError::Lost)?
     }
 
     #[tracing::instrument(name = "sign release", skip_all)]

@@ -6,6 +6,7 @@ use access::{Action, Context};
 use flow::{Caller, Rate};
 use jiff::Timestamp;
 use kernel::{Fault as _, Reference};
+use tokio::runtime::Handle;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
@@ -35,7 +36,10 @@ pub struct Signing {
 }
 
 impl Signing {
-    /// Puts the parts together.
+    /// Puts the parts together. What is signed is signed on the runtime that this is called on.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let Settings {
@@ -50,7 +54,8 @@ impl Signing {
             clock,
             random,
         } = settings;
-        let (asked, flights) = (Flights::new(), Flights::new());
+        let runtime = Handle::current();
+        let (asked, flights) = (Flights::new(runtime.clone()), Flights::new(runtime.clone()));
         let verdicts = Verdicts::new(clock.clone());
         let door = Door::new(clock.clone());
         let operations = Operations::new(db.clone(), clock.clone(), random.clone());
@@ -66,6 +71,7 @@ impl Signing {
                 external_log,
                 formats,
                 quota,
+                runtime,
                 door,
                 asked,
                 flights,

@@ -57,12 +57,15 @@ impl Server {
         let clock = Arc::new(SystemClock::new());
         let soft = lifecycle.soft.clone();
         let serving = web::listen::serve(self.listener, router, limits, clock, soft);
-        tokio::select! {
-            () = serving => {}
-            () = lifecycle.hard.cancelled() => tracing::warn!("requests were cut off"),
-        }
+        let served = tokio::select! {
+            served = serving => served,
+            () = lifecycle.hard.cancelled() => {
+                tracing::warn!("requests were cut off");
+                Ok(())
+            }
+        };
         self.app.close().await;
-        Ok(())
+        served.map_err(|error| Failure::local("starting the threads of connections", &error))
     }
 }
 

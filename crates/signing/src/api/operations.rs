@@ -99,7 +99,7 @@ pub(super) async fn accept(
     let location = format!("/api/v1/operations/{}", operation.id);
     let applied = format!("wait={}", waited.as_secs());
     let own = work(signing.clone(), context.clone(), operation.clone(), order);
-    tokio::spawn(own.in_current_span());
+    signing.parts.runtime.spawn(own.in_current_span());
     let headers = [
         (header::LOCATION, location),
         (HeaderName::from_static("preference-applied"), applied),

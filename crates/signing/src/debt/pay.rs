@@ -29,11 +29,11 @@ use crate::ports::{ExternalLog, ExternalLogError, LoggedEntry, Looks};
 const READ_MAX: usize = 256;
 /// Answers that are written down at once, and how long the first waits for more: while they are written nobody else
 /// writes to SQLite. They are not synced: what a power cut undoes is asked again, and the log has it once.
-const SETTLED_MAX: usize = 64;
+const SETTLED_MAX: usize = 32;
 const SETTLE_AFTER: Duration = Duration::from_millis(250);
-/// Between two such writes: a look frees thousands of answers at once, and others want to write too. So 1,280 are written
-/// down in a second, which is more than the highest rate brings.
-const SETTLE_PAUSE: Duration = Duration::from_millis(50);
+/// Between two such writes: a look frees thousands of answers at once, and others want to write too. So 2,600 at most are
+/// written down in a second, and 500 where a write takes 50 ms.
+const SETTLE_PAUSE: Duration = Duration::from_millis(12);
 /// Answers that are held or asked for at most, in seconds of the highest rate; beyond it nothing is sent until a look. A
 /// pause between two looks and a look take nine seconds, and what a look frees is written down within the next few.
 const HELD_SECONDS: usize = 16;
@@ -53,6 +53,18 @@ struct Held {
     began: Monotonic,
     answered: Monotonic,
     outcome: Outcome,
+}
+
+impl Held {
+    /// Whether it was asked for before a look that makes it worth nothing: it may be somebody else's. A refusal is nobody's
+    /// proof, so that each look that did not find the log well does that; else one that found somebody else.
+    fn is_in_vain(&self, looks: &Looks) -> bool {
+        let after = match self.outcome {
+            Outcome::Refused(_) => looks.ill,
+            _ => looks.wrong,
+        };
+        after.is_some_and(|after| self.began <= after)
+    }
 }
 
 /// Before everything that is owed.
@@ -76,6 +88,8 @@ pub(super) struct Payer {
     read: (i64, String),
     held: VecDeque<Held>,
     held_max: usize,
+    /// What was known of the log when the held were last gone through.
+    judged: Looks,
     answered: Vec<(String, Outcome)>,
     /// One at most.
     writing: FuturesUnordered<BoxFuture<'static, Written>>,
@@ -99,6 +113,7 @@ impl Payer {
             read: BEGINNING,
             held: VecDeque::new(),
             held_max: per_second.saturating_mul(HELD_SECONDS).clamp(HELD_MIN, HELD_MAX),
+            judged: Looks::default(),
             answered: Vec::new(),
             writing: FuturesUnordered::new(),
             first_answer: now,
@@ -196,40 +211,44 @@ impl Payer {
         }
     }
 
-    /// Frees the answers that came before a look that found the log well, a few at a time, and drops those that were asked
-    /// for before one that found somebody else. A refusal is nobody's proof, so that each look in vain drops it.
+    /// Frees the answers that came before a look that found the log well, a few at a time, and drops those that are worth
+    /// nothing.
     fn judge(&mut self) {
-        let Looks { well, ill, wrong } = self.log.looks();
-        let before = self.held.len();
-        let (held, busy) = (&mut self.held, &mut self.busy);
-        held.retain(|held| {
-            let after = match held.outcome {
-                Outcome::Refused(_) => ill,
-                _ => wrong,
-            };
-            let stays = after.is_none_or(|after| held.began > after);
-            if !stays {
-                busy.remove(&held.id);
-            }
-            stays
-        });
-        if held.len() < before {
-            let dropped = before - held.len();
-            tracing::warn!(
-                dropped,
-                "answers of the external log are not believed: it was not found well after them; what they were for stays owed"
-            );
+        let looks = self.log.looks();
+        // One that was just answered may have been asked for before a look that was judged already.
+        if looks != self.judged || self.held.back().is_some_and(|last| last.is_in_vain(&looks)) {
+            self.drop_those_in_vain(&looks);
+            self.judged = looks;
         }
         let now = self.now();
         while self.answered.len() < SETTLED_MAX
             && let Some(held) = self
                 .held
-                .pop_front_if(|held| well.is_some_and(|well| well > held.answered))
+                .pop_front_if(|held| looks.well.is_some_and(|well| well > held.answered))
         {
             if let Outcome::Refused(why) = &held.outcome {
                 tracing::warn!(signature = held.id, why, "the external log refuses an entry");
             }
             self.push(held.id, held.outcome, now);
+        }
+    }
+
+    fn drop_those_in_vain(&mut self, looks: &Looks) {
+        let before = self.held.len();
+        let busy = &mut self.busy;
+        self.held.retain(|held| {
+            let stays = !held.is_in_vain(looks);
+            if !stays {
+                busy.remove(&held.id);
+            }
+            stays
+        });
+        let dropped = before - self.held.len();
+        if dropped > 0 {
+            tracing::warn!(
+                dropped,
+                "answers of the external log are not believed: it was not found well after them; what they were for stays owed"
+            );
         }
     }
 

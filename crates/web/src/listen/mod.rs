@@ -22,6 +22,7 @@
 mod body;
 mod connection;
 mod descriptors;
+mod front;
 mod standing;
 
 use std::collections::HashMap;
@@ -33,11 +34,11 @@ use std::time::Duration;
 use axum::Router;
 use kernel::{Clock, Code, Fault, Kind};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::connection::{Watch, attend};
+use self::front::Front;
 use self::standing::Overdue;
 use crate::Problem;
 
@@ -61,18 +62,27 @@ pub struct Limits {
     pub patience: Patience,
 }
 
-/// Serves `router` on `listener` until `drain` is cancelled and what was in flight then is finished.
+/// Serves `router` on `listener`, on threads of its own, until `drain` is cancelled and what was in flight then is
+/// finished.
+///
+/// # Errors
+/// If there can be no threads, or the listener is closed.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
     clock: Arc<dyn Clock>,
     drain: CancellationToken,
-) {
-    // A task like those of the connections: it takes turns with them.
-    let mut accepting = JoinSet::new();
-    accepting.spawn(accept(listener, router, limits, clock, drain));
-    accepting.join_next().await;
+) -> std::io::Result<()> {
+    let front = Front::start()?;
+    let listener = listener.into_std()?;
+    let accepting = async move {
+        // Among those that will wait for it.
+        let listener = TcpListener::from_std(listener)?;
+        accept(listener, router, limits, clock, drain).await;
+        Ok(())
+    };
+    front.run(accepting).await.unwrap_or(Ok(()))
 }
 
 async fn accept(

@@ -21,7 +21,7 @@ const SOON_SECONDS: u64 = 8;
 struct Running {
     address: SocketAddr,
     drain: CancellationToken,
-    task: JoinHandle<()>,
+    task: JoinHandle<std::io::Result<()>>,
 }
 
 async fn start(connections: usize) -> Running {
@@ -44,6 +44,7 @@ async fn start(connections: usize) -> Running {
     let router = Router::new()
         .route("/fast", get(|| async { "ok\n" }))
         .route("/slow", get(slow))
+        .route("/thread", get(whose))
         .route("/json", post(|Json(_): Json<serde_json::Value>| async {}));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, drain) = (listener.local_addr().unwrap(), CancellationToken::new());
@@ -62,6 +63,12 @@ async fn start(connections: usize) -> Running {
 }
 
 use std::convert::Infallible;
+
+/// The name of the thread that answers, and how nice it is.
+async fn whose() -> String {
+    let nice = rustix::process::getpriority_process(None).unwrap();
+    format!("{:?} {nice}\n", std::thread::current().name())
+}
 
 impl Running {
     async fn send(&self, bytes: &[u8]) -> TcpStream {
@@ -99,6 +106,16 @@ async fn half_a_header_is_closed_and_an_idle_connection_may_ask_again() {
     kept.write_all(ASK).await.unwrap();
     assert!(first(&mut kept).await.starts_with("HTTP/1.1 200"));
     assert_eq!(all(kept).await, "");
+}
+
+#[tokio::test]
+async fn who_comes_is_heard_on_threads_that_give_way_to_work() {
+    let server = start(10).await;
+    let mut stream = server.send(b"GET /thread HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let own = rustix::process::getpriority_process(None).unwrap();
+    let expected = format!("Some(\"connections\") {}\n", (own + front::NICE).min(19));
+    let answer = first(&mut stream).await;
+    assert!(answer.ends_with(&expected), "{answer}: not {expected}");
 }
 
 #[tokio::test]
@@ -161,6 +178,7 @@ async fn a_drain_finishes_what_is_in_flight_and_waits_for_nobody_else() {
     let soon = timeout(Duration::from_secs(1), server.task);
     soon.await
         .expect("nobody works, so it ends within a second")
+        .unwrap()
         .unwrap();
 
     let server = start(10).await;
@@ -168,7 +186,7 @@ async fn a_drain_finishes_what_is_in_flight_and_waits_for_nobody_else() {
     sleep(Duration::from_millis(100)).await;
     server.drain.cancel();
     assert!(all(slow).await.contains("5\n"));
-    server.task.await.unwrap();
+    server.task.await.unwrap().unwrap();
 }
 
 #[tokio::test]
