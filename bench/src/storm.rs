@@ -25,6 +25,9 @@ const OTHERS: usize = 20;
 const IMAGES: usize = 400;
 const CHANGED: usize = 3;
 const TIMES: usize = 3;
+/// Storms, each after a quiet time. The times of the others in all of them are taken together: in one, its p99 would be
+/// that of the three worst.
+const STORMS: usize = 3;
 /// What the registry takes for each call: a registry in the same data centre, on an object store.
 pub const LATENCY: Duration = Duration::from_millis(15);
 /// New images that each other project signs while it is measured, and its pause between them.
@@ -54,21 +57,27 @@ async fn on(place: Place, name: &str) -> Result<Vec<Figure>> {
     let others = others(&server, &place).await?;
     place.slow_down(LATENCY);
 
-    // Idle: each of the others alone with the other others.
-    let quiet = all_sign(&server, &others, 0).await?;
-    let changed = tagged(&place, "fleet", CHANGED, "second").await?;
-    let before = log_size(&server).await?;
-    let storming = {
-        let (server, tags) = (server.clone(), tags.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            rush_elsewhere(&server, &tags).await
-        })
-    };
-    let busy = all_sign(&server, &others, 1).await?;
-    let storm = storming.await??;
-    ensure!(changed.len() == CHANGED, "the storm changed other images");
-    let grown = log_size(&server).await? - before - (OTHERS * SIGNED_EACH) as f64;
+    let (mut quiet, mut busy, mut slowest, mut new, mut logged) =
+        (Vec::new(), Vec::new(), 0.0_f64, 0, 0.0_f64);
+    for storm in 0..STORMS {
+        // Idle: each of the others alone with the other others.
+        quiet.extend(all_sign(&server, &others, 2 * storm).await?);
+        tagged(&place, "fleet", CHANGED, &format!("changed {storm}")).await?;
+        let before = log_size(&server).await?;
+        let storming = {
+            let (server, tags) = (server.clone(), tags.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                rush_elsewhere(&server, &tags).await
+            })
+        };
+        busy.extend(all_sign(&server, &others, 2 * storm + 1).await?);
+        let own = storming.await??;
+        let grown = log_size(&server).await? - before - (OTHERS * SIGNED_EACH) as f64;
+        (slowest, new) = (slowest.max(own.slowest), new.max(own.new));
+        logged = logged.max(grown);
+    }
+    let (quiet, busy) = (Times::of(quiet), Times::of(busy));
     let figure = |what: String, unit, portcullis, peer, peer_value, target| Figure {
         bench: "storm",
         what: format!("{what}; {name}"),
@@ -81,31 +90,33 @@ async fn on(place: Place, name: &str) -> Result<Vec<Figure>> {
     let count = IMAGES * TIMES;
     Ok(vec![
         figure(
-            format!("new signatures of {count} requests at once, {CHANGED} images changed"),
+            format!(
+                "new signatures of {count} requests at once, {CHANGED} images changed, most of {STORMS} storms"
+            ),
             "",
-            storm.new as f64,
+            new as f64,
             "changed images",
             Some(CHANGED as f64),
             Target::AtMostTimes(1.0),
         ),
         figure(
-            "log entries of the storm".to_owned(),
+            "log entries of a storm, most".to_owned(),
             "",
-            grown,
+            logged,
             "changed images",
             Some(CHANGED as f64),
             Target::AtMostTimes(1.0),
         ),
         figure(
-            "until the last answer of the storm".to_owned(),
+            "until the last answer of a storm, longest".to_owned(),
             "ms",
-            storm.times.quantile(1.0),
+            slowest,
             "",
             None,
             Target::AtMost(2_000.0),
         ),
         figure(
-            format!("p99 of {OTHERS} other projects in the storm"),
+            format!("p99 of {OTHERS} other projects in a storm"),
             "ms",
             busy.quantile(0.99),
             "the same, idle",
@@ -126,7 +137,8 @@ async fn on(place: Place, name: &str) -> Result<Vec<Figure>> {
 struct Storm {
     /// Signatures that were made for it.
     new: usize,
-    times: Times,
+    /// Until the last answer, in milliseconds.
+    slowest: f64,
 }
 
 /// Runs [`rush`] in a process of the lowest priority.
@@ -145,7 +157,7 @@ async fn rush_elsewhere(server: &Server, tags: &[String]) -> Result<Storm> {
     let new: HashSet<&String> = answers.iter().filter_map(|(_, new)| new.as_ref()).collect();
     Ok(Storm {
         new: new.len(),
-        times: Times::of(answers.iter().map(|(ms, _)| *ms).collect()),
+        slowest: answers.iter().map(|(ms, _)| *ms).fold(0.0, f64::max),
     })
 }
 
@@ -185,7 +197,7 @@ pub async fn rush(args: &[String]) -> Result<()> {
 }
 
 /// Every other project signs its images, one after the other with a pause; `round` says which of them.
-async fn all_sign(server: &Arc<Server>, others: &[Other], round: usize) -> Result<Times> {
+async fn all_sign(server: &Arc<Server>, others: &[Other], round: usize) -> Result<Vec<f64>> {
     let mut tasks = Vec::new();
     for (number, other) in others.iter().enumerate() {
         let images = other.images[round * SIGNED_EACH..(round + 1) * SIGNED_EACH].to_vec();
@@ -205,7 +217,7 @@ async fn all_sign(server: &Arc<Server>, others: &[Other], round: usize) -> Resul
     for task in tasks {
         times.extend(task.await??);
     }
-    Ok(Times::of(times))
+    Ok(times)
 }
 
 async fn others(server: &Server, place: &Place) -> Result<Vec<Other>> {
@@ -224,7 +236,7 @@ async fn others(server: &Server, place: &Place) -> Result<Vec<Other>> {
         server
             .post_as(&token, "/api/v1/signatures", &json!({ "image": first }))
             .await?;
-        let images = by_digest(place, &project, SIGNED_EACH * 2).await?;
+        let images = by_digest(place, &project, SIGNED_EACH * 2 * STORMS).await?;
         others.push(Other { token, images });
     }
     Ok(others)

@@ -32,6 +32,7 @@ mod presence;
 mod recent;
 mod sqlite;
 mod value;
+mod wal;
 
 pub use blobs::Blobs;
 pub use changes::{Kept, LEARN_MS, Learner};

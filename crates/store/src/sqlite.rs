@@ -14,6 +14,7 @@ use sqlx::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::value::rows_of;
+use crate::wal::{Emptying, WRITER_PAGES};
 use crate::{Row, StoreError, Value};
 
 /// Readers that run at once; WAL readers do not block each other or the writer.
@@ -34,6 +35,7 @@ pub(crate) struct Sqlite {
     /// A connection that does not sync, in turns with the other.
     unsynced: Arc<Connections>,
     readers: Arc<Connections>,
+    emptying: Arc<Emptying>,
 }
 
 /// Connections that are alike, as many as there are turns.
@@ -62,6 +64,7 @@ struct Taken {
 /// COMMIT gives its connection back.
 pub(crate) struct SqliteTx {
     taken: Taken,
+    emptying: Arc<Emptying>,
 }
 
 impl Connections {
@@ -148,6 +151,7 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(Duration::from_millis(BUSY_MS))
+            .pragma("wal_autocheckpoint", WRITER_PAGES.to_string())
             .pragma("cell_size_check", "ON");
         let damaged = |source: sqlx::Error| {
             let code = source
@@ -178,6 +182,7 @@ impl Sqlite {
         }
         first.give_back();
         // Whatever is synced later is synced with all that was written before it: the log is one file.
+        let emptying = Arc::new(Emptying::start(options.clone()));
         let unsynced = writer.in_turn_with(options.clone().synchronous(SqliteSynchronous::Normal));
         let options = options
             .read_only(true)
@@ -188,6 +193,7 @@ impl Sqlite {
             writer,
             unsynced: Arc::new(unsynced),
             readers,
+            emptying,
         })
     }
 
@@ -203,14 +209,14 @@ impl Sqlite {
     }
 
     pub(crate) async fn begin(&self) -> Result<SqliteTx, StoreError> {
-        Self::begin_on(&self.writer).await
+        self.begin_on(&self.writer).await
     }
 
     pub(crate) async fn begin_unsynced(&self) -> Result<SqliteTx, StoreError> {
-        Self::begin_on(&self.unsynced).await
+        self.begin_on(&self.unsynced).await
     }
 
-    async fn begin_on(connections: &Arc<Connections>) -> Result<SqliteTx, StoreError> {
+    async fn begin_on(&self, connections: &Arc<Connections>) -> Result<SqliteTx, StoreError> {
         // A transaction that begins as a reader and then writes fails at once when another wrote in
         // between, whatever the busy timeout; IMMEDIATE takes the write lock first.
         let failed = |source| StoreError::query("beginning a transaction", source);
@@ -219,10 +225,14 @@ impl Sqlite {
             .execute(&mut taken.connection)
             .await
             .map_err(failed)?;
-        Ok(SqliteTx { taken })
+        Ok(SqliteTx {
+            taken,
+            emptying: self.emptying.clone(),
+        })
     }
 
     pub(crate) async fn close(&self) {
+        self.emptying.close().await;
         self.readers.close().await;
         self.writer.close().await;
         self.unsynced.close().await;
@@ -265,6 +275,7 @@ impl SqliteTx {
             .await
             .map_err(|source| StoreError::query("committing", source))?;
         self.taken.give_back();
+        self.emptying.wrote();
         Ok(())
     }
 }

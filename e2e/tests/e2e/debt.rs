@@ -1,8 +1,14 @@
 //! What is owed to a log of somebody else's: paid whoever dies meanwhile, once, and to nobody else.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::http::{Method, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse as _;
 use e2e::{Api, Server, Setup};
 use kernel::{Clock as _, SystemClock};
 use registry::{Options, Registry, Running};
@@ -338,6 +344,60 @@ async fn p13_no_debt_is_counted_as_paid_to_a_fork() {
     scene.name.now_leads(Target::To(scene.log.address));
     paid(&api).await;
     assert_eq!(scene.size().await, 13);
+}
+
+/// The log itself refuses, and a look finds it well after that; later it takes what it refused. Shown to fail: without
+/// `owe_again` the entries stay refused, and `paid` ends before the log has them.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_what_the_log_refused_is_named_and_owed_again_by_an_administrator() {
+    let scene = Scene::new().await;
+    let refuses = Arc::new(AtomicBool::new(true));
+    let own = refuses.clone();
+    let door = move |request: Request, next: Next| {
+        let refused = own.load(Ordering::SeqCst) && request.method() == Method::POST;
+        async move {
+            match refused {
+                true => (StatusCode::BAD_REQUEST, "not today").into_response(),
+                false => next.run(request).await,
+            }
+        }
+    };
+    let router = tlog::router(scene.log.tlog.clone()).layer(from_fn(door));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    scene.name.now_leads(Target::To(listener.local_addr().unwrap()));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let server = Server::start(Setup {
+        config: scene.config(50),
+        ..Setup::default()
+    })
+    .unwrap();
+    let api = server.api().unwrap();
+    scene.sign(&api, "refused", 5).await;
+    let (clock, mut standing) = (SystemClock::new(), Value::Null);
+    let began = clock.monotonic();
+    while standing["refused"] != 5 {
+        assert!(clock.monotonic().since(began) < PAID_WITHIN, "{standing}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        standing = debt(&api).await;
+    }
+    let status = server.run(&["status"]).unwrap();
+    assert!(
+        status.stdout.contains("refused the entry: status 400"),
+        "{}",
+        status.text()
+    );
+
+    refuses.store(false, Ordering::SeqCst);
+    let again = server.run(&["external-log", "retry"]).unwrap().expect_ok();
+    assert!(again.stdout.starts_with("5 refused entries"), "{}", again.stdout);
+    paid(&api).await;
+    assert_eq!(
+        (scene.size().await, debt(&api).await["refused"].as_u64()),
+        (5, Some(0))
+    );
+    let audit = ["audit", "list", "--action", "external-log.retry", "-o", "json"];
+    let audit = server.run(&audit).unwrap().expect_ok();
+    assert!(audit.stdout.contains("5 entries owed again"), "{}", audit.stdout);
 }
 
 /// Real rekor-tiles, away and back; real cosign, which believes that log and not ours.
