@@ -37,8 +37,8 @@ pub struct DatabaseProbe {
     server: String,
     /// The file outside of the database.
     path: PathBuf,
-    /// SQLite's file, and which one it was when the server opened it.
-    file: Option<(PathBuf, Option<(u64, u64)>)>,
+    /// SQLite's files, and which ones they were when the server had opened them.
+    files: Vec<(PathBuf, Option<(u64, u64)>)>,
     last: Mutex<Option<Beat>>,
     clock: Arc<dyn Clock>,
 }
@@ -62,10 +62,7 @@ impl DatabaseProbe {
             clock,
             last: Mutex::new(last),
             path,
-            file: file.map(|file| {
-                let number = number(&file);
-                (file, number)
-            }),
+            files: file.map(|file| files(&file)).unwrap_or_default(),
         }
     }
 
@@ -74,11 +71,10 @@ impl DatabaseProbe {
     }
 
     fn replaced(&self) -> Option<Finding> {
-        let (file, before) = self.file.as_ref()?;
-        let now = number(file);
-        if now == *before {
-            return None;
-        }
+        let (file, now) = self.files.iter().find_map(|(file, before)| {
+            let now = number(file);
+            (now != *before).then_some((file, now))
+        })?;
         let shown = file.display();
         let found = match now {
             Some(_) => {
@@ -222,6 +218,23 @@ pub(crate) fn unanswered(error: &StoreError) -> String {
 /// Which file it is: device and inode.
 fn number(file: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(file).ok().map(|file| (file.dev(), file.ino()))
+}
+
+/// The database itself, and the log that every commit goes to first, with its index.
+fn files(database: &Path) -> Vec<(PathBuf, Option<(u64, u64)>)> {
+    let beside = ["-wal", "-shm"].map(|end| {
+        let mut file = database.as_os_str().to_owned();
+        file.push(end);
+        PathBuf::from(file)
+    });
+    let beside = beside.into_iter().map(|file| (number(&file), file));
+    // What is not there yet is made by the first write.
+    let beside = beside
+        .filter(|(number, _)| number.is_some())
+        .map(|(number, file)| (file, number));
+    std::iter::once((database.to_owned(), number(database)))
+        .chain(beside)
+        .collect()
 }
 
 fn read(path: &Path) -> Option<Beat> {

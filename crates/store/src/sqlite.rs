@@ -137,13 +137,17 @@ impl Sqlite {
             what: path.display().to_string(),
             source,
         };
-        // Made here, for this user alone, if it is not there; SQLite gives its other files the same mode. What
-        // keeps it from being made, SQLite says below.
-        let _made = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path);
+        // Made here, for this user alone, if it is not there; SQLite gives its other files the same mode. What keeps it from
+        // being made, SQLite says below. A file that is there is not opened: whoever closes any descriptor of it gives up
+        // all locks that the process has on it (fcntl(2)), and another program that reads the database would take itself
+        // for the last user and remove the log of what is written.
+        drop(
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(path),
+        );
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -305,5 +309,41 @@ pub(crate) fn value_of(row: &SqliteRow, at: usize) -> Result<Value, sqlx::Error>
         "TEXT" => row.try_get(at).map(Value::Text),
         "BLOB" => row.try_get(at).map(Value::Blob),
         _ => row.try_get_unchecked(at).map(Value::Int),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
+
+    use crate::Db;
+
+    /// Whether this process holds a lock on the file, as other processes see it.
+    fn is_locked(file: &Path) -> bool {
+        let inode = format!(":{} ", std::fs::metadata(file).unwrap().ino());
+        let own = format!(" {} ", std::process::id());
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        locks
+            .lines()
+            .any(|lock| lock.contains(&inode) && lock.contains(&own))
+    }
+
+    /// Shown to fail: with the file opened whether or not it is there, and closed at the end of `open`, there is no lock.
+    #[tokio::test]
+    async fn other_processes_see_that_the_database_is_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("test.db");
+        let url = format!("sqlite:{}", file.display());
+        for _ in 0..2 {
+            let db = Db::open(&url).await.unwrap();
+            assert!(is_locked(&file));
+            let another = Db::open(&url).await.unwrap();
+            assert!(is_locked(&file));
+            another.close().await;
+            assert!(is_locked(&file));
+            db.close().await;
+            assert!(!is_locked(&file));
+        }
     }
 }
