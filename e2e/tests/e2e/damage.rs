@@ -64,10 +64,8 @@ async fn who_reads_the_database_meanwhile_takes_nothing_from_it() {
     let mut signatures = Signatures::new();
     assert_eq!(send(&api, &ledger, &[signatures.request()]).await.len(), 1);
     let other = database(&server).await;
-    let counted = other
-        .read("SELECT COUNT(*) AS number FROM tlog_entry", args![])
-        .await;
-    println!("{} rows read", counted.map_or(0, |rows| rows.len()));
+    let rows = other.read("SELECT id FROM audit", args![]).await.unwrap();
+    assert!(!rows.is_empty());
     other.close().await;
     let requests: Vec<Value> = (0..20).map(|_| signatures.request()).collect();
     assert_eq!(send(&api, &ledger, &requests).await.len(), requests.len());
