@@ -53,28 +53,6 @@ fn assert_refused(server: &mut Server, what: &str, codes: &[&Code], named: &str)
     assert!(said.contains("hint:"), "{what}: no hint in:\n{said}");
 }
 
-/// Another program reads the database while the server writes: nothing of what was answered is lost to a `kill -9` after
-/// it. Shown to fail: with a second descriptor of the file closed in `Sqlite::open`, the server's locks are gone, the other
-/// program removes the write-ahead log when it ends, and the server does not start again.
-#[tokio::test(flavor = "multi_thread")]
-async fn who_reads_the_database_meanwhile_takes_nothing_from_it() {
-    let mut server = Server::start(Setup::default()).unwrap();
-    let api = server.api().unwrap();
-    let ledger = Ledger::new(&api).await;
-    let mut signatures = Signatures::new();
-    assert_eq!(send(&api, &ledger, &[signatures.request()]).await.len(), 1);
-    let other = database(&server).await;
-    let rows = other.read("SELECT id FROM audit", args![]).await.unwrap();
-    assert!(!rows.is_empty());
-    other.close().await;
-    let requests: Vec<Value> = (0..20).map(|_| signatures.request()).collect();
-    assert_eq!(send(&api, &ledger, &requests).await.len(), requests.len());
-    server.kill();
-    server.restart().unwrap();
-    let size = server.api().unwrap().bytes("/api/v2/checkpoint").await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&size).lines().nth(1), Some("21"));
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_database_file_is_refused_by_its_name() {
     let mut server = stopped().await;
