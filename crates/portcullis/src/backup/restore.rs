@@ -66,6 +66,10 @@ struct Log {
 pub async fn restore(config: &Config, options: &Options) -> Result<Restored, Failure> {
     let mut file =
         File::open(&options.file).map_err(|error| Failure::file("reading", &options.file, &error))?;
+    // A folder in use is said to be that, before anything else about it.
+    let folder = &config.data.folder;
+    let held = folder.join("lock").exists().then(|| FolderLock::take(folder));
+    let held = held.transpose()?;
     let manifest = archive::verify(&mut Reader::new(BufReader::new(&file))?)?;
     steps(&manifest.schema)?;
     let secrets = match manifest.secrets {
@@ -87,8 +91,11 @@ pub async fn restore(config: &Config, options: &Options) -> Result<Restored, Fai
     for (name, bytes) in &secrets {
         is_free(&secret_file(config, name), bytes)?;
     }
-    empty(&config.data.folder)?;
-    let _lock = FolderLock::take(&config.data.folder)?;
+    empty(folder)?;
+    let _lock = match held {
+        Some(held) => held,
+        None => FolderLock::take(folder)?,
+    };
     let blobs = place::blobs(config)?;
     no_later_tiles(&blobs, &manifest).await?;
     let db = Db::open_with(&place::database_url(config), config.database.connections_max).await?;

@@ -1,16 +1,19 @@
 //! Requests of one project to one repository: authorisation, redirects, and what a status means.
 
+use std::pin::pin;
+
 use flow::{Caller, Outcome, Pass};
 use kernel::limits::MANIFEST_BYTES_MAX;
 use kernel::{Digest, Monotonic};
 use reqwest::header::{HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode, Url};
 use signing::ports::RegistryReason;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::auth::{Authenticator, Scope};
 use super::document::{ACCEPT, error_words};
 use super::header::address;
+use super::silence::SILENT_AFTER;
 use super::transport::{Answer, Ask, Cap, Retry, Route};
 
 /// Redirects that are followed: storage behind a registry needs one, a mirror before it another.
@@ -116,7 +119,16 @@ impl<'a> Session<'a> {
         work: impl Future<Output = Result<T, RegistryReason>>,
     ) -> Result<T, RegistryReason> {
         let (host, began) = (self.scope.host, self.now());
-        let outcome = timeout(host.call_ms_max, work).await.unwrap_or_else(|_| {
+        let mut ended = pin!(timeout(host.call_ms_max, work));
+        let outcome = tokio::select! {
+            ended = &mut ended => ended,
+            // It goes on to its own deadline; the others need not wait for that to learn that nobody is answered.
+            () = sleep(SILENT_AFTER) => {
+                host.silence.missed(began, self.now(), host.call_ms_max);
+                ended.await
+            }
+        };
+        let outcome = outcome.unwrap_or_else(|_| {
             let seconds = host.call_ms_max.as_secs();
             Err(RegistryReason::Unavailable(format!(
                 "no end within {seconds} s (call_seconds_max)"

@@ -12,9 +12,9 @@ use kernel::Monotonic;
 use signing::ports::RegistryReason;
 use tokio::sync::watch;
 
-/// How long a call waits without anybody being answered until the registry is called silent, in milliseconds: a
-/// registry's slowest answers, of large uploads, take a few seconds.
-const SILENT_MS: u64 = 10_000;
+/// How long a call waits without anybody being answered until the registry is called silent: a registry's slowest answers,
+/// of large uploads, take a few seconds.
+pub const SILENT_AFTER: Duration = Duration::from_secs(10);
 /// The pause between two calls that find out, in milliseconds.
 const TRIAL_MS: u64 = 2_000;
 
@@ -60,9 +60,9 @@ impl Silence {
         self.change(|state| state.heard.is_some())
     }
 
-    /// A call that began at `began` was given up, because nothing came; calls may take `call_max`.
+    /// A call that began at `began` was given up, or waits still, because nothing came; calls may take `call_max`.
     pub fn missed(&self, began: Monotonic, now: Monotonic, call_max: Duration) {
-        let long = Duration::from_millis(SILENT_MS).min(call_max);
+        let long = SILENT_AFTER.min(call_max);
         self.change(|state| {
             let somebody_was_answered = state.heard.is_some_and(|heard| heard >= began);
             if state.silent.is_none() && !somebody_was_answered && now.since(began) >= long {

@@ -119,6 +119,49 @@ async fn once_a_registry_answers_nobody_everybody_is_told_at_once_until_it_does_
     }
 }
 
+/// Shown to fail: without the look after `SILENT_AFTER` in `Session::within`, the second call waits for its own deadline.
+#[tokio::test]
+async fn a_call_that_waits_for_long_tells_the_others_before_its_own_end() {
+    let world = World::new(Options::default()).await;
+    let client = client(world.with(RegistryConfig {
+        call_seconds_max: 14,
+        ..RegistryConfig::default()
+    }));
+    let image = world.tag("v1");
+    client.manifest(Caller::LOCAL, &image).await.unwrap();
+    world.fake.fault(|plan| plan.hang = true);
+    let clock = kernel::SystemClock::new();
+    let now = || kernel::Clock::monotonic(&clock);
+    let first = async { reason(client.manifest(Caller::LOCAL, &image).await) };
+    let others = async {
+        tokio::time::sleep(std::time::Duration::from_millis(11_000)).await;
+        // The first of these finds out.
+        let trial = client.manifest(Caller::LOCAL, &image);
+        let told = async {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            let start = now();
+            (
+                reason(client.manifest(Caller::LOCAL, &image).await),
+                now().since(start),
+            )
+        };
+        tokio::select! {
+            _ = trial => panic!("the registry answered"),
+            told = told => told,
+        }
+    };
+    let (first, (failed, took)) = futures::future::join(first, others).await;
+    assert!(
+        matches!(&first, RegistryReason::Unavailable(why) if why.contains("no end")),
+        "{first:?}"
+    );
+    assert!(
+        matches!(&failed, RegistryReason::Unavailable(why) if why.contains("answered nobody")),
+        "{failed:?}"
+    );
+    assert!(took < std::time::Duration::from_millis(500), "{took:?}");
+}
+
 #[tokio::test]
 async fn nobody_listening_is_unavailable_and_not_missing() {
     let world = World::new(Options::default()).await;
