@@ -3,6 +3,7 @@
 //! that was never restarted holds no more memory than after its first quarter.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,9 @@ const PAUSE_S: u64 = 12;
 const LASTS_S: u64 = 6;
 /// How often the checkpoints and the memory are looked at.
 const LOOK: Duration = Duration::from_secs(2);
+/// Calls after which a new registry takes the place of the one before: each keeps all of its images in this program's
+/// memory, a quarter of a gigabyte for ten thousand.
+const REGISTRY_CALLS: u64 = 150_000;
 /// After this share of the time the memory is what it may stay.
 const WARM: f64 = 0.25;
 
@@ -74,9 +78,11 @@ struct Tally {
 
 struct Soak {
     fleet: RwLock<Fleet>,
-    images: Images,
+    images: Mutex<Arc<Images>>,
     postgres: Postgres,
     signed: Mutex<Vec<Signed>>,
+    /// Where those begin that this registry has.
+    here: AtomicUsize,
     checkpoints: Mutex<Vec<Checkpoint>>,
     /// Seconds since the beginning, and MB.
     memory: Mutex<Vec<(f64, f64)>>,
@@ -104,9 +110,10 @@ pub async fn soak(minutes: u64, seed: u64) -> Result<Vec<Figure>> {
     eprintln!("  peak {peak:.0} new signatures a second; {minutes} minutes at {rate:.0}/s; seed {seed}");
     let soak = Arc::new(Soak {
         fleet: RwLock::new(fleet),
-        images,
+        images: Mutex::new(Arc::new(images)),
         postgres,
         signed: Mutex::default(),
+        here: AtomicUsize::new(0),
         checkpoints: Mutex::default(),
         memory: Mutex::default(),
         tally: Mutex::default(),
@@ -162,7 +169,14 @@ impl Soak {
     async fn load(self: Arc<Self>, rate: f64) -> Result<()> {
         let mut number = 0_u64;
         let mut tasks = tokio::task::JoinSet::new();
+        let mut before = lock(&self.images).clone();
         while !self.is_over() {
+            if number > 0 && number.is_multiple_of(REGISTRY_CALLS) {
+                // The one before stays for the calls that are under way.
+                let fresh = Arc::new(Images::new(true).await?);
+                before = std::mem::replace(&mut *lock(&self.images), fresh);
+                self.here.store(lock(&self.signed).len(), Ordering::Relaxed);
+            }
             let due = Duration::from_secs_f64(number as f64 / (2.0 * rate));
             tokio::time::sleep(due.saturating_sub(self.began.elapsed())).await;
             let server = self.fleet.read().await.servers()[number as usize % SERVERS].clone();
@@ -172,15 +186,16 @@ impl Soak {
             number += 1;
         }
         while tasks.join_next().await.is_some() {}
+        drop(before);
         Ok(())
     }
 
     async fn ask(&self, server: &Server, number: u64) {
         let known = {
             let signed = lock(&self.signed);
-            let at = (number as usize).wrapping_mul(7_919) % signed.len().max(1);
-            signed
-                .get(at)
+            let here = &signed[self.here.load(Ordering::Relaxed).min(signed.len())..];
+            let at = (number as usize).wrapping_mul(7_919) % here.len().max(1);
+            here.get(at)
                 .map(|signed| (signed.image.clone(), signed.id.clone()))
         };
         let right = match (number % 4, known) {
@@ -206,12 +221,12 @@ impl Soak {
 
     async fn sign_new(&self, server: &Server, number: u64) -> Result<()> {
         let repository = format!("soak/{}", number % 1_000);
-        let digest = self
-            .images
+        let images = lock(&self.images).clone();
+        let digest = images
             .registry
             .put_image(&repository, "1", &format!("soak {number}"))
             .await?;
-        let image = format!("{}/{repository}@{digest}", self.images.host());
+        let image = format!("{}/{repository}@{digest}", images.host());
         let answer = server
             .post("/api/v1/signatures", &json!({ "image": image }))
             .await?;
@@ -272,7 +287,8 @@ impl Soak {
     }
 
     async fn one(&self, trouble: Trouble, at: usize, lasts: Duration) -> Result<()> {
-        let registry = &self.images.registry;
+        let images = lock(&self.images).clone();
+        let registry = &images.registry;
         match trouble {
             Trouble::Killed | Trouble::Restarted => {
                 let name = if matches!(trouble, Trouble::Killed) {
