@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use probing::{Board, Kind, State};
 use signing::Signing;
 use signing::debt;
-use signing::ports::{ExternalLog, ExternalLogError, LoggedEntry, Looks, NewEntry};
+use signing::ports::{
+    Answered, Contained, ExternalLog, ExternalLogError, LoggedEntry, Looks, NewEntry, TreeHead,
+};
 use signing::trust::{self, LogIdentity, TrustRoot};
 use tlog::{HashedRekord, Verifier};
 use tokio_util::sync::CancellationToken;
@@ -76,19 +78,33 @@ struct Watched {
 
 #[async_trait]
 impl ExternalLog for Watched {
-    async fn append(&self, entry: NewEntry) -> Result<LoggedEntry, ExternalLogError> {
+    async fn append(&self, entry: NewEntry) -> Result<Answered, ExternalLogError> {
         let entry = HashedRekord {
             digest: entry.digest.as_bytes().to_vec(),
             signature: entry.signature,
             verifier: Verifier::PublicKey(entry.public_key),
         };
         match self.client.append(&entry).await {
-            Ok(logged) => Ok(LoggedEntry {
-                index: logged.index,
-                json: logged.entry,
+            Ok(logged) => Ok(Answered {
+                entry: LoggedEntry {
+                    index: logged.index,
+                    json: logged.entry,
+                },
+                head: logged.head,
             }),
             Err(error) => Err(meant(error.reason)),
         }
+    }
+
+    async fn contains(&self, heads: &[TreeHead]) -> Vec<Contained> {
+        let found = self.client.contains(heads).await;
+        let found = found.into_iter().map(|one| match one {
+            None => Contained::NotYet,
+            Some(Ok(())) => Contained::Yes,
+            Some(Err(reason @ RekorReason::Forked { .. })) => Contained::No(reason.to_string()),
+            Some(Err(reason)) => Contained::Unknown(reason.to_string()),
+        });
+        found.collect()
     }
 
     fn barred(&self) -> Option<String> {

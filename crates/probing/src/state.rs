@@ -287,6 +287,10 @@ impl Kind {
                 "look for revoked tokens that are valid again, older policies and missing keys \
                  (docs/runbooks/rolled-back.md), then: portcullis status --acknowledge database --reason TEXT"
             }
+            (Self::ExternalLog, State::Unreachable) => {
+                "check that it runs, that its name resolves, and the network between; if a tile is missing, look whether \
+                 several servers or an older copy answer behind the name"
+            }
             (_, state) => state.hint(),
         }
     }

@@ -64,4 +64,5 @@ pub const MIGRATIONS: &[store::Migration] = &[
     image_policy::MIGRATION,
     operations::MIGRATION,
     debt::MIGRATION,
+    debt::PLACES_MIGRATION,
 ];

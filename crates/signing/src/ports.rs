@@ -233,12 +233,45 @@ pub trait Log: Send + Sync + 'static {
     fn trust(&self) -> &Arc<TrustRoot>;
 }
 
+/// What a log was when it signed a checkpoint (RFC 6962, section 2.1).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TreeHead {
+    /// The name in the checkpoint's first line.
+    pub origin: String,
+    /// Entries.
+    pub size: u64,
+    pub root: [u8; 32],
+}
+
+/// An entry that whoever has an external log's key has included, proven under `head`.
+#[derive(Debug, Clone)]
+pub struct Answered {
+    pub entry: LoggedEntry,
+    pub head: TreeHead,
+}
+
+/// Whether the log that was found well by a look is one that was once as a tree head says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contained {
+    /// That was proven.
+    Yes,
+    /// It is another log, a fork or a copy, and how that shows.
+    No(String),
+    /// It is larger than the log was at that look: a later one tells.
+    NotYet,
+    /// It could not be found out, and why.
+    Unknown(String),
+}
+
 /// A transparency log of somebody else's. It is written to in the background, and nobody waits for it.
 #[async_trait]
 pub trait ExternalLog: Send + Sync + 'static {
-    /// Has the log include an entry, or finds that it has it. What is returned was proven; after any failure the same
-    /// may be asked again, and the log has the entry once.
-    async fn append(&self, entry: NewEntry) -> Result<LoggedEntry, ExternalLogError>;
+    /// Has the log include an entry, or finds that it has it. What is returned was proven under its tree head, which
+    /// may be a fork's; after any failure the same may be asked again, and the log has the entry once.
+    async fn append(&self, entry: NewEntry) -> Result<Answered, ExternalLogError>;
+
+    /// Whether these were all the log that the last good look found ([`Looks::well`]): for each, in their order.
+    async fn contains(&self, heads: &[TreeHead]) -> Vec<Contained>;
 
     /// Why nothing may be sent there now, if so: it is not known yet who answers there, or not the right one does.
     fn barred(&self) -> Option<String>;

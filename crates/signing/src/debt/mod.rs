@@ -19,6 +19,7 @@
 //! `logged` and `published` are two states, because they are two dependencies: a registry that is away delays the
 //! second bundle of its own images, and no entry.
 
+mod held;
 mod pay;
 mod publish;
 mod rules;
@@ -39,7 +40,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 pub use standing::{Refused, Standing, Tally};
-pub(crate) use tables::{MIGRATION, at_image, owe, publish_again};
+pub(crate) use tables::{MIGRATION, PLACES_MIGRATION, at_image, owe, publish_again};
 
 use crate::ports::ExternalLog;
 use crate::{Signing, SigningError};

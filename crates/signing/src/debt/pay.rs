@@ -2,10 +2,11 @@
 //!
 //! An answer proves at most that somebody with the log's key has the entry, and a refusal proves nothing at all: a web
 //! server behind the log's name refuses everything. That it is the log, and not a fork or an older copy, only the probe can
-//! tell, which knows what the log was. So an answer of either sort is held until a look that began after it has found the
-//! log well ([`Payer::judge`]). One that came before a look that found somebody else is dropped, and the entry sent again,
-//! which does no harm; a look that found nobody tells nothing about answers, and they are held on. Until then the entry is
-//! owed, and who asks is told so.
+//! tell, which knows what the log was. So an answer of either sort is held ([`super::held`]) until a look that began after
+//! it has found the log well, and what it was proven under is proven to be a part of what that look found. One that came
+//! before a look that found somebody else, or that is somebody else's, is dropped, and the entry sent again, which does no
+//! harm; a look that found nobody tells nothing about answers, and they are held on. Until then the entry is owed, and who
+//! asks is told so.
 //!
 //! Nothing waits for what is being written down: entries go on being sent and answers heard meanwhile.
 
@@ -19,11 +20,12 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use kernel::Monotonic;
 
+use super::held::{Answers, Held};
 use super::rules::{self, Pace};
-use super::tables::{self, Outcome, Owed};
+use super::tables::{self, Outcome, Owed, Unlogged};
 use super::{Settings, Stopped};
 use crate::parts::Parts;
-use crate::ports::{ExternalLog, ExternalLogError, LoggedEntry, Looks};
+use crate::ports::{Answered, Contained, ExternalLog, ExternalLogError, Looks, TreeHead};
 
 /// Entries that are read at once. One of a large release takes the memory of its statement while it is read.
 const READ_MAX: usize = 256;
@@ -47,32 +49,17 @@ const LOOK_AFTER: Duration = Duration::from_millis(500);
 /// Characters of an error that are kept.
 const ERROR_CHARS_MAX: usize = 300;
 
-/// An answer that is not believed yet.
-struct Held {
-    id: String,
-    began: Monotonic,
-    answered: Monotonic,
-    outcome: Outcome,
-}
-
-impl Held {
-    /// Whether it was asked for before a look that makes it worth nothing: it may be somebody else's. A refusal is nobody's
-    /// proof, so that each look that did not find the log well does that; else one that found somebody else.
-    fn is_in_vain(&self, looks: &Looks) -> bool {
-        let after = match self.outcome {
-            Outcome::Refused(_) => looks.ill,
-            _ => looks.wrong,
-        };
-        after.is_some_and(|after| self.began <= after)
-    }
-}
+/// As after so many failures is waited with an entry whose place another one has.
+const TAKEN_TIMES: u32 = 4;
 
 /// Before everything that is owed.
 const BEGINNING: (i64, String) = (i64::MIN, String::new());
 
-type Answer = (Owed, Monotonic, Result<LoggedEntry, ExternalLogError>);
+type Answer = (Owed, Monotonic, Result<Answered, ExternalLogError>);
 /// What was written down.
 type Written = Result<Vec<(String, Outcome)>, Stopped>;
+/// Whether the log has been as tree heads say.
+type Proven = (Vec<TreeHead>, Vec<Contained>);
 
 /// Pays for as long as the fence holds. The parts of [`Payer::run`] are apart, so that a test can be its clock.
 pub(super) struct Payer {
@@ -86,10 +73,10 @@ pub(super) struct Payer {
     busy: HashSet<String>,
     /// Since when is owed what was read last, and its id.
     read: (i64, String),
-    held: VecDeque<Held>,
+    held: Answers,
     held_max: usize,
-    /// What was known of the log when the held were last gone through.
-    judged: Looks,
+    /// One at most.
+    proving: FuturesUnordered<BoxFuture<'static, Proven>>,
     answered: Vec<(String, Outcome)>,
     /// One at most.
     writing: FuturesUnordered<BoxFuture<'static, Written>>,
@@ -111,9 +98,9 @@ impl Payer {
             running: FuturesUnordered::new(),
             busy: HashSet::new(),
             read: BEGINNING,
-            held: VecDeque::new(),
+            held: Answers::default(),
+            proving: FuturesUnordered::new(),
             held_max: per_second.saturating_mul(HELD_SECONDS).clamp(HELD_MIN, HELD_MAX),
-            judged: Looks::default(),
             answered: Vec::new(),
             writing: FuturesUnordered::new(),
             first_answer: now,
@@ -128,6 +115,7 @@ impl Payer {
             tokio::select! {
                 answer = self.running.next(), if !self.running.is_empty() => self.take(answer),
                 Some(written) = self.writing.next(), if !self.writing.is_empty() => self.written(written?),
+                Some(proven) = self.proving.next(), if !self.proving.is_empty() => self.proven(proven),
                 () = tokio::time::sleep(wait) => {}
             }
             if self.is_to_settle() {
@@ -211,43 +199,53 @@ impl Payer {
         }
     }
 
-    /// Frees the answers that came before a look that found the log well, a few at a time, and drops those that are worth
-    /// nothing.
+    /// Frees the answers that are to be believed, a few at a time, drops those that are worth nothing, and has proven what
+    /// is to be.
     fn judge(&mut self) {
-        let looks = self.log.looks();
-        // One that was just answered may have been asked for before a look that was judged already.
-        if looks != self.judged || self.held.back().is_some_and(|last| last.is_in_vain(&looks)) {
-            self.drop_those_in_vain(&looks);
-            self.judged = looks;
+        let in_vain = self.held.judge(&self.log.looks());
+        self.give_up(&in_vain, "the log was not found well after them");
+        if self.proving.is_empty() {
+            let heads = self.held.to_prove();
+            if !heads.is_empty() {
+                let log = self.log.clone();
+                self.proving.push(Box::pin(async move {
+                    let found = log.contains(&heads).await;
+                    (heads, found)
+                }));
+            }
         }
         let now = self.now();
         while self.answered.len() < SETTLED_MAX
-            && let Some(held) = self
-                .held
-                .pop_front_if(|held| looks.well.is_some_and(|well| well > held.answered))
+            && let Some(held) = self.held.pop()
         {
-            if let Outcome::Refused(why) = &held.outcome {
+            if let Outcome::Not(Unlogged::Refused(why)) = &held.outcome {
                 tracing::warn!(signature = held.id, why, "the external log refuses an entry");
             }
             self.push(held.id, held.outcome, now);
         }
     }
 
-    fn drop_those_in_vain(&mut self, looks: &Looks) {
-        let before = self.held.len();
-        let busy = &mut self.busy;
-        self.held.retain(|held| {
-            let stays = !held.is_in_vain(looks);
-            if !stays {
-                busy.remove(&held.id);
+    fn proven(&mut self, (heads, found): Proven) {
+        for (ids, why) in self.held.learn(heads, found, self.now()) {
+            for _ in &ids {
+                self.parts.debts.count_failure(&ExternalLogError::Wrong(String::new()));
             }
-            stays
-        });
-        let dropped = before - self.held.len();
-        if dropped > 0 {
+            self.give_up(&ids, &why);
+        }
+        self.judge();
+    }
+
+    /// Owes again what was answered and is not believed.
+    fn give_up(&mut self, ids: &[String], why: &str) {
+        for id in ids {
+            self.busy.remove(id);
+        }
+        if !ids.is_empty() {
+            let dropped = ids.len();
             tracing::warn!(
                 dropped,
-                "answers of the external log are not believed: it was not found well after them; what they were for stays owed"
+                why,
+                "answers of the external log are not believed; what they were for stays owed"
             );
         }
     }
@@ -280,6 +278,14 @@ impl Payer {
         any
     }
 
+    /// Waits for what is being proven, if anything is.
+    #[cfg(test)]
+    pub(super) async fn prove(&mut self) {
+        if let Some(proven) = self.proving.next().await {
+            self.proven(proven);
+        }
+    }
+
     fn take(&mut self, answer: Option<Answer>) {
         let Some((owed, began, answer)) = answer else {
             return;
@@ -289,31 +295,36 @@ impl Payer {
         let learned = answer.as_ref().map(|_| ());
         self.pace
             .learn(learned, began, now, self.running.len() + 1, chance);
+        let mut head = None;
         let outcome = match answer {
-            Ok(entry) => Outcome::Logged(entry),
+            Ok(answer) => {
+                head = Some(answer.head);
+                Outcome::Logged(answer.entry)
+            }
             Err(error) => {
                 counts.count_failure(&error);
                 let why: String = kernel::words(&error.to_string())
                     .chars()
                     .take(ERROR_CHARS_MAX)
                     .collect();
-                match error {
+                Outcome::Not(match error {
                     // Of whom nobody knows now who it is, nothing is final.
-                    ExternalLogError::Refused(_) if self.is_well() => Outcome::Refused(why),
+                    ExternalLogError::Refused(_) if self.is_well() => Unlogged::Refused(why),
                     ExternalLogError::Refused(_) | ExternalLogError::Unproven(_) => {
                         let wait = rules::retry(owed.attempts, chance);
-                        Outcome::PutOff(why, later(self.parts.clock.now_us(), wait))
+                        Unlogged::PutOff(why, later(self.parts.clock.now_us(), wait))
                     }
-                    _ => Outcome::Away(why),
-                }
+                    _ => Unlogged::Away(why),
+                })
             }
         };
-        if matches!(outcome, Outcome::Logged(_) | Outcome::Refused(_)) {
-            self.held.push_back(Held {
+        if matches!(outcome, Outcome::Logged(_) | Outcome::Not(Unlogged::Refused(_))) {
+            self.held.push(Held {
                 id: owed.id,
                 began,
                 answered: now,
                 outcome,
+                head,
             });
             return self.judge();
         }
@@ -376,15 +387,29 @@ impl Payer {
 }
 
 /// Writes answers down, all in one transaction.
-async fn write(parts: Arc<Parts>, fence: i64, answers: Vec<(String, Outcome)>) -> Written {
+async fn write(parts: Arc<Parts>, fence: i64, mut answers: Vec<(String, Outcome)>) -> Written {
     kernel::crash_point("debt.answered");
     let mut tx = parts.db.begin_unsynced().await?;
     if !store::lease::check(&mut tx, super::LEASE, fence).await? {
         return Err(Stopped::Lost);
     }
     let now = parts.clock.now_us();
-    for (id, outcome) in &answers {
-        tables::settle(&mut tx, id, outcome, now).await?;
+    for (id, outcome) in &mut answers {
+        if let Outcome::Logged(entry) = outcome
+            && !tables::logged(&mut tx, id, entry, now).await?
+        {
+            let why = format!(
+                "it says that the entry lies at {}, where another of ours lies",
+                entry.index
+            );
+            tracing::warn!(signature = id, why, "the external log is not believed");
+            let wait = rules::retry(TAKEN_TIMES, rules::chance(&*parts.random));
+            parts.debts.count_failure(&ExternalLogError::Unproven(String::new()));
+            *outcome = Outcome::Not(Unlogged::PutOff(why, later(now, wait)));
+        }
+        if let Outcome::Not(why) = outcome {
+            tables::unlogged(&mut tx, id, why).await?;
+        }
     }
     tx.commit().await?;
     kernel::crash_point("debt.settled");

@@ -26,6 +26,12 @@ pub(crate) const MIGRATION: Migration = Migration {
           CREATE INDEX external_debt_logged ON external_debt (logged_at) WHERE logged_at IS NOT NULL;",
 };
 
+pub(crate) const PLACES_MIGRATION: Migration = Migration {
+    domain: "signing",
+    version: 5,
+    sql: "CREATE INDEX external_debt_place ON external_debt (log_index) WHERE log_index IS NOT NULL;",
+};
+
 /// An entry that the log has yet to get.
 pub(super) struct Owed {
     pub id: String,
@@ -68,6 +74,11 @@ pub(crate) enum State {
 /// What came of one entry.
 pub(super) enum Outcome {
     Logged(LoggedEntry),
+    Not(Unlogged),
+}
+
+/// Why an entry is not in the log.
+pub(super) enum Unlogged {
     Refused(String),
     /// The log is away: the entry's own turn does not change.
     Away(String),
@@ -228,35 +239,47 @@ pub(crate) async fn at_image(
     rows.iter().map(owing).collect()
 }
 
-/// Writes down what came of one entry. The caller's transaction has checked the fence.
-pub(super) async fn settle(
+/// Writes an entry of the log down, unless its place is that of another. The caller's transaction has checked the fence.
+pub(super) async fn logged(
     tx: &mut Tx,
     id: &str,
-    outcome: &Outcome,
+    entry: &LoggedEntry,
     now_us: i64,
-) -> Result<(), SigningError> {
-    let (sql, args) = match outcome {
-        Outcome::Logged(entry) => (
-            "UPDATE external_debt SET state = 'logged', attempts = 0, next_at = $1, last_error = '', \
-               log_index = $2, evidence = $3, logged_at = $1 WHERE signature_id = $4 AND state = 'owed'",
-            args![
-                now_us,
-                i64::try_from(entry.index).map_err(|error| SigningError::Row(error.to_string()))?,
-                entry.json.get(),
-                id
-            ],
-        ),
-        Outcome::Refused(why) => (
+) -> Result<bool, SigningError> {
+    let index = i64::try_from(entry.index).map_err(|error| SigningError::Row(error.to_string()))?;
+    let args = args![now_us, index, entry.json.get(), id];
+    // One question for nearly all: the second is for a place that somebody else's signature has.
+    let sql = "UPDATE external_debt SET state = 'logged', attempts = 0, next_at = $1, last_error = '', \
+                 log_index = $2, evidence = $3, logged_at = $1 WHERE signature_id = $4 AND state = 'owed' \
+               AND NOT EXISTS (SELECT 1 FROM external_debt d JOIN signature s ON s.id = d.signature_id \
+                 WHERE d.log_index = $2 \
+                   AND s.signature <> (SELECT own.signature FROM signature own WHERE own.id = $4))";
+    if tx.execute(sql, args.clone()).await? > 0 {
+        return Ok(true);
+    }
+    if is_taken(tx, id, index, entry).await? {
+        return Ok(false);
+    }
+    let sql = "UPDATE external_debt SET state = 'logged', attempts = 0, next_at = $1, last_error = '', \
+                 log_index = $2, evidence = $3, logged_at = $1 WHERE signature_id = $4 AND state = 'owed'";
+    tx.execute(sql, args).await?;
+    Ok(true)
+}
+
+/// Writes down why one entry is not in the log. The caller's transaction has checked the fence.
+pub(super) async fn unlogged(tx: &mut Tx, id: &str, why: &Unlogged) -> Result<(), SigningError> {
+    let (sql, args) = match why {
+        Unlogged::Refused(why) => (
             "UPDATE external_debt SET state = 'refused', attempts = attempts + 1, last_error = $1 \
              WHERE signature_id = $2 AND state = 'owed'",
             args![why, id],
         ),
-        Outcome::Away(why) => (
+        Unlogged::Away(why) => (
             "UPDATE external_debt SET attempts = attempts + 1, last_error = $1 \
              WHERE signature_id = $2 AND state = 'owed'",
             args![why, id],
         ),
-        Outcome::PutOff(why, next_at) => (
+        Unlogged::PutOff(why, next_at) => (
             "UPDATE external_debt SET attempts = attempts + 1, last_error = $1, next_at = $2 \
              WHERE signature_id = $3 AND state = 'owed'",
             args![why, *next_at, id],
@@ -264,6 +287,27 @@ pub(super) async fn settle(
     };
     tx.execute(sql, args).await?;
     Ok(())
+}
+
+/// Whether the same log has given the place of `entry` to another signature before. What is the same in every byte is one
+/// entry of the log.
+async fn is_taken(tx: &mut Tx, id: &str, index: i64, entry: &LoggedEntry) -> Result<bool, SigningError> {
+    let sql = "SELECT d.evidence FROM external_debt d JOIN signature s ON s.id = d.signature_id \
+               WHERE d.log_index = $1 AND s.signature <> (SELECT own.signature FROM signature own WHERE own.id = $2) \
+               ORDER BY d.logged_at DESC LIMIT 20";
+    for other in tx.read(sql, args![index, id]).await? {
+        // Another log, which was configured once, has entries at the same places.
+        if log_id(&other.text("evidence")?) == log_id(entry.json.get()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whose evidence it is.
+fn log_id(evidence: &str) -> Option<String> {
+    let evidence: serde_json::Value = serde_json::from_str(evidence).ok()?;
+    evidence["logId"]["keyId"].as_str().map(str::to_owned)
 }
 
 /// Marks evidence as published to all of `images`; not if another image came meanwhile.

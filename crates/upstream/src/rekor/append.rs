@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use kernel::Fault as _;
 use reqwest::StatusCode;
 use serde_json::value::RawValue;
+use signing::ports::TreeHead;
 use serde_json::{Value, json};
 use tlog::merkle::{Hash, leaf_hash, verify_inclusion};
 use tlog::tile::{TILE_WIDTH, TilePath, parse_hashes};
@@ -16,6 +17,7 @@ use tlog::{Accepted, Checkpoint, Files as _, HashedRekord, Verifier, View, trans
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
+use super::contain::head;
 use super::document::{self, Included};
 use super::error::{RekorError, RekorReason};
 use super::tiles::Tiles;
@@ -35,6 +37,8 @@ pub struct Logged {
     pub entry: Box<RawValue>,
     /// When Rekor v1 says it was logged.
     pub at: Option<Timestamp>,
+    /// What it was proven under. Whoever signs so has the log's key, and may be a fork of it all the same.
+    pub head: TreeHead,
     /// Whether the log had it already.
     pub already: bool,
 }
@@ -122,6 +126,7 @@ impl Client {
             index,
             entry,
             at: None,
+            head: head(checkpoint),
             already,
         })
     }
@@ -130,7 +135,7 @@ impl Client {
     async fn search(&self, accepted: &Accepted) -> Result<Logged, RekorReason> {
         let observed = self.checkpoint_by(Api::V2).await?;
         let note = observed.checkpoint.note.as_str();
-        let view = View::new(Tiles(&self.transport), self.verifier(Api::V2), note).map_err(unproven)?;
+        let view = View::new(Tiles(&self.transport, Connections::Fresh), self.verifier(Api::V2), note).map_err(unproven)?;
         let size = observed.checkpoint.size;
         let newest = size.div_ceil(TILE_WIDTH);
         for tile in (newest.saturating_sub(SEARCH_TILES_MAX)..newest).rev() {
@@ -201,6 +206,7 @@ impl Client {
             index: included.log_index,
             entry: document::v1_evidence(&id, &included, &checkpoint).map_err(RekorReason::Unproven)?,
             at: included.at,
+            head: head(&checkpoint),
             already,
         })
     }
@@ -225,19 +231,12 @@ impl Client {
 
 /// The leaf hashes in a tile of the lowest level, of a log of `size` entries.
 async fn leaves(view: &View<Tiles<'_>>, tile: u64, size: u64) -> Result<Vec<Hash>, RekorReason> {
-    let path = TilePath::full(0, tile);
-    let width = TilePath::width_at(Some(0), tile, size);
-    // A partial tile may be gone when the full one is there.
-    for width_there in [width, path.width] {
-        let file = view.files().file(path.with_width(width_there)).await;
-        if let Some(bytes) = file.map_err(unproven)? {
-            let malformed = |error| RekorReason::Unproven(format!("{path}: {error}"));
-            let mut hashes = parse_hashes(&bytes, width_there).map_err(malformed)?;
-            hashes.truncate(usize::from(width));
-            return Ok(hashes);
-        }
-    }
-    Err(RekorReason::Unreachable(format!("{path} is not there")))
+    let path = TilePath::full(0, tile).with_width(TilePath::width_at(Some(0), tile, size));
+    let Some(bytes) = view.files().file(path).await.map_err(unproven)? else {
+        return Err(RekorReason::Unreachable(format!("{path} is not there")));
+    };
+    let malformed = |error| RekorReason::Unproven(format!("{path}: {error}"));
+    parse_hashes(&bytes, path.width).map_err(malformed)
 }
 
 /// What a status that is no success means for an entry.

@@ -9,6 +9,7 @@
 //!      │
 //!   Client ── checkpoint, follows (v1: /api/v1/log, /log/proof; v2: /api/v2/checkpoint, tiles)
 //!      │  └── append (hashedrekord; an entry that is there already is a success)
+//!      ├── contain    was the log that the probe found well once as an answer says?
 //!      ├── document   pure: what the answers mean
 //!      └── probe      what is looked at every few seconds
 //! ```
@@ -17,6 +18,7 @@
 
 mod append;
 mod config;
+mod contain;
 pub mod document;
 mod error;
 mod probe;
@@ -27,8 +29,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use jiff::Timestamp;
-use tlog::merkle::verify_consistency;
-use tlog::{Checkpoint, CheckpointError, LogVerifier, TlogError, View};
+use tlog::{Checkpoint, CheckpointError, LogVerifier, TlogError};
 
 pub use append::Logged;
 pub use config::{Api, ConfigError, Settings, TrustedLog};
@@ -36,7 +37,6 @@ pub use error::{RekorError, RekorReason, codes};
 pub use probe::LogProbe;
 
 use crate::certificate::Shown;
-use tiles::Tiles;
 use transport::{Answer, Connections, Transport};
 
 /// A log of somebody else's.
@@ -46,6 +46,7 @@ pub struct Client {
     configured: Api,
     /// Which API answered, where the configuration leaves it open.
     found: Mutex<Option<Api>>,
+    known: Mutex<contain::Known>,
 }
 
 /// A checkpoint that was just read and is signed by the log's key, with what else its answer told.
@@ -71,6 +72,7 @@ impl Client {
             trusted: checked.trusted,
             configured: settings.api,
             found: Mutex::new(None),
+            known: Mutex::default(),
         })
     }
 
@@ -121,46 +123,9 @@ impl Client {
     /// # Errors
     /// [`RekorReason::Forked`] if they contradict each other; others if that could not be found out.
     pub async fn follows(&self, old: &Checkpoint, new: &Observed) -> Result<(), RekorError> {
-        let forked = || RekorReason::Forked {
-            old: statement(old),
-            new: statement(&new.checkpoint),
-        };
         let work = async {
-            let fresh = &new.checkpoint;
-            if old.size == 0 {
-                return Ok(());
-            }
-            if old.size == fresh.size {
-                return if old.root == fresh.root {
-                    Ok(())
-                } else {
-                    Err(forked())
-                };
-            }
-            match new.api {
-                Api::V1 => {
-                    let tree = fresh.origin.rsplit_once(" - ").map(|(_, tree)| tree);
-                    let tree = tree.map(|tree| format!("&treeID={tree}")).unwrap_or_default();
-                    let (from, to) = (old.size, fresh.size);
-                    let path = format!("api/v1/log/proof?firstSize={from}&lastSize={to}{tree}");
-                    let answer = self.transport.get(Connections::Fresh, &path).await?.found()?;
-                    let proof = document::consistency_proof(&answer.body).map_err(RekorReason::NotALog)?;
-                    verify_consistency(from, to, &old.root, &fresh.root, &proof).map_err(|_| forked())
-                }
-                Api::V2 | Api::Auto => {
-                    let view = View::new(
-                        Tiles(&self.transport),
-                        self.verifier(Api::V2),
-                        fresh.note.as_str(),
-                    );
-                    let proven = view.map_err(unproven)?.consistency(old.size, fresh.size).await;
-                    match proven {
-                        Ok(proof) if proof.old_root == old.root => Ok(()),
-                        Ok(_) => Err(forked()),
-                        Err(error) => Err(unproven(error)),
-                    }
-                }
-            }
+            let view = self.view(new, Connections::Fresh)?;
+            self.proves(&contain::head(old), new, &view, Connections::Fresh).await
         };
         self.failed("proving that the log only grew", work.await)
     }
@@ -252,7 +217,9 @@ fn unproven(error: TlogError) -> RekorReason {
             Err(other) => RekorReason::Unreachable(kernel::words(&other.to_string())),
         },
         // Tiles that are not there yet, or no more, contradict nothing.
-        TlogError::Missing { .. } => RekorReason::Unreachable(kernel::words(&error.to_string())),
+        TlogError::Missing { what } => RekorReason::Unreachable(format!(
+            "{what}, which its checkpoint promises, is missing; several servers may answer behind the name, or an older copy"
+        )),
         other => RekorReason::Unproven(kernel::words(&kernel::chain(&other))),
     }
 }

@@ -78,6 +78,7 @@ impl LogProbe {
             _ => {}
         }
         let finding = of(State::Ok);
+        self.client.found_well(observed.clone());
         if last.as_ref() != Some(&now) {
             self.remember(now);
         }
@@ -149,7 +150,14 @@ impl Probe for LogProbe {
         if let Some(date) = observed.date.filter(|_| !here) {
             self.references.note("the external log", date, &*self.clock);
         }
+        let contradiction = self.client.contradiction();
         let mut finding = self.held(&observed).await;
+        if finding.state == State::Ok
+            && let Some(reason) = contradiction
+        {
+            // This look met the log, and an entry since the last one a fork of it.
+            finding = self.failed(&reason);
+        }
         let now = self.clock.now();
         if finding.state == State::Ok
             && let Some(end) = self.client.trusted().ends

@@ -20,8 +20,8 @@ use crate::debt::publish::Publisher;
 use crate::debt::{LEASE, Settings, Standing};
 use crate::format::Annotations;
 use crate::ports::{
-    Descriptor, ExternalLog, ExternalLogError, Log, LoggedEntry, Looks, Manifest, Merge, NewEntry, Registry,
-    RegistryError, RegistryReason,
+    Answered, Contained, Descriptor, ExternalLog, ExternalLogError, Log, LoggedEntry, Looks, Manifest, Merge,
+    NewEntry, Registry, RegistryError, RegistryReason, TreeHead,
 };
 use crate::trust::TrustRoot;
 use crate::{Formats, Keyring, SignRequest, Signed, Signing};
@@ -30,6 +30,39 @@ use crate::{Formats, Keyring, SignRequest, Signed, Signing};
 pub const RATE: u32 = 5;
 /// A day like any other.
 const NOW: &str = "2026-11-20T08:00:00Z";
+
+/// One copy of the external log.
+#[derive(Default, Clone)]
+pub struct Tree {
+    pub entries: Vec<Digest>,
+    /// After each of them; all that came before is in it.
+    roots: Vec<Digest>,
+}
+
+impl Tree {
+    fn push(&mut self, entry: Digest) {
+        let last = self.roots.last().map_or([0; 32], |root| *root.as_bytes());
+        self.roots
+            .push(Digest::of(&[last, *entry.as_bytes()].concat()));
+        self.entries.push(entry);
+    }
+
+    fn head(&self) -> TreeHead {
+        TreeHead {
+            origin: "outside".to_owned(),
+            size: self.roots.len() as u64,
+            root: *self.roots.last().unwrap().as_bytes(),
+        }
+    }
+
+    fn contains(&self, head: &TreeHead) -> Contained {
+        match self.roots.get(head.size as usize - 1) {
+            None => Contained::NotYet,
+            Some(root) if *root.as_bytes() == head.root => Contained::Yes,
+            Some(_) => Contained::No("it is a fork".to_owned()),
+        }
+    }
+}
 
 /// The external log. It has what it answered for, in order; what it is asked again it has twice, unless `knows`.
 #[derive(Default)]
@@ -41,7 +74,15 @@ pub struct Outside {
     /// It never takes these, and never proves those.
     pub refused: Mutex<BTreeSet<Digest>>,
     pub unproven: Mutex<BTreeSet<Digest>>,
-    pub entries: Mutex<Vec<Digest>>,
+    pub tree: Mutex<Tree>,
+    /// What answers every second question, if anything does; and how many there were.
+    pub fork: Mutex<Option<Tree>>,
+    turns: AtomicU64,
+    /// Its proofs do not come, or are counted.
+    pub unprovable: AtomicBool,
+    pub proofs: AtomicU64,
+    /// It says of every entry that it lies here.
+    pub place: Mutex<Option<u64>>,
     /// When it was asked, in microseconds since 1970, also while it was down.
     pub asked: Mutex<Vec<i64>>,
     /// What was found there; `None` is well at every moment.
@@ -84,17 +125,24 @@ impl Outside {
     }
 
     pub fn size(&self) -> usize {
-        self.entries.lock().unwrap().len()
+        self.tree.lock().unwrap().entries.len()
     }
 
     pub fn distinct(&self) -> usize {
-        self.entries.lock().unwrap().iter().collect::<BTreeSet<_>>().len()
+        let tree = self.tree.lock().unwrap();
+        tree.entries.iter().collect::<BTreeSet<_>>().len()
+    }
+
+    /// From now on a copy of it answers every second question.
+    pub fn forks(&self) {
+        let copy = self.tree.lock().unwrap().clone();
+        *self.fork.lock().unwrap() = Some(copy);
     }
 }
 
 #[async_trait]
 impl ExternalLog for Outside {
-    async fn append(&self, entry: NewEntry) -> Result<LoggedEntry, ExternalLogError> {
+    async fn append(&self, entry: NewEntry) -> Result<Answered, ExternalLogError> {
         let clock = self.clock.lock().unwrap().clone().unwrap();
         self.asked.lock().unwrap().push(clock.now_us());
         if self.down.load(Ordering::SeqCst) {
@@ -106,17 +154,36 @@ impl ExternalLog for Outside {
         if self.unproven.lock().unwrap().contains(&entry.digest) {
             return Err(ExternalLogError::Unproven("it is not there".to_owned()));
         }
-        let mut entries = self.entries.lock().unwrap();
-        let known = entries.iter().position(|own| *own == entry.digest);
+        let (mut tree, mut fork) = (self.tree.lock().unwrap(), self.fork.lock().unwrap());
+        let turn = self.turns.fetch_add(1, Ordering::SeqCst);
+        let tree = match &mut *fork {
+            Some(fork) if turn % 2 == 1 => fork,
+            _ => &mut *tree,
+        };
+        let known = tree.entries.iter().position(|own| *own == entry.digest);
         let index = match known.filter(|_| self.knows.load(Ordering::SeqCst)) {
             Some(index) => index,
             None => {
-                entries.push(entry.digest);
-                entries.len() - 1
+                tree.push(entry.digest);
+                tree.entries.len() - 1
             }
         };
         // Its places are none of the own log.
-        Ok(logged(10_000 + index as u64))
+        let place = self.place.lock().unwrap().unwrap_or(10_000 + index as u64);
+        Ok(Answered {
+            entry: logged(place),
+            head: tree.head(),
+        })
+    }
+
+    async fn contains(&self, heads: &[TreeHead]) -> Vec<Contained> {
+        self.proofs.fetch_add(heads.len() as u64, Ordering::SeqCst);
+        if self.unprovable.load(Ordering::SeqCst) {
+            let unknown = || Contained::Unknown("its tiles are away".to_owned());
+            return heads.iter().map(|_| unknown()).collect();
+        }
+        let tree = self.tree.lock().unwrap();
+        heads.iter().map(|head| tree.contains(head)).collect()
     }
 
     fn barred(&self) -> Option<String> {
@@ -388,6 +455,7 @@ impl World {
         let until = self.clock.monotonic().after(time);
         loop {
             let wait = payer.start().await.unwrap();
+            payer.prove().await;
             if !payer.answer().await {
                 let left = until.since(self.clock.monotonic());
                 if left == Duration::ZERO {
