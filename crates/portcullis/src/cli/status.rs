@@ -17,7 +17,7 @@ use crate::output::{document, println, say, table};
 /// The pause of `--watch`, in milliseconds; probes look every few seconds.
 const WATCH_MS: u64 = 2_000;
 /// Refused entries that are named; more would not leave one screen.
-const REFUSED_SHOWN_MAX: usize = 3;
+const NAMED_SHOWN_MAX: usize = 3;
 /// The exit code where nothing can be signed.
 const NO: u8 = 6;
 
@@ -224,24 +224,37 @@ fn owed(debt: &Value, state: &str) -> Option<String> {
     }
     if refused > 0 {
         line.push_str(&format!("; {refused} refused"));
-        let entries = debt["refused_entries"].as_array();
-        let shown = entries.into_iter().flatten().take(REFUSED_SHOWN_MAX);
-        let more = refused.saturating_sub(shown.clone().count() as u64);
-        for entry in shown {
-            let words = |name: &str| entry[name].as_str().unwrap_or("-").to_owned();
-            line.push_str(&format!(
-                "\n                refused: {}: {}",
-                words("signature"),
-                words("why")
-            ));
-        }
-        if more > 0 {
-            line.push_str(&format!(
-                "\n                and {more} more; your project's: portcullis status -o json"
-            ));
-        }
     }
+    line.push_str(&named("refused", refused, &debt["refused_entries"]));
+    let tried = debt["unpublished_entries"].as_array().map_or(0, Vec::len);
+    line.push_str(&named(
+        "not published",
+        tried as u64,
+        &debt["unpublished_entries"],
+    ));
     Some(line)
+}
+
+/// A line for each of the first of `count` entries with a trouble of their own.
+fn named(what: &str, count: u64, entries: &Value) -> String {
+    let entries = entries.as_array();
+    let shown = entries.into_iter().flatten().take(NAMED_SHOWN_MAX);
+    let more = count.saturating_sub(shown.clone().count() as u64);
+    let mut lines = String::new();
+    for entry in shown {
+        let words = |name: &str| entry[name].as_str().unwrap_or("-").to_owned();
+        lines.push_str(&format!(
+            "\n                {what}: {}: {}",
+            words("signature"),
+            words("why")
+        ));
+    }
+    if more > 0 {
+        lines.push_str(&format!(
+            "\n                and {more} more; your project's: portcullis status -o json"
+        ));
+    }
+    lines
 }
 
 /// A length of time as people say it, in its largest unit.

@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use web::{Json, Problem};
 
 use crate::Signing;
-use crate::debt::{Refused, Standing};
+use crate::debt::{Standing, Troubled};
 
 /// The debt of all servers together.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
@@ -27,15 +27,18 @@ pub struct ExternalLogBody {
     /// What last went wrong with the entry that is owed the longest; empty if nothing did.
     pub last_error: String,
     /// The oldest of the caller's project, at most 20.
-    pub refused_entries: Vec<RefusedEntry>,
+    pub refused_entries: Vec<TroubledEntry>,
+    /// Those whose evidence was tried to be attached to their images in vain; the oldest of the caller's project, at
+    /// most 20.
+    pub unpublished_entries: Vec<TroubledEntry>,
 }
 
-/// An entry that the log refused.
+/// An entry with a trouble of its own.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
-pub struct RefusedEntry {
+pub struct TroubledEntry {
     /// The id of the signature.
     pub signature: String,
-    /// In the log's words.
+    /// In the words of the log, or of the registry.
     pub why: String,
 }
 
@@ -47,6 +50,7 @@ pub(crate) async fn get(
 ) -> Result<Json<ExternalLogBody>, Problem> {
     context.require(Action::ReadDependencies)?;
     let refused_entries = signing.refused_debt(&context).await?;
+    let unpublished_entries = signing.unpublished_debt(&context).await?;
     let Standing {
         owed,
         oldest,
@@ -65,7 +69,8 @@ pub(crate) async fn get(
         refused,
         paid_per_second,
         last_error,
-        refused_entries: refused_entries.into_iter().map(RefusedEntry::from).collect(),
+        refused_entries: refused_entries.into_iter().map(TroubledEntry::from).collect(),
+        unpublished_entries: unpublished_entries.into_iter().map(TroubledEntry::from).collect(),
     }))
 }
 
@@ -95,8 +100,8 @@ pub(crate) async fn retry(
     Ok(Json(RetryBody { owed_again }))
 }
 
-impl From<Refused> for RefusedEntry {
-    fn from(Refused { signature, why }: Refused) -> Self {
+impl From<Troubled> for TroubledEntry {
+    fn from(Troubled { signature, why }: Troubled) -> Self {
         Self { signature, why }
     }
 }

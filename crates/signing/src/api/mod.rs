@@ -14,7 +14,7 @@ use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::{get, post};
 
-pub use external_log::{ExternalLogBody, RefusedEntry, RetryBody};
+pub use external_log::{ExternalLogBody, RetryBody, TroubledEntry};
 pub use image_policies::ImagePolicyBody;
 pub use items::{BatchLine, SignBody, SignatureBody};
 pub use keys::{CosignPub, KeyBody, NewKeyBody};

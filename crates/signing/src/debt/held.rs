@@ -129,7 +129,9 @@ impl Answers {
     pub fn to_prove(&mut self) -> Vec<TreeHead> {
         let some = self.to_prove.len().min(HEADS_MAX);
         let heads = self.to_prove.drain(..some);
-        heads.filter(|head| self.looked_after.contains_key(head)).collect()
+        heads
+            .filter(|head| self.looked_after.contains_key(head))
+            .collect()
     }
 
     /// Learns whether the log was once as `heads` say. What another log answered is dropped.
@@ -159,7 +161,10 @@ impl Answers {
                         self.looked_after.remove(&head);
                     }
                     if !late.is_empty() {
-                        let why = format!("the log does not come to the {} entries that it told of", head.size);
+                        let why = format!(
+                            "the log does not come to the {} entries that it told of",
+                            head.size
+                        );
                         dropped.push((late.into_iter().map(|held| held.id).collect(), why));
                     }
                 }

@@ -39,7 +39,7 @@ use store::Lease;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-pub use standing::{Refused, Standing, Tally};
+pub use standing::{Standing, Tally, Troubled};
 pub(crate) use tables::{MIGRATION, PLACES_MIGRATION, at_image, owe, publish_again};
 
 use crate::ports::ExternalLog;
@@ -75,8 +75,16 @@ impl Signing {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn refused_debt(&self, context: &Context) -> Result<Vec<Refused>, SigningError> {
+    pub async fn refused_debt(&self, context: &Context) -> Result<Vec<Troubled>, SigningError> {
         standing::refused(&self.parts.db, context.project.as_str()).await
+    }
+
+    /// The oldest entries of the context's project whose evidence could not be published to their images yet.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn unpublished_debt(&self, context: &Context) -> Result<Vec<Troubled>, SigningError> {
+        standing::unpublished(&self.parts.db, context.project.as_str()).await
     }
 
     /// Owes again what the external log refused, in every project: for when it was not the log that refused it, or it

@@ -228,7 +228,9 @@ impl Payer {
     fn proven(&mut self, (heads, found): Proven) {
         for (ids, why) in self.held.learn(heads, found, self.now()) {
             for _ in &ids {
-                self.parts.debts.count_failure(&ExternalLogError::Wrong(String::new()));
+                self.parts
+                    .debts
+                    .count_failure(&ExternalLogError::Wrong(String::new()));
             }
             self.give_up(&ids, &why);
         }
@@ -404,7 +406,9 @@ async fn write(parts: Arc<Parts>, fence: i64, mut answers: Vec<(String, Outcome)
             );
             tracing::warn!(signature = id, why, "the external log is not believed");
             let wait = rules::retry(TAKEN_TIMES, rules::chance(&*parts.random));
-            parts.debts.count_failure(&ExternalLogError::Unproven(String::new()));
+            parts
+                .debts
+                .count_failure(&ExternalLogError::Unproven(String::new()));
             *outcome = Outcome::Not(Unlogged::PutOff(why, later(now, wait)));
         }
         if let Outcome::Not(why) = outcome {

@@ -15,6 +15,7 @@ use super::pay::later;
 use super::tables::{self, Unpublished};
 use super::{LEASE, Stopped, rules};
 use crate::parts::Parts;
+use crate::ports::{RegistryError, RegistryReason};
 use crate::{SigningError, format, publish, resolve};
 
 /// Signatures that are read at once, and of these published at once: a few, since nobody waits.
@@ -24,6 +25,9 @@ const AT_ONCE: usize = 4;
 const LOOK_AFTER: Duration = Duration::from_millis(500);
 /// Characters of an error that are kept.
 const ERROR_CHARS_MAX: usize = 300;
+/// After so many attempts, which take twenty minutes, an image that its registry does not have is gone, and needs no
+/// evidence. Some registries say the same while they are put back or moved.
+const GONE_ATTEMPTS: u32 = 8;
 
 /// Publishes for as long as the fence holds.
 pub(super) struct Publisher {
@@ -50,10 +54,35 @@ struct Work {
 /// What came of one signature.
 enum Outcome {
     Published,
+    /// Nobody can verify what its registry does not have any more.
+    Gone(String),
     /// It was tried, or never can be, and not well.
     Failed(String),
     /// It was not tried: its registry is away.
     Spared(String),
+    /// It was not tried: this server does too much else at its registry.
+    Busy(String),
+}
+
+/// Why one was not published: at which registry, and what.
+struct Failure {
+    host: String,
+    error: SigningError,
+}
+
+impl Failure {
+    /// Whether the registry did not answer. That our own door was full says nothing of it.
+    fn is_unanswered(&self) -> bool {
+        matches!(&self.error, SigningError::Registry(error)
+            if matches!(error.kind(), Kind::Unavailable | Kind::Overloaded))
+    }
+
+    fn is_gone(&self) -> bool {
+        let SigningError::Registry(RegistryError { reason, .. }) = &self.error else {
+            return false;
+        };
+        matches!(reason, RegistryReason::NotFound)
+    }
 }
 
 impl Publisher {
@@ -139,6 +168,12 @@ impl Publisher {
         self.away.insert(host, away);
     }
 
+    /// The hosts of the registries that did not answer.
+    #[cfg(test)]
+    pub(super) fn leaves_alone(&self) -> Vec<&String> {
+        self.away.keys().collect()
+    }
+
     async fn work(&self, item: Unpublished) -> Result<Result<Work, (Unpublished, String)>, Stopped> {
         let mut images = Vec::new();
         for (repository, digest) in tables::images(&self.parts.db, &item.id).await? {
@@ -174,13 +209,12 @@ impl Publisher {
                         }
                         Outcome::Published
                     }
-                    Err((host, error)) => {
-                        let why = kernel::words(&kernel::chain(&error));
-                        tracing::debug!(signature = work.item.id, why, "its evidence was not published");
-                        if matches!(error.kind(), Kind::Unavailable | Kind::Overloaded) {
-                            learned.insert(host, Some(why.clone()));
+                    Err(failure) => {
+                        if failure.is_unanswered() {
+                            let why = kernel::words(&kernel::chain(&failure.error));
+                            learned.insert(failure.host.clone(), Some(why));
                         }
-                        Outcome::Failed(why)
+                        failed(&work.item, &failure)
                     }
                 };
                 outcomes.push((work.item, outcome));
@@ -194,26 +228,36 @@ impl Publisher {
         self.parts.clock.monotonic()
     }
 
-    /// Publishes one, or says at which registry it failed.
+    /// Publishes one to each of its images that is there; an error is also that one is not.
     #[tracing::instrument(name = "publish evidence", skip_all)]
-    async fn publish(&self, work: &Work) -> Result<(), (String, SigningError)> {
+    async fn publish(&self, work: &Work) -> Result<(), Failure> {
         let Unpublished {
             statement,
             signature,
             material,
             ..
         } = &work.item;
-        let (key, evidence) = material
-            .as_ref()
-            .map_err(|why| (String::new(), SigningError::Row(why.clone())))?;
+        let (key, evidence) = material.as_ref().map_err(|why| Failure {
+            host: String::new(),
+            error: SigningError::Row(why.clone()),
+        })?;
         let bundle = format::bundle::write(key, statement, signature, Some(evidence));
         let bundle = Bytes::from(bundle);
+        let mut gone = None;
         for (repository, digest) in &work.images {
-            self.attach(&work.item.project, repository, *digest, bundle.clone())
-                .await
-                .map_err(|error| (repository.registry().to_owned(), error))?;
+            let attached = self
+                .attach(&work.item.project, repository, *digest, bundle.clone())
+                .await;
+            if let Err(error) = attached {
+                let host = repository.registry().to_owned();
+                let failure = Failure { host, error };
+                match failure.is_gone() {
+                    true => gone = Some(failure),
+                    false => return Err(failure),
+                }
+            }
         }
-        Ok(())
+        gone.map_or(Ok(()), Err)
     }
 
     async fn attach(
@@ -246,9 +290,15 @@ impl Publisher {
             let chance = rules::chance(&*self.parts.random);
             let (attempts, why, wait) = match outcome {
                 Outcome::Published => {
-                    tables::published(&mut tx, &item.id, item.images, now).await?;
+                    tables::published(&mut tx, &item.id, item.images, "", now).await?;
                     continue;
                 }
+                Outcome::Gone(why) => {
+                    let why: String = why.chars().take(ERROR_CHARS_MAX).collect();
+                    tables::published(&mut tx, &item.id, item.images, &why, now).await?;
+                    continue;
+                }
+                Outcome::Busy(why) => (0, why, rules::retry(0, chance)),
                 Outcome::Failed(why) => (1, why, rules::retry(item.attempts, chance)),
                 Outcome::Spared(why) => (0, why, rules::spared(chance)),
             };
@@ -257,4 +307,32 @@ impl Publisher {
         }
         Ok(tx.commit().await?)
     }
+}
+
+/// What a publication that failed comes to.
+fn failed(item: &Unpublished, failure: &Failure) -> Outcome {
+    let why = kernel::words(&kernel::chain(&failure.error));
+    let signature = &item.id;
+    if failure.is_gone() && item.attempts >= GONE_ATTEMPTS {
+        tracing::warn!(
+            signature,
+            why,
+            "evidence of the external log is not published: the image is gone"
+        );
+        return Outcome::Gone(why);
+    }
+    if matches!(failure.error, SigningError::Busy(_)) {
+        tracing::debug!(signature, why, "its evidence was not published");
+        return Outcome::Busy(why);
+    }
+    // A registry that does not answer is named once in a pause.
+    if !failure.is_unanswered() {
+        tracing::warn!(
+            signature,
+            why,
+            attempts = item.attempts.saturating_add(1),
+            "evidence of the external log was not published"
+        );
+    }
+    Outcome::Failed(why)
 }

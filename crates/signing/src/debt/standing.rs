@@ -10,8 +10,8 @@ use crate::ports::ExternalLogError;
 
 /// Over how many seconds the speed of paying is told.
 const SPEED_SECONDS: u32 = 5;
-/// Refused entries that are named.
-const REFUSED_MAX: u32 = 20;
+/// Entries with a trouble of their own that are named, of each sort.
+const NAMED_MAX: u32 = 20;
 
 /// The debt of all servers together, as the database has it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -32,9 +32,9 @@ pub struct Standing {
     pub last_error: String,
 }
 
-/// An entry that the log refused.
+/// An entry with a trouble of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct Troubled {
     /// The signature's id.
     pub signature: String,
     pub why: String,
@@ -119,15 +119,26 @@ pub(super) async fn standing(db: &Db, now_us: i64) -> Result<Standing, SigningEr
 }
 
 /// The oldest entries of a project that the log refused.
-pub(super) async fn refused(db: &Db, project: &str) -> Result<Vec<Refused>, SigningError> {
+pub(super) async fn refused(db: &Db, project: &str) -> Result<Vec<Troubled>, SigningError> {
     let sql = "SELECT d.signature_id, d.last_error FROM external_debt d JOIN signature s ON s.id = d.signature_id \
                WHERE d.state = 'refused' AND s.project = $1 ORDER BY d.since, d.signature_id LIMIT $2";
-    let rows = db.read(sql, args![project, REFUSED_MAX]).await?;
-    let refused = |row: &store::Row| {
-        Ok(Refused {
+    troubled(db.read(sql, args![project, NAMED_MAX]).await?)
+}
+
+/// The oldest entries of a project whose evidence was tried to be published, and was not.
+pub(super) async fn unpublished(db: &Db, project: &str) -> Result<Vec<Troubled>, SigningError> {
+    let sql = "SELECT d.signature_id, d.last_error FROM external_debt d JOIN signature s ON s.id = d.signature_id \
+               WHERE d.state = 'logged' AND d.last_error <> '' AND s.project = $1 \
+               ORDER BY d.since, d.signature_id LIMIT $2";
+    troubled(db.read(sql, args![project, NAMED_MAX]).await?)
+}
+
+fn troubled(rows: Vec<store::Row>) -> Result<Vec<Troubled>, SigningError> {
+    let troubled = |row: &store::Row| {
+        Ok(Troubled {
             signature: row.text("signature_id")?,
             why: row.text("last_error")?,
         })
     };
-    rows.iter().map(refused).collect()
+    rows.iter().map(troubled).collect()
 }

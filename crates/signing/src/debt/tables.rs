@@ -310,11 +310,18 @@ fn log_id(evidence: &str) -> Option<String> {
     evidence["logId"]["keyId"].as_str().map(str::to_owned)
 }
 
-/// Marks evidence as published to all of `images`; not if another image came meanwhile.
-pub(super) async fn published(tx: &mut Tx, id: &str, images: i64, now_us: i64) -> Result<bool, SigningError> {
-    let sql = "UPDATE external_debt SET state = 'published', published_at = $1, last_error = '' \
-               WHERE signature_id = $2 AND state = 'logged' AND images = $3";
-    Ok(tx.execute(sql, args![now_us, id, images]).await? > 0)
+/// Marks evidence as published to all of `images` that are there, and `why` not to others; not if another image came
+/// meanwhile.
+pub(super) async fn published(
+    tx: &mut Tx,
+    id: &str,
+    images: i64,
+    why: &str,
+    now_us: i64,
+) -> Result<bool, SigningError> {
+    let sql = "UPDATE external_debt SET state = 'published', published_at = $1, last_error = $2 \
+               WHERE signature_id = $3 AND state = 'logged' AND images = $4";
+    Ok(tx.execute(sql, args![now_us, why, id, images]).await? > 0)
 }
 
 /// Tries a publication again later, after so many attempts more.

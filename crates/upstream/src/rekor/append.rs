@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use kernel::Fault as _;
 use reqwest::StatusCode;
 use serde_json::value::RawValue;
-use signing::ports::TreeHead;
 use serde_json::{Value, json};
+use signing::ports::TreeHead;
 use tlog::merkle::{Hash, leaf_hash, verify_inclusion};
 use tlog::tile::{TILE_WIDTH, TilePath, parse_hashes};
 use tlog::{Accepted, Checkpoint, Files as _, HashedRekord, Verifier, View, transparency_log_entry};
@@ -135,7 +135,12 @@ impl Client {
     async fn search(&self, accepted: &Accepted) -> Result<Logged, RekorReason> {
         let observed = self.checkpoint_by(Api::V2).await?;
         let note = observed.checkpoint.note.as_str();
-        let view = View::new(Tiles(&self.transport, Connections::Fresh), self.verifier(Api::V2), note).map_err(unproven)?;
+        let view = View::new(
+            Tiles(&self.transport, Connections::Fresh),
+            self.verifier(Api::V2),
+            note,
+        )
+        .map_err(unproven)?;
         let size = observed.checkpoint.size;
         let newest = size.div_ceil(TILE_WIDTH);
         for tile in (newest.saturating_sub(SEARCH_TILES_MAX)..newest).rev() {

@@ -54,7 +54,12 @@ impl Client {
     /// [`RekorReason::Forked`] if it is another log, which the next look of the probe names; others if that could not be
     /// found out.
     pub async fn contains(&self, heads: &[TreeHead]) -> Vec<Option<Result<(), RekorReason>>> {
-        let well = self.known.lock().unwrap_or_else(PoisonError::into_inner).well.clone();
+        let well = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .well
+            .clone();
         let Some(well) = well else {
             let unknown = || RekorReason::Unreachable("it was not found well yet".to_owned());
             return heads.iter().map(|_| Some(Err(unknown()))).collect();
@@ -72,7 +77,11 @@ impl Client {
         };
         // The tiles of one are those of the others, which find them read; the proofs of a v1 are all different.
         let at_once = if well.api == Api::V1 { PROOFS_AT_ONCE } else { 1 };
-        let found: Vec<_> = stream::iter(heads.to_vec()).map(one).buffered(at_once).collect().await;
+        let found: Vec<_> = stream::iter(heads.to_vec())
+            .map(one)
+            .buffered(at_once)
+            .collect()
+            .await;
         let mut failed = found.iter().flatten().filter_map(|one| one.as_ref().err());
         if let Some(forked) = failed.find(|reason| matches!(reason, RekorReason::Forked { .. })) {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

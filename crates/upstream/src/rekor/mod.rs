@@ -125,7 +125,8 @@ impl Client {
     pub async fn follows(&self, old: &Checkpoint, new: &Observed) -> Result<(), RekorError> {
         let work = async {
             let view = self.view(new, Connections::Fresh)?;
-            self.proves(&contain::head(old), new, &view, Connections::Fresh).await
+            self.proves(&contain::head(old), new, &view, Connections::Fresh)
+                .await
         };
         self.failed("proving that the log only grew", work.await)
     }

@@ -37,7 +37,9 @@ impl Files for Tiles<'_> {
         }
         let bytes = self.read(path.with_width(full)).await?;
         let some = usize::from(path.width) * HASH_BYTES;
-        Ok(bytes.filter(|bytes| bytes.len() >= some).map(|bytes| bytes.slice(..some)))
+        Ok(bytes
+            .filter(|bytes| bytes.len() >= some)
+            .map(|bytes| bytes.slice(..some)))
     }
 }
 

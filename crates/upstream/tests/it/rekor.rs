@@ -14,10 +14,11 @@ use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kernel::Digest;
+use probing::{Marks, Probe as _, References, State as Found};
 use serde_json::{Value, json};
 use tlog::merkle::{Hash, consistency_ranges, empty_root, inclusion_ranges, leaf_hash, node_hash};
 use tlog::{HashedRekord, Verifier};
-use upstream::rekor::{Api, Client, RekorError, RekorReason, Settings};
+use upstream::rekor::{Api, Client, LogProbe, RekorError, RekorReason, Settings};
 
 const HOST: &str = "rekor.example";
 const TREE: &str = "1193050959916656506";
@@ -76,13 +77,20 @@ impl V1 {
             .collect()
     }
 
+    fn origin(&self, api: Api) -> String {
+        match api {
+            Api::V1 => format!("{HOST} - {TREE}"),
+            _ => HOST.to_owned(),
+        }
+    }
+
     fn note(&self) -> String {
+        self.signed(&self.origin(Api::V1))
+    }
+
+    fn signed(&self, origin: &str) -> String {
         let leaves = self.leaves();
-        let text = format!(
-            "{HOST} - {TREE}\n{}\n{}\n",
-            leaves.len(),
-            STANDARD.encode(root(&leaves))
-        );
+        let text = format!("{origin}\n{}\n{}\n", leaves.len(), STANDARD.encode(root(&leaves)));
         let id = Digest::of(&spki(&self.pair));
         let signature = self.pair.sign(&Rng::new(), text.as_bytes()).unwrap();
         let line = [&id.as_bytes()[..4], signature.as_ref()].concat();
@@ -161,8 +169,14 @@ async fn serve(router: Router) -> String {
 }
 
 async fn start(bodies: &[&str], lies: Lie) -> (String, Arc<V1>) {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+    let (log, router) = log(pair, bodies, lies);
+    (serve(router).await, log)
+}
+
+fn log(pair: EcdsaKeyPair, bodies: &[&str], lies: Lie) -> (Arc<V1>, Router) {
     let log = Arc::new(V1 {
-        pair: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap(),
+        pair,
         bodies: Mutex::new(bodies.iter().map(|body| body.as_bytes().to_vec()).collect()),
         lies,
     });
@@ -172,6 +186,18 @@ async fn start(bodies: &[&str], lies: Lie) -> (String, Arc<V1>) {
         .route("/api/v1/log/entries", post(append))
         .route("/api/v1/log/entries/{uuid}", get(one))
         .with_state(log.clone());
+    (log, router)
+}
+
+/// The same as a Rekor v2 of less than a tile shows it, where `api` is that.
+async fn start_as(api: Api, pair: EcdsaKeyPair, bodies: &[&str]) -> (String, Arc<V1>) {
+    let (log, mut router) = log(pair, bodies, Lie::Not);
+    if api == Api::V2 {
+        let v2 = Router::new()
+            .route("/api/v2/checkpoint", get(v2_checkpoint))
+            .route("/api/v2/tile/0/{*tile}", get(v2_tile));
+        router = router.merge(v2.with_state(log.clone()));
+    }
     (serve(router).await, log)
 }
 
@@ -253,6 +279,103 @@ async fn an_entry_is_in_a_rekor_v1_once_and_proven() {
         let found = reason(own.append(&entry).await);
         assert!(matches!(found, RekorReason::Unproven(_)), "{lie:?}: {found}");
     }
+}
+
+async fn v2_checkpoint(State(log): State<Arc<V1>>) -> String {
+    log.signed(HOST)
+}
+
+async fn v2_tile(State(log): State<Arc<V1>>, Path(tile): Path<String>) -> Response {
+    let leaves = log.leaves();
+    // The widths that it had before it grew are gone.
+    if tile != format!("000.p/{}", leaves.len()) {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    leaves.concat().into_response()
+}
+
+/// A probe of `client` and the folder of its marks.
+async fn probe(client: &Arc<Client>) -> (LogProbe, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("test.db").display());
+    let db = store::Db::open(&url).await.unwrap();
+    let clock = Arc::new(kernel::SystemClock::new());
+    let marks = Marks::new(db);
+    (
+        LogProbe::new(client.clone(), marks, None, clock, References::default()),
+        folder,
+    )
+}
+
+/// Two logs of one key, the second a copy of the first that went on by itself. Shown to fail: with `contains` believing
+/// what verifies, what the copy answered is the log's; without `contradiction` in the probe, the log is found well.
+#[tokio::test]
+async fn what_a_fork_answered_is_none_of_the_log_that_was_found_well_and_is_named() {
+    for api in [Api::V1, Api::V2] {
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &Rng::new()).unwrap();
+        let pair = || EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref()).unwrap();
+        let (url, log) = start_as(api, pair(), &["a", "b", "c"]).await;
+        let (_, copy) = start_as(api, pair(), &["a", "b", "c"]).await;
+        let own = Arc::new(client(&url, &pem(&log.pair), api));
+        let (probe, _folder) = probe(&own).await;
+        let head = |of: &V1| {
+            let (leaves, origin) = (of.leaves(), of.origin(api));
+            let (size, root) = (leaves.len() as u64, root(&leaves));
+            signing::ports::TreeHead { origin, size, root }
+        };
+        let common = head(&log);
+        let unknown = own.contains(std::slice::from_ref(&common)).await.remove(0);
+        assert!(matches!(unknown, Some(Err(RekorReason::Unreachable(_)))));
+        log.bodies.lock().unwrap().push(b"d".to_vec());
+        copy.bodies.lock().unwrap().push(b"x".to_vec());
+        let (own_head, others) = (head(&log), head(&copy));
+        let same_size = own_head.clone();
+        log.bodies.lock().unwrap().push(b"e".to_vec());
+        assert_eq!(probe.look().await.state, Found::Ok);
+        log.bodies.lock().unwrap().push(b"f".to_vec());
+        let later = head(&log);
+        log.bodies.lock().unwrap().pop();
+        let heads = [common, own_head, others.clone(), later, same_size];
+        let found = own.contains(&heads).await;
+        let words: Vec<&str> = found
+            .iter()
+            .map(|one| match one {
+                None => "not yet",
+                Some(Ok(())) => "yes",
+                Some(Err(RekorReason::Forked { .. })) => "no",
+                Some(Err(other)) => panic!("{api:?}: {other}"),
+            })
+            .collect();
+        assert_eq!(words, ["yes", "yes", "no", "not yet", "yes"], "{api:?}");
+        // It is named once, and then by whoever meets it again.
+        let named = probe.look().await;
+        assert_eq!(named.state, Found::Forked);
+        assert!(named.expected.contains("4 entries"), "{named:?}");
+        assert_eq!(probe.look().await.state, Found::Ok);
+        // A copy of the same size as the log.
+        copy.bodies.lock().unwrap().push(b"y".to_vec());
+        let found = own.contains(&[head(&copy)]).await.remove(0);
+        assert!(matches!(found, Some(Err(RekorReason::Forked { .. }))), "{api:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_tile_that_the_checkpoint_promises_and_is_not_there_is_told_as_what_it_may_be() {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+    let (url, log) = start_as(Api::V2, pair, &["a", "b", "c"]).await;
+    let own = client(&url, &pem(&log.pair), Api::V2);
+    let first = own.checkpoint().await.unwrap();
+    log.bodies.lock().unwrap().push(b"d".to_vec());
+    let second = own.checkpoint().await.unwrap();
+    // Whoever answers next is the older copy.
+    log.bodies.lock().unwrap().pop();
+    let RekorReason::Unreachable(why) = reason(own.follows(&first.checkpoint, &second).await) else {
+        panic!("it is told as something else");
+    };
+    assert!(
+        why.contains("tile/0/000.p/4") && why.contains("several servers"),
+        "{why}"
+    );
 }
 
 #[tokio::test]

@@ -493,6 +493,91 @@ async fn a_registry_that_is_away_is_asked_once_in_a_pause_and_no_other_waits_for
     .await;
 }
 
+/// Shown to fail: with no `Outcome::Gone`, it is to be published for ever; with the first of them at once, an image that is
+/// put back gets no evidence; without `unpublished_debt`, nobody sees why.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_its_registry_has_no_more_needs_no_evidence_after_a_while() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        for name in ["gone", "put back"] {
+            let signed = world.sign(name).await;
+            world
+                .shelf
+                .gone
+                .lock()
+                .unwrap()
+                .insert(Digest::of(name.as_bytes()));
+            assert!(!signed.deduplicated);
+        }
+        world.pays_for(&mut payer, MINUTE).await;
+        world.publish(&lease).await;
+        assert_eq!(world.standing().await.unpublished, 2);
+        let named = world.signing.unpublished_debt(&context()).await.unwrap();
+        assert_eq!(named.len(), 2);
+        assert!(named[0].why.contains("does not have it"), "{named:?}");
+        for minute in 0..50 {
+            if minute == 10 {
+                world.shelf.gone.lock().unwrap().remove(&Digest::of(b"put back"));
+            }
+            world.clock.advance(MINUTE);
+            world.publish(&lease).await;
+        }
+        assert_eq!(world.standing().await.unpublished, 0);
+        assert!(
+            world
+                .signing
+                .unpublished_debt(&context())
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        assert_eq!(world.shelf.attached("r.example/app"), 3);
+        let sql =
+            "SELECT last_error FROM external_debt WHERE state = 'published' ORDER BY since, signature_id";
+        let rows = world.db.read(sql, Vec::new()).await.unwrap();
+        let whys: Vec<String> = rows.iter().map(|row| row.text("last_error").unwrap()).collect();
+        assert!(
+            whys[0].contains("does not have it") && whys[1].is_empty(),
+            "{whys:?}"
+        );
+    })
+    .await;
+}
+
+/// Shown to fail: with each `Kind::Overloaded` learned as the registry's, as it was, the other project waits as long as one
+/// whose registry is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn that_our_own_door_is_full_is_not_held_against_the_registry() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        world.sign("image").await;
+        world.pays_for(&mut payer, MINUTE).await;
+        let door = &world.signing.parts.door;
+        let caller = flow::Caller::new("default", flow::Class::Batch);
+        // All turns, and all places to wait for one.
+        let mut turns = Vec::new();
+        let mut waiting = futures::stream::FuturesUnordered::new();
+        for _ in 0..64 {
+            turns.push(door.work(caller, "r.example", 1).await.unwrap());
+        }
+        for _ in 0..1_024 {
+            waiting.push(Box::pin(door.work(caller, "r.example", 1)));
+        }
+        futures::future::poll_immediate(futures::StreamExt::next(&mut waiting)).await;
+        let mut publisher = super::publish::Publisher::new(world.signing.parts.clone(), lease.fence());
+        assert!(publisher.round().await.unwrap());
+        assert!(publisher.leaves_alone().is_empty());
+        assert_eq!(world.standing().await.unpublished, 1);
+        drop((waiting, turns));
+        world.clock.advance(Duration::from_secs(5));
+        publisher.round().await.unwrap();
+        assert_eq!(world.standing().await.unpublished, 0);
+    })
+    .await;
+}
+
 /// Shown to fail: without `images` in `tables::published`, the image that was finished meanwhile is left out.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_is_finished_later_is_published_too() {
@@ -521,8 +606,8 @@ async fn an_image_that_is_finished_later_is_published_too() {
         let one_more = BTreeMap::from([(&signed.id, 1)]);
         let mut tx = db.begin().await.unwrap();
         owe(&mut tx, &one_more, now).await.unwrap();
-        assert!(!tables::published(&mut tx, id, 1, now).await.unwrap());
-        assert!(tables::published(&mut tx, id, 2, now).await.unwrap());
+        assert!(!tables::published(&mut tx, id, 1, "", now).await.unwrap());
+        assert!(tables::published(&mut tx, id, 2, "", now).await.unwrap());
         tx.commit().await.unwrap();
         assert_eq!(world.standing().await.unpublished, 0);
         let mut tx = db.begin().await.unwrap();
@@ -531,7 +616,7 @@ async fn an_image_that_is_finished_later_is_published_too() {
         row(State::Logged).await;
         // As does who finds that the registry lost it.
         let mut tx = db.begin().await.unwrap();
-        assert!(tables::published(&mut tx, id, 3, now).await.unwrap());
+        assert!(tables::published(&mut tx, id, 3, "", now).await.unwrap());
         publish_again(&mut tx, &signed.id, now).await.unwrap();
         let stranger = Id::new("sig", &*world.clock, &SystemRandom);
         publish_again(&mut tx, &stranger, now).await.unwrap();

@@ -42,8 +42,7 @@ pub struct Tree {
 impl Tree {
     fn push(&mut self, entry: Digest) {
         let last = self.roots.last().map_or([0; 32], |root| *root.as_bytes());
-        self.roots
-            .push(Digest::of(&[last, *entry.as_bytes()].concat()));
+        self.roots.push(Digest::of(&[last, *entry.as_bytes()].concat()));
         self.entries.push(entry);
     }
 
@@ -232,6 +231,8 @@ impl Log for Own {
 pub struct Shelf {
     /// The hosts of those that do not answer.
     pub down: Mutex<BTreeSet<String>>,
+    /// Images that are there no more.
+    pub gone: Mutex<BTreeSet<Digest>>,
     /// Calls that were not answered.
     pub unanswered: AtomicU64,
     pub bundles: Mutex<Vec<(String, Digest, Digest)>>,
@@ -265,9 +266,17 @@ impl Shelf {
 impl Registry for Shelf {
     async fn manifest(&self, _: Caller<'_>, image: &Reference) -> Result<Manifest, RegistryError> {
         self.answers(image.repository())?;
+        let digest = image.digest().unwrap();
+        if self.gone.lock().unwrap().contains(&digest) {
+            return Err(RegistryError {
+                operation: "reading".to_owned(),
+                registry: image.repository().registry().to_owned(),
+                reason: RegistryReason::NotFound,
+            });
+        }
         Ok(Manifest {
             media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
-            digest: image.digest().unwrap(),
+            digest,
             bytes: Bytes::from_static(b"{}"),
         })
     }
