@@ -533,8 +533,7 @@ async fn an_image_that_its_registry_has_no_more_needs_no_evidence_after_a_while(
                 .is_empty()
         );
         assert_eq!(world.shelf.attached("r.example/app"), 3);
-        let sql =
-            "SELECT last_error FROM external_debt WHERE state = 'published' ORDER BY since, signature_id";
+        let sql = "SELECT last_error FROM external_debt WHERE state = 'published' ORDER BY last_error DESC";
         let rows = world.db.read(sql, Vec::new()).await.unwrap();
         let whys: Vec<String> = rows.iter().map(|row| row.text("last_error").unwrap()).collect();
         assert!(
