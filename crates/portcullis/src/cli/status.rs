@@ -308,6 +308,15 @@ mod tests {
             many.contains("31 refused") && many.contains("and 28 more"),
             "{many}"
         );
+        let mut stuck =
+            json!({ "configured": true, "unpublished": 2, "oldest_unpublished_age_seconds": 7_300.0 });
+        stuck["unpublished_entries"] =
+            json!([{ "signature": "sig_2", "why": "reading at r.example: denied" }]);
+        let stuck = line(stuck).unwrap();
+        assert!(
+            stuck.ends_with("not published: sig_2: reading at r.example: denied"),
+            "{stuck}"
+        );
         let line = told;
         assert!(
             line.starts_with("312 owed, the oldest for 4 min; waiting: connection refused; 1 refused"),

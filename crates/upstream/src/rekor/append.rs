@@ -3,6 +3,8 @@
 //! What comes back is evidence for a bundle, and is made of what was proven alone: nothing of an answer is handed on as
 //! it came. A log that says only that it has the entry already, as rekor-tiles does, is searched for it.
 
+use std::sync::PoisonError;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -27,6 +29,11 @@ use super::{Api, Client, unproven};
 /// Tiles that are searched for an entry that the log has already, the newest first: the last quarter of a million
 /// entries. Who asks again after an answer that was lost does so within minutes or hours.
 const SEARCH_TILES_MAX: u64 = 1_024;
+/// Each next search for the same entry reads half as many, and no fewer than these: what was not there then does not come
+/// there later.
+const SEARCH_TILES_MIN: u64 = 8;
+/// Entries that are known to have been searched for in vain; beyond it all are forgotten.
+const MISSED_MAX: usize = 4_096;
 
 /// An entry that is in the log, which was proven.
 #[derive(Debug, Clone)]
@@ -143,7 +150,8 @@ impl Client {
         .map_err(unproven)?;
         let size = observed.checkpoint.size;
         let newest = size.div_ceil(TILE_WIDTH);
-        for tile in (newest.saturating_sub(SEARCH_TILES_MAX)..newest).rev() {
+        let tiles = self.tiles_to_search(&accepted.leaf);
+        for tile in (newest.saturating_sub(tiles)..newest).rev() {
             let hashes = leaves(&view, tile, size).await?;
             let Some(at) = hashes.iter().position(|hash| *hash == accepted.leaf) else {
                 continue;
@@ -155,9 +163,27 @@ impl Client {
                 .map_err(|error| RekorReason::Unproven(error.to_string()))?;
             return self.logged_v2(&accepted.body, index, &proof, &observed.checkpoint, true);
         }
-        let last = size.min(SEARCH_TILES_MAX * TILE_WIDTH);
-        let why = format!("it says that it has the entry, which is none of its last {last}");
+        self.missed(accepted.leaf);
+        let last = size.min(tiles * TILE_WIDTH);
+        let why = format!(
+            "it says that it has the entry, which is none of its last {last}: it is older, or whoever said so and whoever was \
+             searched are two copies of the log"
+        );
         Err(RekorReason::Unproven(why))
+    }
+
+    fn tiles_to_search(&self, leaf: &Hash) -> u64 {
+        let missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        let times = missed.get(leaf).copied().unwrap_or_default();
+        (SEARCH_TILES_MAX >> times.min(63)).max(SEARCH_TILES_MIN)
+    }
+
+    fn missed(&self, leaf: Hash) {
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        if missed.len() >= MISSED_MAX {
+            missed.clear();
+        }
+        *missed.entry(leaf).or_default() += 1;
     }
 
     async fn append_v1(&self, entry: &HashedRekord) -> Result<Logged, RekorReason> {

@@ -25,10 +25,12 @@ mod probe;
 mod tiles;
 mod transport;
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use jiff::Timestamp;
+use tlog::merkle::Hash;
 use tlog::{Checkpoint, CheckpointError, LogVerifier, TlogError};
 
 pub use append::Logged;
@@ -47,6 +49,8 @@ pub struct Client {
     /// Which API answered, where the configuration leaves it open.
     found: Mutex<Option<Api>>,
     known: Mutex<contain::Known>,
+    /// How often an entry was searched for that the log says it has, by its leaf.
+    missed: Mutex<HashMap<Hash, u32>>,
 }
 
 /// A checkpoint that was just read and is signed by the log's key, with what else its answer told.
@@ -73,6 +77,7 @@ impl Client {
             configured: settings.api,
             found: Mutex::new(None),
             known: Mutex::default(),
+            missed: Mutex::default(),
         })
     }
 

@@ -9,7 +9,7 @@ use super::world::World;
 use super::{LONG, MINUTE};
 
 /// Each answer has a tree head of its own, as with Rekor v1. Shown to fail: with 4,096 answers that may be held, nothing is sent for a part of each ten seconds; with 64 for
-/// `HEADS_MAX`, proofs do not keep up.
+/// `HEADS_MAX`, proofs do not keep up and 32 seconds' entries take 57.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_look_every_five_or_ten_seconds_the_rate_is_reached_and_what_is_held_is_bounded() {
     const PER_SECOND: u32 = 500;
