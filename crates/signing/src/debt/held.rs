@@ -126,7 +126,7 @@ impl Answers {
     }
 
     /// Tree heads that are to be proven now; each is asked for once after a look.
-    pub fn to_prove(&mut self) -> Vec<TreeHead> {
+    pub fn next_heads(&mut self) -> Vec<TreeHead> {
         let some = self.to_prove.len().min(HEADS_MAX);
         let heads = self.to_prove.drain(..some);
         heads

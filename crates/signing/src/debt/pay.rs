@@ -205,7 +205,7 @@ impl Payer {
         let in_vain = self.held.judge(&self.log.looks());
         self.give_up(&in_vain, "the log was not found well after them");
         if self.proving.is_empty() {
-            let heads = self.held.to_prove();
+            let heads = self.held.next_heads();
             if !heads.is_empty() {
                 let log = self.log.clone();
                 self.proving.push(Box::pin(async move {

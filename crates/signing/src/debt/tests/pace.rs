@@ -33,7 +33,7 @@ async fn with_a_look_every_five_or_ten_seconds_the_rate_is_reached_and_what_is_h
             world.clock.advance(Duration::from_millis(u64::from(STEP)));
             payer.start().await.unwrap();
             while payer.answer().await {}
-            if now % PROVE == 0 {
+            if now.is_multiple_of(PROVE) {
                 payer.prove().await;
             }
             held = held.max(payer.held());
