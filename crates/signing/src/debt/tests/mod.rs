@@ -1,6 +1,8 @@
 //! The debt on SQLite and on PostgreSQL, by a clock that the tests move.
 
+mod fork;
 mod pace;
+mod publish;
 mod world;
 
 use std::collections::BTreeMap;
@@ -12,8 +14,7 @@ use testkit::Postgres;
 
 use super::tables::{self, State, Unlogged};
 use super::{Stopped, at_image, owe, publish_again};
-use crate::Formats;
-use world::{RATE, Tree, World, context};
+use world::{RATE, World, context};
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -98,45 +99,6 @@ async fn p13_to_a_wrong_log_nothing_is_sent() {
         world.outside.wrong.store(false, Ordering::SeqCst);
         world.pays_for(&mut payer, MINUTE).await;
         assert_eq!((world.standing().await.owed, world.outside.size()), (0, 5));
-    })
-    .await;
-}
-
-/// Whoever has the log's key answers as the log does. Shown to fail: with `judge` believing every answer, all is paid before
-/// anybody looked; without `ill` in it, what the fork answered counts as soon as the log is back.
-#[tokio::test(flavor = "multi_thread")]
-async fn p13_what_was_answered_counts_after_a_look_that_found_the_log_well_and_else_is_sent_again() {
-    on_both(async |world| {
-        let lease = world.lease("server-1", LONG).await;
-        let mut payer = world.payer(&lease);
-        world.outside.is_looked_at(true);
-        for number in 0..5 {
-            world.sign(&format!("image {number}")).await;
-        }
-        let unpaid = async |asked: usize| {
-            let standing = world.standing().await;
-            assert_eq!((standing.owed, standing.unpublished), (5, 0));
-            assert_eq!(world.outside.size(), asked);
-            assert_eq!(world.signing.debt_tally().paid, 0);
-        };
-        world.pays_for(&mut payer, MINUTE).await;
-        unpaid(5).await;
-        // It was a fork.
-        world.outside.wrong.store(true, Ordering::SeqCst);
-        world.outside.is_looked_at(false);
-        world.pays_for(&mut payer, MINUTE).await;
-        unpaid(5).await;
-        world.outside.wrong.store(false, Ordering::SeqCst);
-        *world.outside.tree.lock().unwrap() = Tree::default();
-        world.outside.is_looked_at(true);
-        // What is owed to it is sent to the log itself, and waits for the next look.
-        world.pays_for(&mut payer, MINUTE).await;
-        unpaid(5).await;
-        world.outside.is_looked_at(true);
-        world.pays_for(&mut payer, MINUTE).await;
-        let standing = world.standing().await;
-        assert_eq!((standing.owed, standing.unpublished), (0, 5));
-        assert_eq!((world.outside.size(), world.signing.debt_tally().paid), (5, 5));
     })
     .await;
 }
@@ -247,130 +209,6 @@ async fn what_is_held_stops_nothing_behind_it_and_is_little_while_the_log_is_not
     .await;
 }
 
-/// One name that leads to the log and to a copy that goes on by itself, in turns, and every look finds the log. Shown to
-/// fail: with time alone in `Answers::judge`, as it was, what the copy answered is paid; with it left in `looked_after`, it is
-/// owed for ever.
-#[tokio::test(flavor = "multi_thread")]
-async fn p13_what_a_fork_behind_the_same_name_answers_is_never_believed_and_stays_owed() {
-    on_both(async |world| {
-        let lease = world.lease("server-1", LONG).await;
-        let mut payer = world.payer(&lease);
-        world.outside.knows.store(true, Ordering::SeqCst);
-        world.sign("before").await;
-        world.pays_for(&mut payer, MINUTE).await;
-        world.outside.forks();
-        world.outside.is_looked_at(true);
-        for number in 0..40 {
-            world.sign(&format!("image {number}")).await;
-        }
-        world.pays_for(&mut payer, MINUTE).await;
-        assert_eq!(world.standing().await.unpublished, 1);
-        assert_eq!(world.outside.size(), 21);
-        world.outside.is_looked_at(true);
-        // The proof alone, before anything is sent again.
-        payer.start().await.unwrap();
-        payer.prove().await;
-        payer.settle().await.unwrap();
-        let standing = world.standing().await;
-        assert_eq!((standing.owed, standing.unpublished), (20, 21));
-        // The copy goes away, and what it answered is sent to the log.
-        *world.outside.fork.lock().unwrap() = None;
-        for _ in 0..3 {
-            world.pays_for(&mut payer, MINUTE).await;
-            world.outside.is_looked_at(true);
-        }
-        world.pays_for(&mut payer, MINUTE).await;
-        let standing = world.standing().await;
-        assert_eq!((standing.owed, standing.unpublished), (0, 41));
-        assert_eq!(world.outside.distinct(), 41);
-        let tally = world.signing.debt_tally();
-        assert!(tally.failures[2] >= 19, "{tally:?}");
-        assert_eq!(tally.paid, 41);
-    })
-    .await;
-}
-
-/// Shown to fail: with `Unknown` taken for proven, all are paid at once; with a head asked for again before a look, there are
-/// 3,650 proofs and not 15.
-#[tokio::test(flavor = "multi_thread")]
-async fn p13_what_cannot_be_proven_is_held_on_and_asked_once_after_each_look() {
-    on_both(async |world| {
-        let lease = world.lease("server-1", LONG).await;
-        let mut payer = world.payer(&lease);
-        world.outside.is_looked_at(true);
-        for number in 0..5 {
-            world.sign(&format!("image {number}")).await;
-        }
-        world.outside.unprovable.store(true, Ordering::SeqCst);
-        for _ in 0..3 {
-            world.pays_for(&mut payer, MINUTE).await;
-            world.outside.is_looked_at(true);
-        }
-        world.pays_for(&mut payer, MINUTE).await;
-        assert_eq!((world.standing().await.owed, world.outside.size()), (5, 5));
-        assert_eq!(world.outside.proofs.load(Ordering::SeqCst), 15);
-        world.outside.unprovable.store(false, Ordering::SeqCst);
-        world.outside.is_looked_at(true);
-        world.pays_for(&mut payer, MINUTE).await;
-        assert_eq!((world.standing().await.owed, world.outside.size()), (0, 5));
-    })
-    .await;
-}
-
-/// The last entries went to a larger copy, and the log gets none that would show it. Shown to fail: without `AHEAD_MAX`, they
-/// are held for ever.
-#[tokio::test(flavor = "multi_thread")]
-async fn p13_a_log_that_stays_smaller_than_an_answer_said_gets_the_entry_again() {
-    on_both(async |world| {
-        let lease = world.lease("server-1", LONG).await;
-        let mut payer = world.payer(&lease);
-        world.outside.is_looked_at(true);
-        for number in 0..3 {
-            world.sign(&format!("image {number}")).await;
-        }
-        world.pays_for(&mut payer, MINUTE).await;
-        *world.outside.tree.lock().unwrap() = Tree::default();
-        world.outside.is_looked_at(true);
-        world.pays_for(&mut payer, Duration::from_secs(5)).await;
-        assert_eq!(world.outside.size(), 0);
-        world.outside.is_looked_at(true);
-        world.pays_for(&mut payer, MINUTE).await;
-        assert_eq!(world.outside.size(), 3);
-        world.outside.is_looked_at(true);
-        world.pays_for(&mut payer, MINUTE).await;
-        let standing = world.standing().await;
-        assert_eq!((standing.owed, standing.unpublished), (0, 3));
-    })
-    .await;
-}
-
-/// Shown to fail: without `is_taken`, two signatures have one place.
-#[tokio::test(flavor = "multi_thread")]
-async fn p13_a_place_that_another_signature_has_is_not_believed() {
-    on_both(async |world| {
-        let lease = world.lease("server-1", LONG).await;
-        let mut payer = world.payer(&lease);
-        world.sign("first").await;
-        world.pays_for(&mut payer, MINUTE).await;
-        *world.outside.place.lock().unwrap() = Some(10_000);
-        world.sign("second").await;
-        world.pays_for(&mut payer, MINUTE).await;
-        let standing = world.standing().await;
-        assert_eq!((standing.owed, standing.unpublished), (1, 1));
-        assert!(standing.last_error.contains("lies at 10000"), "{standing:?}");
-        assert_eq!(world.signing.debt_tally().paid, 1);
-        // Of another log it is another place.
-        let mut tx = world.db.begin().await.unwrap();
-        let sql = "UPDATE external_debt SET evidence = '{\"logId\":{\"keyId\":\"another\"}}' WHERE state = 'logged'";
-        tx.execute(sql, Vec::new()).await.unwrap();
-        tx.commit().await.unwrap();
-        world.pays_for(&mut payer, 3 * MINUTE).await;
-        let standing = world.standing().await;
-        assert_eq!((standing.owed, standing.unpublished), (0, 2));
-    })
-    .await;
-}
-
 /// Shown to fail: without `lease::check` in `Payer::settle`, the old leader writes what it was told in its sleep.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_lost_the_lease_writes_nothing_and_the_next_one_pays_all() {
@@ -428,152 +266,6 @@ async fn an_entry_with_a_trouble_of_its_own_delays_no_other() {
         world.pays_for(&mut payer, MINUTE).await;
         let standing = world.standing().await;
         assert_eq!((standing.owed, standing.unpublished, standing.refused), (0, 4, 1));
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_is_away_delays_only_what_is_published_there() {
-    on_both(async |world| {
-        let lease = world.lease("server-1", LONG).await;
-        let mut payer = world.payer(&lease);
-        world.sign("bundle").await;
-        world.sign_in("r.example/old", "legacy", Formats::LEGACY).await;
-        world.shelf.down.lock().unwrap().insert("r.example".to_owned());
-        world.pays_for(&mut payer, Duration::from_secs(3)).await;
-        assert_eq!(world.outside.size(), 2);
-        world.publish(&lease).await;
-        // The legacy tag carries no evidence, so nothing was to be published for it.
-        assert_eq!(world.standing().await.unpublished, 1);
-        world.shelf.down.lock().unwrap().clear();
-        world.publish(&lease).await;
-        assert_eq!(world.standing().await.unpublished, 1, "it is put off");
-        world.clock.advance(MINUTE);
-        world.publish(&lease).await;
-        assert_eq!(world.standing().await.unpublished, 0);
-        assert_eq!(world.shelf.attached("r.example/app"), 2);
-        assert_eq!(world.shelf.attached("r.example/old"), 0);
-    })
-    .await;
-}
-
-/// Shown to fail: without `Publisher::resting`, the registry that is away is asked for each of its images, and what is
-/// to go elsewhere comes after them.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_is_away_is_asked_once_in_a_pause_and_no_other_waits_for_it() {
-    on_both(async |world| {
-        let lease = world.lease("server-1", LONG).await;
-        let mut payer = world.payer(&lease);
-        world.outside.knows.store(true, Ordering::SeqCst);
-        for number in 0..100 {
-            let name = format!("image {number}");
-            world.sign_in("away.example/app", &name, Formats::BUNDLE).await;
-        }
-        world.sign("another").await;
-        world.pays_for(&mut payer, MINUTE).await;
-        world.shelf.down.lock().unwrap().insert("away.example".to_owned());
-        let mut publisher = super::publish::Publisher::new(world.signing.parts.clone(), lease.fence());
-        while publisher.round().await.unwrap() {}
-        // The bundle with the own log's evidence, and the one with the external log's.
-        assert_eq!(world.shelf.attached("r.example/app"), 2);
-        assert_eq!(world.shelf.unanswered.load(Ordering::SeqCst), 1);
-        let standing = world.standing().await;
-        assert_eq!(standing.unpublished, 100);
-        assert!(standing.oldest_unpublished >= MINUTE - Duration::from_secs(3));
-        world.shelf.down.lock().unwrap().clear();
-        world.clock.advance(MINUTE);
-        while publisher.round().await.unwrap() {}
-        assert_eq!(world.shelf.attached("away.example/app"), 200);
-        let standing = world.standing().await;
-        assert_eq!(
-            (standing.unpublished, standing.oldest_unpublished),
-            (0, Duration::ZERO)
-        );
-    })
-    .await;
-}
-
-/// Shown to fail: with no `Outcome::Gone`, it is to be published for ever; with the first of them at once, an image that is
-/// put back gets no evidence; without `unpublished_debt`, nobody sees why.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_its_registry_has_no_more_needs_no_evidence_after_a_while() {
-    on_both(async |world| {
-        let lease = world.lease("server-1", LONG).await;
-        let mut payer = world.payer(&lease);
-        for name in ["gone", "put back"] {
-            let signed = world.sign(name).await;
-            world
-                .shelf
-                .gone
-                .lock()
-                .unwrap()
-                .insert(Digest::of(name.as_bytes()));
-            assert!(!signed.deduplicated);
-        }
-        world.pays_for(&mut payer, MINUTE).await;
-        world.publish(&lease).await;
-        assert_eq!(world.standing().await.unpublished, 2);
-        let named = world.signing.unpublished_debt(&context()).await.unwrap();
-        assert_eq!(named.len(), 2);
-        assert!(named[0].why.contains("does not have it"), "{named:?}");
-        for minute in 0..50 {
-            if minute == 10 {
-                world.shelf.gone.lock().unwrap().remove(&Digest::of(b"put back"));
-            }
-            world.clock.advance(MINUTE);
-            world.publish(&lease).await;
-        }
-        assert_eq!(world.standing().await.unpublished, 0);
-        assert!(
-            world
-                .signing
-                .unpublished_debt(&context())
-                .await
-                .unwrap()
-                .is_empty()
-        );
-        assert_eq!(world.shelf.attached("r.example/app"), 3);
-        let sql = "SELECT last_error FROM external_debt WHERE state = 'published' ORDER BY last_error DESC";
-        let rows = world.db.read(sql, Vec::new()).await.unwrap();
-        let whys: Vec<String> = rows.iter().map(|row| row.text("last_error").unwrap()).collect();
-        assert!(
-            whys[0].contains("does not have it") && whys[1].is_empty(),
-            "{whys:?}"
-        );
-    })
-    .await;
-}
-
-/// Shown to fail: with each `Kind::Overloaded` learned as the registry's, as it was, it is left alone as if it were away.
-#[tokio::test(flavor = "multi_thread")]
-async fn that_our_own_door_is_full_is_not_held_against_the_registry() {
-    on_both(async |world| {
-        let lease = world.lease("server-1", LONG).await;
-        let mut payer = world.payer(&lease);
-        world.sign("image").await;
-        world.pays_for(&mut payer, MINUTE).await;
-        let door = &world.signing.parts.door;
-        // All turns, and all places to wait for one, by other projects.
-        let (mut turns, mut waiting) = (Vec::new(), Vec::new());
-        let caller = |project| flow::Caller::new(project, flow::Class::Batch);
-        for _ in 0..64 {
-            turns.push(door.work(caller("a"), "r.example", 1).await.unwrap());
-        }
-        for project in ["a", "b", "c", "d"] {
-            for _ in 0..1_024 {
-                let mut turn = Box::pin(door.work(caller(project), "r.example", 1));
-                assert!(futures::poll!(&mut turn).is_pending());
-                waiting.push(turn);
-            }
-        }
-        let mut publisher = super::publish::Publisher::new(world.signing.parts.clone(), lease.fence());
-        assert!(publisher.round().await.unwrap());
-        assert!(publisher.leaves_alone().is_empty());
-        assert_eq!(world.standing().await.unpublished, 1);
-        drop((waiting, turns));
-        world.clock.advance(Duration::from_secs(5));
-        publisher.round().await.unwrap();
-        assert_eq!(world.standing().await.unpublished, 0);
     })
     .await;
 }

@@ -1,0 +1,157 @@
+//! Evidence on its way to the images.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use kernel::Digest;
+
+use super::world::context;
+use super::{LONG, MINUTE, on_both};
+use crate::Formats;
+use crate::debt::publish::Publisher;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_away_delays_only_what_is_published_there() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        world.sign("bundle").await;
+        world.sign_in("r.example/old", "legacy", Formats::LEGACY).await;
+        world.shelf.down.lock().unwrap().insert("r.example".to_owned());
+        world.pays_for(&mut payer, Duration::from_secs(3)).await;
+        assert_eq!(world.outside.size(), 2);
+        world.publish(&lease).await;
+        // The legacy tag carries no evidence, so nothing was to be published for it.
+        assert_eq!(world.standing().await.unpublished, 1);
+        world.shelf.down.lock().unwrap().clear();
+        world.publish(&lease).await;
+        assert_eq!(world.standing().await.unpublished, 1, "it is put off");
+        world.clock.advance(MINUTE);
+        world.publish(&lease).await;
+        assert_eq!(world.standing().await.unpublished, 0);
+        assert_eq!(world.shelf.attached("r.example/app"), 2);
+        assert_eq!(world.shelf.attached("r.example/old"), 0);
+    })
+    .await;
+}
+
+/// Shown to fail: without `Publisher::resting`, the registry that is away is asked for each of its images, and what is
+/// to go elsewhere comes after them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_away_is_asked_once_in_a_pause_and_no_other_waits_for_it() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        world.outside.knows.store(true, Ordering::SeqCst);
+        for number in 0..100 {
+            let name = format!("image {number}");
+            world.sign_in("away.example/app", &name, Formats::BUNDLE).await;
+        }
+        world.sign("another").await;
+        world.pays_for(&mut payer, MINUTE).await;
+        world.shelf.down.lock().unwrap().insert("away.example".to_owned());
+        let mut publisher = Publisher::new(world.signing.parts.clone(), lease.fence());
+        while publisher.round().await.unwrap() {}
+        // The bundle with the own log's evidence, and the one with the external log's.
+        assert_eq!(world.shelf.attached("r.example/app"), 2);
+        assert_eq!(world.shelf.unanswered.load(Ordering::SeqCst), 1);
+        let standing = world.standing().await;
+        assert_eq!(standing.unpublished, 100);
+        assert!(standing.oldest_unpublished >= MINUTE - Duration::from_secs(3));
+        world.shelf.down.lock().unwrap().clear();
+        world.clock.advance(MINUTE);
+        while publisher.round().await.unwrap() {}
+        assert_eq!(world.shelf.attached("away.example/app"), 200);
+        let standing = world.standing().await;
+        assert_eq!(
+            (standing.unpublished, standing.oldest_unpublished),
+            (0, Duration::ZERO)
+        );
+    })
+    .await;
+}
+
+/// Shown to fail: with no `Outcome::Gone`, it is to be published for ever; with the first of them at once, an image that is
+/// put back gets no evidence; without `unpublished_debt`, nobody sees why.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_its_registry_has_no_more_needs_no_evidence_after_a_while() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        for name in ["gone", "put back"] {
+            let signed = world.sign(name).await;
+            world
+                .shelf
+                .gone
+                .lock()
+                .unwrap()
+                .insert(Digest::of(name.as_bytes()));
+            assert!(!signed.deduplicated);
+        }
+        world.pays_for(&mut payer, MINUTE).await;
+        world.publish(&lease).await;
+        assert_eq!(world.standing().await.unpublished, 2);
+        let named = world.signing.unpublished_debt(&context()).await.unwrap();
+        assert_eq!(named.len(), 2);
+        assert!(named[0].why.contains("does not have it"), "{named:?}");
+        for minute in 0..50 {
+            if minute == 10 {
+                world.shelf.gone.lock().unwrap().remove(&Digest::of(b"put back"));
+            }
+            world.clock.advance(MINUTE);
+            world.publish(&lease).await;
+        }
+        assert_eq!(world.standing().await.unpublished, 0);
+        assert!(
+            world
+                .signing
+                .unpublished_debt(&context())
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        assert_eq!(world.shelf.attached("r.example/app"), 3);
+        let sql = "SELECT last_error FROM external_debt WHERE state = 'published' ORDER BY last_error DESC";
+        let rows = world.db.read(sql, Vec::new()).await.unwrap();
+        let whys: Vec<String> = rows.iter().map(|row| row.text("last_error").unwrap()).collect();
+        assert!(
+            whys[0].contains("does not have it") && whys[1].is_empty(),
+            "{whys:?}"
+        );
+    })
+    .await;
+}
+
+/// Shown to fail: with each `Kind::Overloaded` learned as the registry's, as it was, it is left alone as if it were away.
+#[tokio::test(flavor = "multi_thread")]
+async fn that_our_own_door_is_full_is_not_held_against_the_registry() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        world.sign("image").await;
+        world.pays_for(&mut payer, MINUTE).await;
+        let door = &world.signing.parts.door;
+        // All turns, and all places to wait for one, by other projects.
+        let (mut turns, mut waiting) = (Vec::new(), Vec::new());
+        let caller = |project| flow::Caller::new(project, flow::Class::Batch);
+        for _ in 0..64 {
+            turns.push(door.work(caller("a"), "r.example", 1).await.unwrap());
+        }
+        for project in ["a", "b", "c", "d"] {
+            for _ in 0..1_024 {
+                let mut turn = Box::pin(door.work(caller(project), "r.example", 1));
+                assert!(futures::poll!(&mut turn).is_pending());
+                waiting.push(turn);
+            }
+        }
+        let mut publisher = Publisher::new(world.signing.parts.clone(), lease.fence());
+        assert!(publisher.round().await.unwrap());
+        assert!(publisher.leaves_alone().is_empty());
+        assert_eq!(world.standing().await.unpublished, 1);
+        drop((waiting, turns));
+        world.clock.advance(Duration::from_secs(5));
+        publisher.round().await.unwrap();
+        assert_eq!(world.standing().await.unpublished, 0);
+    })
+    .await;
+}
