@@ -26,10 +26,14 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// With a connection that is kept for probes of the server's life: they have it to ask one thing, at once.
+    /// With a connection that is kept for probes of the server's life: they have it to ask one thing, at once, and send
+    /// no body.
     pub(super) fn of_vital(self) -> Self {
-        let header = self.header.min(Duration::from_millis(VITAL_HEADER_MS_MAX));
-        Self { header, ..self }
+        Self {
+            header: self.header.min(Duration::from_millis(VITAL_HEADER_MS_MAX)),
+            body_in_a_crowd: Duration::ZERO,
+            ..self
+        }
     }
 }
 
