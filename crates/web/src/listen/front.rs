@@ -79,3 +79,52 @@ fn tell(lowered: io::Result<()>, told: &Once) {
         );
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+
+    /// Counts what is said.
+    struct Said(Arc<AtomicU32>);
+
+    impl Subscriber for Said {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn a_priority_that_is_refused_is_told_once() {
+        let (said, told) = (Arc::new(AtomicU32::new(0)), Once::new());
+        tracing::subscriber::with_default(Said(said.clone()), || {
+            tell(Ok(()), &told);
+            assert_eq!(said.load(Ordering::Relaxed), 0);
+            for _ in 0..3 {
+                tell(Err(io::ErrorKind::PermissionDenied.into()), &told);
+            }
+        });
+        assert_eq!(said.load(Ordering::Relaxed), 1);
+    }
+}
