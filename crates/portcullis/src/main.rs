@@ -35,6 +35,7 @@ mod wiring;
 mod workloads;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
@@ -45,6 +46,10 @@ use crate::failure::Failure;
 /// After a storm of calls it gives their memory back to the machine.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// How long calls to the system that still run may hold up the end of a command, in milliseconds: whatever counts was
+/// waited for before.
+const END_MS_MAX: u64 = 1_000;
 
 /// Options with a variable, as a usage line shows them.
 const FROM_ENVIRONMENT: [&str; 4] = [
@@ -81,11 +86,16 @@ fn run(args: args::Args, name: &str) -> ExitCode {
     let globals = args.globals.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = match runtime {
-        // They have traces of their own, or start what has.
-        Ok(runtime) if matches!(args.command, Command::Serve(_) | Command::Demo(_)) => {
-            runtime.block_on(cli::run(args))
+        Ok(runtime) => {
+            // They have traces of their own, or start what has.
+            let outcome = match args.command {
+                Command::Serve(_) | Command::Demo(_) => runtime.block_on(cli::run(args)),
+                _ => runtime.block_on(traces::command::run(name, cli::run(args))),
+            };
+            // A lookup of a name or a file that hangs would hold the end up for ever.
+            runtime.shutdown_timeout(Duration::from_millis(END_MS_MAX));
+            outcome
         }
-        Ok(runtime) => runtime.block_on(traces::command::run(name, cli::run(args))),
         Err(error) => Err(Failure::local("starting the runtime", &error)),
     };
     outcome.unwrap_or_else(|failure| failure.report(&globals))

@@ -43,6 +43,9 @@ const ORIGIN: &str = "log.portcullis";
 /// Days that the first token lives; the longest that there is.
 const FIRST_TOKEN_DAYS: i64 = 90;
 
+/// The paths by which others learn whether a server lives: a few connections are kept for them.
+pub const VITAL: &[&str] = &["/livez", "/readyz", "/metrics"];
+
 /// Everything a handler may ask for.
 #[derive(Clone)]
 pub struct App {

@@ -160,13 +160,18 @@ impl Postgres {
     }
 
     fn signal_all(&self, name: &str) -> io::Result<()> {
-        let parent = self.process().id();
-        let children = Command::new("pgrep").args(["-P", &parent.to_string()]).output()?;
+        let parent = self.process().id().to_string();
+        let signal = format!("-{name}");
+        // The parent first: one that is frozen makes no further children.
+        run(Command::new("kill").args([&signal, &parent]))?;
+        let children = Command::new("pgrep").args(["-P", &parent]).output()?;
         let children = String::from_utf8_lossy(&children.stdout).into_owned();
-        run(Command::new("kill")
-            .arg(format!("-{name}"))
-            .arg(parent.to_string())
-            .args(children.split_whitespace()))
+        // Some may have ended meanwhile; `kill` says so and signals the others.
+        Command::new("kill")
+            .arg(&signal)
+            .args(children.split_whitespace())
+            .output()
+            .map(drop)
     }
 
     /// Copies the data of a server that was stopped, as a replica would hold them.

@@ -13,7 +13,7 @@ use crate::args::Serve;
 use crate::codes;
 use crate::config::{Config, Loaded};
 use crate::failure::Failure;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{self, CLOSE_SECONDS_MAX, Lifecycle};
 use crate::output::try_println;
 use crate::telemetry;
 use crate::traces::Traces;
@@ -47,12 +47,13 @@ pub async fn listen(config: &Config) -> Result<Server, Failure> {
 }
 
 impl Server {
-    /// Serves until the lifecycle ends it.
+    /// Serves until the lifecycle ends it; an end that nobody asked for is a failure.
     pub async fn run(self, lifecycle: Lifecycle) -> Result<(), Failure> {
         let router = wiring::router(&self.app, lifecycle.leaving.clone());
         let limits = Limits {
             connections: connections_max(),
             patience: Patience::default(),
+            vital: wiring::VITAL,
         };
         let clock = Arc::new(SystemClock::new());
         let soft = lifecycle.soft.clone();
@@ -64,8 +65,8 @@ impl Server {
                 Ok(())
             }
         };
-        self.app.close().await;
-        served.map_err(|error| Failure::local("starting the threads of connections", &error))
+        lifecycle::close(self.app.close(), Duration::from_secs(CLOSE_SECONDS_MAX)).await;
+        Ok(served?)
     }
 }
 
@@ -84,10 +85,11 @@ pub async fn run(own: &Serve) -> Result<ExitCode, Failure> {
     lifecycle
         .on_signals(lame_duck)
         .map_err(|error| Failure::local("waiting for signals", &error))?;
-    server.run(lifecycle).await?;
+    let served = server.run(lifecycle).await;
     if let Some(traces) = traces {
         traces.close().await;
     }
+    served?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

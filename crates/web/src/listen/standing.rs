@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use kernel::Monotonic;
 
+/// How long a connection that is kept for probes may take for its request's header, in milliseconds: they give up after
+/// a second or a few.
+const VITAL_HEADER_MS_MAX: u64 = 2_000;
+
 /// How long a connection may stay in each of its states.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
@@ -19,6 +23,18 @@ pub struct Patience {
     pub whole_body: Duration,
     /// For a whole request body, before the connection gives way to another if there are too many.
     pub body_in_a_crowd: Duration,
+}
+
+impl Patience {
+    /// With a connection that is kept for probes of the server's life: they have it to ask one thing, at once, and send
+    /// no body.
+    pub(super) fn of_vital(self) -> Self {
+        Self {
+            header: self.header.min(Duration::from_millis(VITAL_HEADER_MS_MAX)),
+            body_in_a_crowd: Duration::ZERO,
+            ..self
+        }
+    }
 }
 
 impl Default for Patience {
@@ -62,6 +78,8 @@ pub(super) struct Standing {
     since: Monotonic,
     /// Whether a request was begun. A connection that was just opened owes one too.
     begun: bool,
+    /// Whether it speaks HTTP/2. There bytes between requests say nothing: windows, pings and settings come as they like.
+    multiplexed: bool,
     /// Since when the peer takes nothing of what waits for it.
     stuck: Option<Monotonic>,
 }
@@ -74,19 +92,22 @@ impl Standing {
             bodies_since: None,
             since: now,
             begun: true,
+            multiplexed: false,
             stuck: None,
         }
     }
 
     /// Bytes came.
     pub(super) fn received(&mut self, now: Monotonic) {
-        if self.in_flight == 0 && !self.begun {
+        if self.in_flight == 0 && !self.begun && !self.multiplexed {
             (self.begun, self.since) = (true, now);
         }
     }
 
-    /// A request's header is whole.
-    pub(super) fn asked(&mut self) {
+    /// A request's header is whole; what it came in tells whether the connection is `multiplexed` (HTTP/2). There a
+    /// header that comes slowly counts as idleness, except for the first.
+    pub(super) fn asked(&mut self, multiplexed: bool) {
+        self.multiplexed = multiplexed;
         self.in_flight += 1;
         self.begun = false;
     }
@@ -172,7 +193,7 @@ mod tests {
             Some(Overdue::Header)
         );
 
-        standing.asked();
+        standing.asked(false);
         standing.answered(clock.monotonic());
         // Between requests it is idle; the next one's first byte begins its ten seconds.
         assert_eq!(standing.overdue(after(&clock, 70), &patience), None);
@@ -186,10 +207,34 @@ mod tests {
     }
 
     #[test]
+    fn frames_of_http_2_between_requests_are_neither_half_a_request_nor_a_life_line() {
+        let (clock, patience) = (TestClock::at(Timestamp::UNIX_EPOCH), Patience::default());
+        let mut standing = Standing::new(clock.monotonic());
+        standing.received(clock.monotonic());
+        // Whoever says only that it speaks HTTP/2 owes a request as all do.
+        assert_eq!(
+            standing.overdue(clock.monotonic(), &patience),
+            None,
+            "it was just opened"
+        );
+        standing.asked(true);
+        standing.answered(clock.monotonic());
+        for _ in 0..18 {
+            standing.received(after(&clock, 4));
+            assert_eq!(standing.overdue(clock.monotonic(), &patience), None);
+        }
+        standing.received(after(&clock, 3));
+        assert_eq!(
+            standing.overdue(clock.monotonic(), &patience),
+            Some(Overdue::Idle)
+        );
+    }
+
+    #[test]
     fn work_is_never_overdue_but_a_peer_that_does_not_read_is() {
         let (clock, patience) = (TestClock::at(Timestamp::UNIX_EPOCH), Patience::default());
         let mut standing = Standing::new(clock.monotonic());
-        standing.asked();
+        standing.asked(false);
         assert_eq!(standing.overdue(after(&clock, 3_600), &patience), None);
         assert_eq!(standing.gives_way_since(clock.monotonic(), &patience), None);
         let stuck = clock.monotonic();
@@ -210,12 +255,12 @@ mod tests {
     fn a_body_that_is_waited_for_gives_way_and_work_beside_it_does_not() {
         let (clock, patience) = (TestClock::at(Timestamp::UNIX_EPOCH), Patience::default());
         let mut standing = Standing::new(clock.monotonic());
-        standing.asked();
+        standing.asked(false);
         let since = clock.monotonic();
         standing.awaits_body(since);
         assert_eq!(standing.gives_way_since(after(&clock, 1), &patience), None);
         assert_eq!(standing.gives_way_since(after(&clock, 1), &patience), Some(since));
-        standing.asked();
+        standing.asked(false);
         assert_eq!(standing.gives_way_since(clock.monotonic(), &patience), None);
         standing.answered(clock.monotonic());
         standing.has_body();
@@ -226,8 +271,8 @@ mod tests {
     fn an_idle_connection_gives_way_and_ends_after_a_while() {
         let (clock, patience) = (TestClock::at(Timestamp::UNIX_EPOCH), Patience::default());
         let mut standing = Standing::new(clock.monotonic());
-        standing.asked();
-        standing.asked();
+        standing.asked(false);
+        standing.asked(false);
         standing.answered(clock.monotonic());
         assert!(!standing.is_idle(), "one answer of two is not finished");
         let idle = after(&clock, 5);

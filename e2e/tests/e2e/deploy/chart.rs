@@ -118,8 +118,8 @@ fn values_that_cannot_be_meant_are_refused() {
         ("image.digest=sha256:abc", "digest"),
         ("blobs.url=/tmp", "url"),
         (
-            "terminationGracePeriodSeconds=39",
-            "at least lameDuckSeconds and 30 more",
+            "terminationGracePeriodSeconds=49",
+            "at least lameDuckSeconds and 40 more",
         ),
     ] {
         let Some(refused) = template(&[set]) else { return };

@@ -5,6 +5,7 @@ mod elsewhere;
 mod leader;
 mod outcomes;
 mod rolling;
+mod stop;
 
 use std::sync::Mutex;
 use std::time::Duration;
