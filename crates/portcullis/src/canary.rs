@@ -4,7 +4,6 @@
 //! the cap on referrers; each run signs it anew, by an annotation that no other run has. Of several servers on one
 //! database one runs it at a time.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use signing::ports::{NewManifest, Registry};
 use store::{Db, Lease};
 
 use crate::client;
-use crate::codes;
+use crate::config::CanarySection;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 
@@ -27,22 +26,6 @@ use crate::metrics::Metrics;
 const TAG: &str = "portcullis-canary";
 /// How long one run may take, in seconds: each step is a call of a slow registry.
 const RUN_SECONDS_MAX: u64 = 60;
-/// The shortest pause between two runs, in seconds: 144 signatures hang on the image of a day, and 256 may.
-pub const EVERY_SECONDS_MIN: u64 = 600;
-/// The section `[canary]`; without it there is none.
-#[derive(Debug, Clone, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CanarySection {
-    /// A repository that it may push to and sign in.
-    pub image: String,
-    /// A token of its own, with the role signer.
-    pub token_file: PathBuf,
-    #[serde(default = "CanarySection::project_default")]
-    pub project: String,
-    #[serde(default = "CanarySection::every_seconds_default")]
-    pub every_seconds: u64,
-}
-
 /// The name of the lease.
 const LEASE: &str = "canary";
 
@@ -211,42 +194,5 @@ impl Probe for Canary {
             every: self.every,
             look_max: Duration::from_secs(RUN_SECONDS_MAX),
         }
-    }
-}
-
-impl CanarySection {
-    fn project_default() -> String {
-        access::ProjectName::default_project().to_string()
-    }
-
-    fn every_seconds_default() -> u64 {
-        900
-    }
-
-    /// The repository that it pushes to.
-    pub fn repository(&self) -> Result<Repository, Failure> {
-        let wrong = |why: String| Failure::coded(1, &codes::CONFIG, format!("canary.image: {why}"));
-        let parsed: Result<Repository, _> = self.image.parse();
-        parsed.map_err(|error| wrong(kernel::chain(&error)))
-    }
-
-    /// What it signs with.
-    pub fn token(&self) -> Result<TokenText, Failure> {
-        let wrong = |why: String| {
-            let cause = format!("canary.token_file: {}: {why}", self.token_file.display());
-            Failure::coded(1, &codes::CONFIG, cause)
-        };
-        let text = std::fs::read_to_string(&self.token_file).map_err(|error| wrong(error.to_string()))?;
-        TokenText::parse(text.trim()).map_err(|error| wrong(kernel::chain(&error)))
-    }
-
-    /// What types cannot say.
-    pub fn check(&self) -> Result<(), Failure> {
-        self.repository()?;
-        if self.every_seconds < EVERY_SECONDS_MIN {
-            let cause = format!("canary.every_seconds is below {EVERY_SECONDS_MIN}");
-            return Err(Failure::coded(1, &codes::CONFIG, cause));
-        }
-        Ok(())
     }
 }

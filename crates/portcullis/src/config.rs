@@ -12,19 +12,18 @@ use signing::{Formats, FormatsOf};
 use upstream::oci::RegistryConfig;
 
 mod sections;
+mod watching;
 
 pub use self::sections::{
     AuditSection, BlobPlace, BlobsSection, DataFolder, DatabaseSection, KeysSection, LogSection,
     QuotaSection, ServerSection, SigningSection,
 };
+pub use self::watching::{CanarySection, DeadMansSwitchSection, TracingSection, check_endpoint};
 use crate::args::{ConfigFile, Serve};
-use crate::canary::CanarySection;
 use crate::codes;
 use crate::config_error::{describe, without_password};
-use crate::dead_man::DeadMansSwitchSection;
 use crate::failure::Failure;
 use crate::lifecycle::LAME_DUCK_SECONDS_MAX;
-use crate::traces::TracingSection;
 
 /// The file that is read when none is named and it is there.
 pub const FILE: &str = "portcullis.toml";

@@ -14,27 +14,11 @@ use serde_json::json;
 use tlog::Tlog;
 
 use crate::client;
-use crate::codes;
+use crate::config::DeadMansSwitchSection;
 use crate::failure::Failure;
 
 /// How long the receiver may take, in seconds.
 const POST_SECONDS_MAX: u64 = 10;
-/// Bounds of the pause, in seconds: with the shortest the alarm comes within a minute, the longest is a night.
-const EVERY_SECONDS_MIN: u64 = 5;
-const EVERY_SECONDS_MAX: u64 = 8 * 3_600;
-
-/// The section `[dead_mans_switch]`; without it there is none.
-#[derive(Debug, Clone, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeadMansSwitchSection {
-    /// Where the sign of life is posted.
-    pub url: String,
-    /// Where is posted instead while nothing can be signed; without it nothing is, which is the alarm too.
-    #[serde(default)]
-    pub fail_url: Option<String>,
-    #[serde(default = "DeadMansSwitchSection::every_seconds_default")]
-    pub every_seconds: u64,
-}
 
 /// Posts.
 pub struct DeadMansSwitch {
@@ -135,35 +119,5 @@ impl Probe for DeadMansSwitch {
             every: self.every,
             look_max: Duration::from_secs(POST_SECONDS_MAX),
         }
-    }
-}
-
-impl DeadMansSwitchSection {
-    fn every_seconds_default() -> u64 {
-        30
-    }
-
-    /// What types cannot say.
-    pub fn check(&self) -> Result<(), Failure> {
-        let wrong = |why: String| {
-            Err(Failure::coded(
-                1,
-                &codes::CONFIG,
-                format!("dead_mans_switch.{why}"),
-            ))
-        };
-        for (name, url) in [("url", Some(&self.url)), ("fail_url", self.fail_url.as_ref())] {
-            let is_address =
-                |url: &String| url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
-            if url.is_some_and(|url| !is_address(url)) {
-                return wrong(format!("{name} is not an http or https address"));
-            }
-        }
-        if !(EVERY_SECONDS_MIN..=EVERY_SECONDS_MAX).contains(&self.every_seconds) {
-            return wrong(format!(
-                "every_seconds is not within {EVERY_SECONDS_MIN} and {EVERY_SECONDS_MAX}"
-            ));
-        }
-        Ok(())
     }
 }

@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn every_call_says_its_errors_its_token_and_its_lists_their_paging() {
-        let whole = serde_json::to_value(crate::wiring::openapi()).unwrap();
+        let whole = serde_json::to_value(crate::routes::openapi()).unwrap();
         assert_eq!(
             whole["components"]["securitySchemes"]["token"]["scheme"],
             "bearer"

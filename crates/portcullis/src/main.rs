@@ -27,6 +27,7 @@ mod output;
 mod place;
 mod probes;
 mod readiness;
+mod routes;
 mod seal;
 mod secrets;
 mod telemetry;

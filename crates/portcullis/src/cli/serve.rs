@@ -15,6 +15,7 @@ use crate::config::{Config, Loaded};
 use crate::failure::Failure;
 use crate::lifecycle::{self, CLOSE_SECONDS_MAX, Lifecycle};
 use crate::output::try_println;
+use crate::routes;
 use crate::telemetry;
 use crate::traces::Traces;
 use crate::wiring::{self, App};
@@ -49,11 +50,11 @@ pub async fn listen(config: &Config) -> Result<Server, Failure> {
 impl Server {
     /// Serves until the lifecycle ends it; an end that nobody asked for is a failure.
     pub async fn run(self, lifecycle: Lifecycle) -> Result<(), Failure> {
-        let router = wiring::router(&self.app, lifecycle.leaving.clone());
+        let router = routes::router(&self.app, lifecycle.leaving.clone());
         let limits = Limits {
             connections: connections_max(),
             patience: Patience::default(),
-            vital: wiring::VITAL,
+            vital: routes::VITAL,
         };
         let clock = Arc::new(SystemClock::new());
         let soft = lifecycle.soft.clone();

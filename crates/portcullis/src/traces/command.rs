@@ -8,7 +8,8 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::{Traces, TracingSection, context};
+use super::{Traces, context};
+use crate::config::TracingSection;
 use crate::failure::Failure;
 
 /// Runs a command. With `TRACEPARENT` in the environment what it asks for carries that on; with a collector in the

@@ -15,7 +15,6 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{Protocol, RetryPolicy, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanExporter as _};
-use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 use tracing::{Metadata, Subscriber};
 use tracing_subscriber::Layer;
@@ -24,6 +23,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 pub use self::export::metrics;
 use crate::codes;
+use crate::config::{TracingSection, check_endpoint};
 use crate::failure::Failure;
 
 /// Who makes spans: libraries' own never leave the process.
@@ -42,46 +42,6 @@ static MADE: AtomicBool = AtomicBool::new(false);
 /// Whether this process makes traces.
 pub fn are_made() -> bool {
     MADE.load(Ordering::Relaxed)
-}
-
-/// The section `[tracing]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TracingSection {
-    /// A collector's base address.
-    pub otlp_endpoint: Option<String>,
-    /// Which part of the traces that begin here is kept, 0 to 1; callers decide about theirs.
-    pub sample_ratio: Option<f64>,
-}
-
-impl TracingSection {
-    /// What types cannot say.
-    pub fn check(&self) -> Result<(), Failure> {
-        let wrong = |why: String| Err(Failure::coded(1, &codes::CONFIG, format!("tracing.{why}")));
-        if let Some(text) = &self.otlp_endpoint
-            && let Err(why) = check_endpoint(text)
-        {
-            return wrong(format!("otlp_endpoint {why}"));
-        }
-        match self.sample_ratio {
-            Some(ratio) if !(0.0..=1.0).contains(&ratio) => {
-                wrong(format!("sample_ratio {ratio} is not within 0 and 1"))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The text is not repeated: an address with a password in it is one of those that are wrong.
-fn check_endpoint(text: &str) -> Result<(), &'static str> {
-    match url::Url::parse(text) {
-        Ok(url) if !matches!(url.scheme(), "http" | "https") => Err("is not an http or https address"),
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            Err("has a user in it; a collector's credentials are for OTEL_EXPORTER_OTLP_HEADERS")
-        }
-        Ok(_) => Ok(()),
-        Err(_) => Err("is not an http or https address"),
-    }
 }
 
 /// Traces that are made and sent.
@@ -174,34 +134,5 @@ fn resource() -> Resource {
     match std::env::var_os("OTEL_SERVICE_NAME") {
         Some(_) => resource.build(),
         None => resource.with_service_name("portcullis").build(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_collector_is_an_address_without_a_user_and_a_ratio_a_part() {
-        let check = |endpoint: &str, sample_ratio| {
-            let otlp_endpoint = Some(endpoint.to_owned());
-            TracingSection {
-                otlp_endpoint,
-                sample_ratio,
-            }
-            .check()
-        };
-        assert!(TracingSection::default().check().is_ok());
-        for good in ["http://127.0.0.1:4318", "https://collector.example/base/"] {
-            assert!(check(good, Some(0.25)).is_ok(), "{good}");
-        }
-        for bad in ["collector:4318", "ftp://c", "", "https://user:s3cret@c"] {
-            let line = check(bad, None).unwrap_err().line();
-            assert!(line.contains("tracing.otlp_endpoint"), "{line}");
-            assert!(!line.contains("s3cret"), "{line}");
-        }
-        for bad in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
-            assert!(check("http://c", Some(bad)).is_err(), "{bad}");
-        }
     }
 }

@@ -51,6 +51,10 @@ use publish::Publisher;
 const LEASE: &str = "external-log";
 /// The pause after a failure of our own database.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
+/// How often is looked for what is new.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
+/// Characters of an error that are kept.
+const ERROR_CHARS_MAX: usize = 300;
 
 /// How the debt is paid.
 pub struct Settings {
@@ -198,4 +202,9 @@ async fn renew(lease: &Lease, ttl: Duration) -> Result<Infallible, Stopped> {
             ),
         }
     }
+}
+
+/// As much of an error as is kept.
+fn shortened(error: &str) -> String {
+    error.chars().take(ERROR_CHARS_MAX).collect()
 }

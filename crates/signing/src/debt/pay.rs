@@ -23,19 +23,20 @@ use kernel::Monotonic;
 use super::held::{Answers, Held};
 use super::rules::{self, Pace};
 use super::tables::{self, Outcome, Owed, Unlogged};
-use super::{Settings, Stopped};
+use super::{LOOK_AFTER, Settings, Stopped, shortened};
 use crate::parts::Parts;
 use crate::ports::{Answered, Contained, ExternalLog, ExternalLogError, Looks, TreeHead};
 
 /// Entries that are read at once. One of a large release takes the memory of its statement while it is read.
 const READ_MAX: usize = 256;
-/// Answers that are written down at once, and how long the first waits for more: while they are written nobody else
-/// writes to SQLite. They are not synced: what a power cut undoes is asked again, and the log has it once.
-const SETTLED_MAX: usize = 32;
+/// Answers that are written down at once, and how long the first waits for more: while they are written, about a
+/// millisecond, nobody else writes to SQLite. They are not synced: what a power cut undoes is asked again, and the log has
+/// it once.
+const SETTLED_MAX: usize = 8;
 const SETTLE_AFTER: Duration = Duration::from_millis(250);
-/// Between two such writes: a look frees thousands of answers at once, and others want to write too. So 2,600 at most are
-/// written down in a second, and 500 where a write takes 50 ms.
-const SETTLE_PAUSE: Duration = Duration::from_millis(12);
+/// Between two such writes: a look frees thousands of answers at once, and others want to write too. So 2,000 at most are
+/// written down in a second.
+const SETTLE_PAUSE: Duration = Duration::from_millis(4);
 /// Answers that are held or asked for at most, in seconds of the highest rate; beyond it nothing is sent until a look. A
 /// pause between two looks and a look take nine seconds, and what a look frees is written down within the next few.
 const HELD_SECONDS: usize = 16;
@@ -44,10 +45,6 @@ const HELD_MIN: usize = 1_024;
 const HELD_MAX: usize = 16_384;
 /// The same while the last look did not find the log well: one is enough to learn that it is back.
 const HELD_ILL_MAX: usize = 1;
-/// How often is looked for new debt, and whether the log may be written to.
-const LOOK_AFTER: Duration = Duration::from_millis(500);
-/// Characters of an error that are kept.
-const ERROR_CHARS_MAX: usize = 300;
 
 /// As after so many failures is waited with an entry whose place another one has.
 const TAKEN_TIMES: u32 = 4;
@@ -305,10 +302,7 @@ impl Payer {
             }
             Err(error) => {
                 counts.count_failure(&error);
-                let why: String = kernel::words(&error.to_string())
-                    .chars()
-                    .take(ERROR_CHARS_MAX)
-                    .collect();
+                let why = shortened(&kernel::words(&error.to_string()));
                 Outcome::Not(match error {
                     // Of whom nobody knows now who it is, nothing is final.
                     ExternalLogError::Refused(_) if self.is_well() => Unlogged::Refused(why),

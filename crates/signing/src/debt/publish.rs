@@ -4,7 +4,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use flow::{Caller, Class};
@@ -13,7 +12,7 @@ use tokio::time::sleep;
 
 use super::pay::later;
 use super::tables::{self, Unpublished};
-use super::{LEASE, Stopped, rules};
+use super::{LEASE, LOOK_AFTER, Stopped, rules, shortened};
 use crate::parts::Parts;
 use crate::ports::{RegistryError, RegistryReason};
 use crate::{SigningError, format, publish, resolve};
@@ -21,10 +20,6 @@ use crate::{SigningError, format, publish, resolve};
 /// Signatures that are read at once, and of these published at once: a few, since nobody waits.
 const READ_MAX: i64 = 32;
 const AT_ONCE: usize = 4;
-/// How often is looked for new evidence.
-const LOOK_AFTER: Duration = Duration::from_millis(500);
-/// Characters of an error that are kept.
-const ERROR_CHARS_MAX: usize = 300;
 /// After so many attempts, which take twenty minutes, an image that its registry does not have is gone, and needs no
 /// evidence. Some registries say the same while they are put back or moved.
 const GONE_ATTEMPTS: u32 = 8;
@@ -294,7 +289,7 @@ impl Publisher {
                     continue;
                 }
                 Outcome::Gone(why) => {
-                    let why: String = why.chars().take(ERROR_CHARS_MAX).collect();
+                    let why = shortened(why);
                     tables::published(&mut tx, &item.id, item.images, &why, now).await?;
                     continue;
                 }
@@ -302,7 +297,7 @@ impl Publisher {
                 Outcome::Failed(why) => (1, why, rules::retry(item.attempts, chance)),
                 Outcome::Spared(why) => (0, why, rules::spared(chance)),
             };
-            let why: String = why.chars().take(ERROR_CHARS_MAX).collect();
+            let why = shortened(why);
             tables::put_off(&mut tx, &item.id, attempts, &why, later(now, wait)).await?;
         }
         Ok(tx.commit().await?)
