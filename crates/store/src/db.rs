@@ -228,6 +228,25 @@ impl Tx {
         }
     }
 
+    /// The same for many rows at once: `{rows}` in the statement is a table whose column `value` has the elements of
+    /// `rows`, an array of JSON, which is `$1`; `args` follow it.
+    ///
+    /// # Errors
+    /// If the statement fails; the transaction is then of no further use.
+    pub async fn execute_for_rows(
+        &mut self,
+        sql: &'static str,
+        rows: String,
+        mut args: Vec<Value>,
+    ) -> Result<u64, StoreError> {
+        let table = match self.is_postgres() {
+            true => "json_array_elements($1::json)",
+            false => "json_each($1)",
+        };
+        args.insert(0, Value::from(rows));
+        self.execute_text(sql.replace("{rows}", table), args).await
+    }
+
     /// The same with a statement that was put together.
     pub(crate) async fn execute_text(&mut self, sql: String, args: Vec<Value>) -> Result<u64, StoreError> {
         let sql = sqlx::AssertSqlSafe(sql);

@@ -51,6 +51,8 @@ use publish::Publisher;
 const LEASE: &str = "external-log";
 /// The pause after a failure of our own database.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
+/// What is written down at once: meanwhile, for about a millisecond, nobody else writes to SQLite.
+const SETTLED_MAX: usize = 32;
 /// How often is looked for what is new.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
 /// Characters of an error that are kept.

@@ -23,20 +23,18 @@ use kernel::Monotonic;
 use super::held::{Answers, Held};
 use super::rules::{self, Pace};
 use super::tables::{self, Outcome, Owed, Unlogged};
-use super::{LOOK_AFTER, Settings, Stopped, shortened};
+use super::{LOOK_AFTER, SETTLED_MAX, Settings, Stopped, shortened};
 use crate::parts::Parts;
 use crate::ports::{Answered, Contained, ExternalLog, ExternalLogError, Looks, TreeHead};
 
 /// Entries that are read at once. One of a large release takes the memory of its statement while it is read.
 const READ_MAX: usize = 256;
-/// Answers that are written down at once, and how long the first waits for more: while they are written, about a
-/// millisecond, nobody else writes to SQLite. They are not synced: what a power cut undoes is asked again, and the log has
-/// it once.
-const SETTLED_MAX: usize = 8;
+/// How long the first answer waits for more that are written down with it. They are not synced: what a power cut undoes
+/// is asked again, and the log has it once.
 const SETTLE_AFTER: Duration = Duration::from_millis(250);
-/// Between two such writes: a look frees thousands of answers at once, and others want to write too. So 2,000 at most are
-/// written down in a second.
-const SETTLE_PAUSE: Duration = Duration::from_millis(4);
+/// Between two such writes: a look frees thousands of answers at once, and others want to write too. So 2,600 at most are
+/// written down in a second, and 500 where a write takes 50 ms.
+const SETTLE_PAUSE: Duration = Duration::from_millis(12);
 /// Answers that are held or asked for at most, in seconds of the highest rate; beyond it nothing is sent until a look. A
 /// pause between two looks and a look take nine seconds, and what a look frees is written down within the next few.
 const HELD_SECONDS: usize = 16;
@@ -390,8 +388,14 @@ async fn write(parts: Arc<Parts>, fence: i64, mut answers: Vec<(String, Outcome)
         return Err(Stopped::Lost);
     }
     let now = parts.clock.now_us();
+    let logged = answers.iter().filter_map(|(id, outcome)| match outcome {
+        Outcome::Logged(entry) => Some((&**id, entry)),
+        Outcome::Not(_) => None,
+    });
+    let all = tables::all_logged(&mut tx, &logged.collect::<Vec<_>>(), now).await?;
     for (id, outcome) in &mut answers {
         if let Outcome::Logged(entry) = outcome
+            && !all
             && !tables::logged(&mut tx, id, entry, now).await?
         {
             let why = format!(

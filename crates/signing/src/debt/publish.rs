@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::pay::later;
 use super::tables::{self, Unpublished};
-use super::{LEASE, LOOK_AFTER, Stopped, rules, shortened};
+use super::{LEASE, LOOK_AFTER, SETTLED_MAX, Stopped, rules, shortened};
 use crate::parts::Parts;
 use crate::ports::{RegistryError, RegistryReason};
 use crate::{SigningError, format, publish, resolve};
@@ -271,9 +271,13 @@ impl Publisher {
 
     /// Writes down what came of some.
     async fn settle(&self, outcomes: &[(Unpublished, Outcome)]) -> Result<(), Stopped> {
-        if outcomes.is_empty() {
-            return Ok(());
+        for some in outcomes.chunks(SETTLED_MAX) {
+            self.settle_some(some).await?;
         }
+        Ok(())
+    }
+
+    async fn settle_some(&self, outcomes: &[(Unpublished, Outcome)]) -> Result<(), Stopped> {
         kernel::crash_point("debt.published");
         // Not synced: what a power cut undoes is published again, and the registry has it already.
         let mut tx = self.parts.db.begin_unsynced().await?;
@@ -281,13 +285,15 @@ impl Publisher {
             return Err(Stopped::Lost);
         }
         let now = self.parts.clock.now_us();
+        let published = outcomes.iter().filter_map(|(item, outcome)| match outcome {
+            Outcome::Published => Some((&*item.id, item.images)),
+            _ => None,
+        });
+        tables::all_published(&mut tx, &published.collect::<Vec<_>>(), now).await?;
         for (item, outcome) in outcomes {
             let chance = rules::chance(&*self.parts.random);
             let (attempts, why, wait) = match outcome {
-                Outcome::Published => {
-                    tables::published(&mut tx, &item.id, item.images, "", now).await?;
-                    continue;
-                }
+                Outcome::Published => continue,
                 Outcome::Gone(why) => {
                     let why = shortened(why);
                     tables::published(&mut tx, &item.id, item.images, &why, now).await?;

@@ -1,6 +1,6 @@
 //! The debt in the database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kernel::{Digest, Id};
 use serde_json::value::RawValue;
@@ -239,6 +239,43 @@ pub(crate) async fn at_image(
     rows.iter().map(owing).collect()
 }
 
+/// Writes entries of the log down with one statement. The answer is whether all were: those that have the place of
+/// another are not, and the caller asks [`logged`] of each. The caller's transaction has checked the fence.
+pub(super) async fn all_logged(
+    tx: &mut Tx,
+    entries: &[(&str, &LoggedEntry)],
+    now_us: i64,
+) -> Result<bool, SigningError> {
+    let places: BTreeSet<u64> = entries.iter().map(|(_, entry)| entry.index).collect();
+    // The statement does not see what it writes itself.
+    if places.len() < entries.len() || places.iter().any(|index| i64::try_from(*index).is_err()) {
+        return Ok(false);
+    }
+    if entries.is_empty() {
+        return Ok(true);
+    }
+    let rows: Vec<_> = entries
+        .iter()
+        .map(|(id, entry)| (id, entry.index, entry.json.get()))
+        .collect();
+    // That the state is asked for as a text keeps SQLite from going through all that are in it.
+    let sql = "UPDATE external_debt SET state = 'logged', attempts = 0, next_at = $2, last_error = '', \
+                 log_index = v.place, evidence = v.evidence, logged_at = $2 \
+               FROM (SELECT value ->> 0 AS id, CAST(value ->> 1 AS BIGINT) AS place, value ->> 2 AS evidence \
+                 FROM {rows}) v \
+               WHERE signature_id = v.id AND state || '' = 'owed' \
+               AND NOT EXISTS (SELECT 1 FROM external_debt d JOIN signature s ON s.id = d.signature_id \
+                 WHERE d.log_index = v.place \
+                   AND s.signature <> (SELECT own.signature FROM signature own WHERE own.id = v.id))";
+    let changed = tx.execute_for_rows(sql, json(&rows)?, args![now_us]).await?;
+    Ok(usize::try_from(changed) == Ok(entries.len()))
+}
+
+/// Rows as an array of JSON.
+fn json(rows: &impl serde::Serialize) -> Result<String, SigningError> {
+    serde_json::to_string(rows).map_err(|error| SigningError::Row(error.to_string()))
+}
+
 /// Writes an entry of the log down, unless its place is that of another. The caller's transaction has checked the fence.
 pub(super) async fn logged(
     tx: &mut Tx,
@@ -322,6 +359,22 @@ pub(super) async fn published(
     let sql = "UPDATE external_debt SET state = 'published', published_at = $1, last_error = $2 \
                WHERE signature_id = $3 AND state = 'logged' AND images = $4";
     Ok(tx.execute(sql, args![now_us, why, id, images]).await? > 0)
+}
+
+/// The same for many that are published whole: ids, and how many images each has.
+pub(super) async fn all_published(
+    tx: &mut Tx,
+    items: &[(&str, i64)],
+    now_us: i64,
+) -> Result<(), SigningError> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE external_debt SET state = 'published', published_at = $2, last_error = '' \
+               FROM (SELECT value ->> 0 AS id, CAST(value ->> 1 AS BIGINT) AS images FROM {rows}) v \
+               WHERE signature_id = v.id AND state || '' = 'logged' AND external_debt.images = v.images";
+    tx.execute_for_rows(sql, json(&items)?, args![now_us]).await?;
+    Ok(())
 }
 
 /// Tries a publication again later, after so many attempts more.
