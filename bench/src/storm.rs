@@ -27,7 +27,7 @@ const CHANGED: usize = 3;
 const TIMES: usize = 3;
 /// Storms, each after a quiet time. The times of the others in all of them are taken together: in one, its p99 would be
 /// that of the three worst.
-const STORMS: usize = 3;
+const STORMS: usize = 5;
 /// What the registry takes for each call: a registry in the same data centre, on an object store.
 pub const LATENCY: Duration = Duration::from_millis(15);
 /// New images that each other project signs while it is measured, and its pause between them.

@@ -15,8 +15,18 @@ use signing::trust::{self, LogIdentity, TrustRoot};
 use tlog::{HashedRekord, Verifier};
 use tokio_util::sync::CancellationToken;
 use upstream::rekor::{Client, RekorReason, Settings};
+use web::threads::{self, Threads};
 
 use crate::failure::Failure;
+
+/// Where entries are sent and answers proven: a debt of thousands takes a fifth of a core, and whoever signs meanwhile
+/// does not wait for it.
+const THREADS: threads::Settings = threads::Settings {
+    name: "external-log",
+    count: Some(1),
+    nice: 10,
+    otherwise: "while a debt to the external log is paid signatures take longer",
+};
 
 /// The log that the configuration names, once for all who speak to it.
 #[derive(Clone)]
@@ -55,10 +65,12 @@ impl External {
         holder: String,
         lease_ttl: Duration,
         stop: CancellationToken,
-    ) -> impl Future<Output = ()> + Send + 'static {
+    ) -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+        let threads = Threads::start(THREADS).map_err(|error| Failure::local("the external log", &error))?;
         let log = Watched {
             client: self.client,
             board,
+            threads,
         };
         let settings = debt::Settings {
             log: Arc::new(log),
@@ -66,7 +78,7 @@ impl External {
             holder,
             lease_ttl,
         };
-        debt::run(signing, settings, stop)
+        Ok(debt::run(signing, settings, stop))
     }
 }
 
@@ -74,6 +86,7 @@ impl External {
 struct Watched {
     client: Arc<Client>,
     board: Board,
+    threads: Threads,
 }
 
 #[async_trait]
@@ -84,7 +97,12 @@ impl ExternalLog for Watched {
             signature: entry.signature,
             verifier: Verifier::PublicKey(entry.public_key),
         };
-        match self.client.append(&entry).await {
+        let client = self.client.clone();
+        let answer = self.threads.run(async move { client.append(&entry).await });
+        let answer = answer
+            .await
+            .map_err(|error| ExternalLogError::Unproven(error.to_string()))?;
+        match answer {
             Ok(logged) => Ok(Answered {
                 entry: LoggedEntry {
                     index: logged.index,
@@ -97,7 +115,12 @@ impl ExternalLog for Watched {
     }
 
     async fn contains(&self, heads: &[TreeHead]) -> Vec<Contained> {
-        let found = self.client.contains(heads).await;
+        let (client, asked) = (self.client.clone(), heads.to_vec());
+        let found = self.threads.run(async move { client.contains(&asked).await });
+        let found = match found.await {
+            Ok(found) => found,
+            Err(error) => return vec![Contained::Unknown(error.to_string()); heads.len()],
+        };
         let found = found.into_iter().map(|one| match one {
             None => Contained::NotYet,
             Some(Ok(())) => Contained::Yes,

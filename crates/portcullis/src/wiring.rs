@@ -195,7 +195,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
     app.learn();
     if let Some(external) = external {
         let (board, ttl) = (app.watch.board().clone(), Duration::from_secs(LEASE_SECONDS));
-        let pay = external.pay(app.signing.clone(), board, holder, ttl, app.stop.clone());
+        let pay = external.pay(app.signing.clone(), board, holder, ttl, app.stop.clone())?;
         app.background.spawn(pay);
     }
     Ok(Started { app, first_token })

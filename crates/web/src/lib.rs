@@ -10,7 +10,7 @@
 //!                                                  └────────────┴─▶ id, problem+json, Retry-After, log line
 //! ```
 //!
-//! [`listen`] accepts connections and sees to it that those which do nothing cost those which do something nothing.
+//! [`listen`] accepts connections and sees to it that those which do nothing cost those which do something nothing; [`threads`] has those that give way to others.
 //!
 //! This crate knows no domain, no store and no user.
 
@@ -20,6 +20,7 @@ mod page;
 mod problem;
 pub mod request;
 pub mod route;
+pub mod threads;
 
 pub use body::{Json, codes as body_codes};
 pub use page::{Page, Paging, PagingQuery};

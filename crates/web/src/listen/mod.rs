@@ -28,7 +28,6 @@ mod body;
 mod connection;
 mod descriptors;
 mod error;
-mod front;
 mod places;
 mod refusal;
 mod standing;
@@ -45,16 +44,23 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::connection::{Serving, Watch, attend};
-use self::front::Front;
 use self::places::Places;
 use self::refusal::Refusal;
 use self::standing::Overdue;
+use crate::threads::{self, Threads};
 
 pub(crate) use self::body::BodyTimeout;
 pub use self::descriptors::connections_max;
 pub use self::error::ListenError;
 pub use self::standing::Patience;
 
+/// The threads of the connections.
+const FRONT: threads::Settings = threads::Settings {
+    name: "connections",
+    count: None,
+    nice: 5,
+    otherwise: "in a storm of requests signatures take longer",
+};
 /// How often connections are looked at, and the least time between two log lines, in milliseconds.
 const SWEEP_MS: u64 = 1_000;
 /// Pause after an accept that failed, in milliseconds: descriptors come back as connections end.
@@ -92,7 +98,7 @@ pub async fn serve(
     clock: Arc<dyn Clock>,
     drain: CancellationToken,
 ) -> Result<(), ListenError> {
-    let front = Front::start().map_err(ListenError::Start)?;
+    let front = Threads::start(FRONT).map_err(ListenError::Start)?;
     let listener = listener.into_std().map_err(ListenError::Start)?;
     let accepting = async move {
         // Among those that will wait for it.

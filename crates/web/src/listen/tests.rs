@@ -124,7 +124,7 @@ async fn who_comes_is_heard_on_threads_that_give_way_to_work() {
     let server = start(10).await;
     let mut stream = server.send(b"GET /thread HTTP/1.1\r\nHost: x\r\n\r\n").await;
     let own = rustix::process::getpriority_process(None).unwrap();
-    let expected = format!("Some(\"connections\") {}\n", (own + front::NICE).min(19));
+    let expected = format!("Some(\"connections\") {}\n", (own + FRONT.nice).min(19));
     let answer = first(&mut stream).await;
     assert!(answer.ends_with(&expected), "{answer}: not {expected}");
 }

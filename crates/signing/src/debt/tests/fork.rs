@@ -168,3 +168,21 @@ async fn p13_a_place_that_another_signature_has_is_not_believed() {
     })
     .await;
 }
+
+/// Shown to fail: without the look at `places` in `tables::all_logged` both are written down with one statement, which
+/// does not see what it writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_of_two_answers_that_name_the_same_place_one_is_believed() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        *world.outside.place.lock().unwrap() = Some(7);
+        world.sign("first").await;
+        world.sign("second").await;
+        world.pays_for(&mut payer, MINUTE).await;
+        let standing = world.standing().await;
+        assert_eq!((standing.owed, standing.unpublished), (1, 1));
+        assert!(standing.last_error.contains("lies at 7"), "{standing:?}");
+    })
+    .await;
+}
