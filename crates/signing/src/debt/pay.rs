@@ -32,9 +32,10 @@ const READ_MAX: usize = 256;
 /// How long the first answer waits for more that are written down with it. They are not synced: what a power cut undoes
 /// is asked again, and the log has it once.
 const SETTLE_AFTER: Duration = Duration::from_millis(250);
-/// Between two such writes: a look frees thousands of answers at once, and others want to write too. So 2,600 at most are
-/// written down in a second, and 500 where a write takes 50 ms.
+/// Between two such writes at least: a look frees thousands of answers at once, and others want to write too.
 const SETTLE_PAUSE: Duration = Duration::from_millis(12);
+/// They are written down faster than they come at the highest rate, and not more than by this.
+const SETTLE_TIMES: f64 = 1.5;
 /// Answers that are held or asked for at most, in seconds of the highest rate; beyond it nothing is sent until a look. A
 /// pause between two looks and a look take nine seconds, and what a look frees is written down within the next few.
 const HELD_SECONDS: usize = 16;
@@ -77,6 +78,7 @@ pub(super) struct Payer {
     writing: FuturesUnordered<BoxFuture<'static, Written>>,
     first_answer: Monotonic,
     next_settle: Monotonic,
+    settle_pause: Duration,
     next_look: Monotonic,
 }
 
@@ -100,6 +102,7 @@ impl Payer {
             writing: FuturesUnordered::new(),
             first_answer: now,
             next_settle: now,
+            settle_pause: settle_pause(settings.entries_per_second_max),
             next_look: now,
         }
     }
@@ -364,7 +367,7 @@ impl Payer {
     }
 
     fn written(&mut self, answers: Vec<(String, Outcome)>) {
-        self.next_settle = self.now().after(SETTLE_PAUSE);
+        self.next_settle = self.now().after(self.settle_pause);
         for (id, outcome) in answers {
             self.busy.remove(&id);
             if matches!(outcome, Outcome::Logged(_)) {
@@ -416,6 +419,12 @@ async fn write(parts: Arc<Parts>, fence: i64, mut answers: Vec<(String, Outcome)
     tx.commit().await?;
     kernel::crash_point("debt.settled");
     Ok(answers)
+}
+
+/// The pause between two writes of [`SETTLED_MAX`] answers: what a look frees is spread over the time to the next one.
+fn settle_pause(entries_per_second_max: u32) -> Duration {
+    let per_second = f64::from(entries_per_second_max.max(1)) * SETTLE_TIMES;
+    Duration::from_secs_f64(SETTLED_MAX as f64 / per_second).clamp(SETTLE_PAUSE, LOOK_AFTER)
 }
 
 /// So much after a time in microseconds since 1970.

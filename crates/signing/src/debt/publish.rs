@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flow::{Caller, Class};
@@ -20,6 +21,8 @@ use crate::{SigningError, format, publish, resolve};
 /// Signatures that are read at once, and of these published at once: a few, since nobody waits.
 const READ_MAX: i64 = 32;
 const AT_ONCE: usize = 4;
+/// Between two rounds: others want to write too.
+const ROUND_PAUSE: Duration = Duration::from_millis(20);
 /// After so many attempts, which take twenty minutes, an image that its registry does not have is gone, and needs no
 /// evidence. Some registries say the same while they are put back or moved.
 const GONE_ATTEMPTS: u32 = 8;
@@ -91,9 +94,11 @@ impl Publisher {
 
     pub(super) async fn run(&mut self) -> Result<Infallible, Stopped> {
         loop {
-            if !self.round().await? {
-                sleep(LOOK_AFTER).await;
-            }
+            let pause = match self.round().await? {
+                true => ROUND_PAUSE,
+                false => LOOK_AFTER,
+            };
+            sleep(pause).await;
         }
     }
 
