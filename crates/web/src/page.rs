@@ -46,6 +46,8 @@ pub struct Page<T> {
 enum PagingError {
     #[error("reading the query")]
     Query(#[source] axum::extract::rejection::QueryRejection),
+    #[error("a value of the query holds a NUL character")]
+    Nul,
     #[error("limit is a number from 1 to {PAGE_ROWS_MAX}")]
     Limit,
     #[error("reading the cursor")]
@@ -69,6 +71,7 @@ impl<S: Sync> FromRequestParts<S> for Paging {
             Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(PagingError::Query)?;
         let (mut limit, mut after, mut filters) = (PAGE_ROWS_DEFAULT, None, Vec::new());
         for (name, value) in pairs {
+            refuse_nul(&value)?;
             match name.as_str() {
                 "limit" => {
                     limit = value.parse().map_err(|_| PagingError::Limit)?;
@@ -76,7 +79,11 @@ impl<S: Sync> FromRequestParts<S> for Paging {
                         return Err(PagingError::Limit.into());
                     }
                 }
-                "cursor" => after = Some(Cursor::decode(&value).map_err(PagingError::Cursor)?),
+                "cursor" => {
+                    let cursor = Cursor::decode(&value).map_err(PagingError::Cursor)?;
+                    refuse_nul(cursor.key())?;
+                    after = Some(cursor);
+                }
                 _ => filters.push((name, value)),
             }
         }
@@ -89,6 +96,14 @@ impl<S: Sync> FromRequestParts<S> for Paging {
             path,
             filters,
         })
+    }
+}
+
+/// No text of ours holds one, and PostgreSQL takes none.
+fn refuse_nul(text: &str) -> Result<(), PagingError> {
+    match text.contains('\0') {
+        true => Err(PagingError::Nul),
+        false => Ok(()),
     }
 }
 

@@ -8,12 +8,15 @@ use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use kernel::{Clock, Id, Random};
 
 use crate::ProblemDocument;
 use crate::problem::RetryAfter;
+use crate::route::unknown_path;
 
+/// A NUL character in a path: nothing of ours has one in its name, and PostgreSQL takes none in a text.
+const NUL: &str = "%00";
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// The wait that a refused caller is told where nothing better is known, in seconds; the jitter doubles it at most.
 const RETRY_AFTER_SECONDS: u64 = 2;
@@ -58,7 +61,10 @@ pub async fn layer(
     let trace = request.extensions_mut().remove::<TraceId>().map(|TraceId(id)| id);
     request.extensions_mut().insert(RequestId(id.clone()));
     let began = sources.clock.monotonic();
-    let mut response = next.run(request).await;
+    let mut response = match path.contains(NUL) {
+        true => unknown_path(request.uri().clone()).await.into_response(),
+        false => next.run(request).await,
+    };
     if let Some(mut document) = response.extensions_mut().remove::<ProblemDocument>() {
         document.request_id = Some(id.clone());
         *response.body_mut() = Body::from(document.render());

@@ -10,7 +10,7 @@ use axum::response::Response;
 use web::{ProblemDocument, RequestId};
 
 use super::operation::refused;
-use super::refusals::{Kind, short};
+use super::refusals::Kind;
 use super::{Outcome, Refusals, operation};
 use crate::{Actor, ProjectName};
 
@@ -89,11 +89,11 @@ impl Asked {
             resource: if actor == UNKNOWN {
                 String::new()
             } else {
-                short(resource)
+                kernel::words(resource)
             },
-            actor: short(actor),
+            actor: kernel::words(actor),
             project,
-            action: short(action),
+            action: kernel::words(action),
             outcome,
             code: problem.code.clone(),
         };

@@ -21,8 +21,6 @@ pub const WINDOW_SECONDS: u64 = 60;
 pub const ACTOR_REFUSALS_MAX: usize = 128;
 /// Different refusals in all in that time.
 pub const REFUSALS_MAX: usize = 512;
-/// Characters that are kept of each text, most of which the caller chose.
-const TEXT_CHARS_MAX: usize = 300;
 
 /// What was refused to whom, and why; requests that agree in all of it are the same refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -138,7 +136,7 @@ impl Refusals {
             times: 1,
             last_us: self.0.clock.now_us(),
             request_id,
-            detail: short(detail),
+            detail: kernel::words(detail),
         };
         self.0.noted.fetch_add(1, Ordering::Relaxed);
         if !self.window().note(kind, once) {
@@ -175,6 +173,14 @@ impl Refusals {
             records.push(self.loss(lost));
         }
         records
+    }
+
+    /// Counts refusals of which no record can be made.
+    pub(super) fn count_lost(&self, times: i64) {
+        self.window().lost += times;
+        self.0
+            .lost
+            .fetch_add(u64::try_from(times).unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Takes back what could not be written. Beyond the room that there is, it is lost and counted.
@@ -257,11 +263,6 @@ impl Refusals {
 
 /// The action of the record that says how many refusals have none.
 const LOST: &str = "audit.lose";
-
-/// A text that the caller chose, no longer than it needs to be.
-pub(super) fn short(text: &str) -> String {
-    text.chars().take(TEXT_CHARS_MAX).collect()
-}
 
 #[cfg(test)]
 mod tests {

@@ -145,10 +145,26 @@ impl Trail {
             return Ok(());
         }
         let written = self.write(&records).await;
-        if written.is_err() {
-            self.refusals.put_back(records);
+        if written.is_ok() {
+            return written;
         }
-        written
+        // One that the database does not take must not stand before all others: it is one if a later one is taken.
+        let (mut kept, mut bad) = (Vec::new(), Vec::new());
+        for record in records {
+            match self.write(std::slice::from_ref(&record)).await {
+                Ok(()) => bad.append(&mut kept),
+                Err(error) => kept.push((record, error)),
+            }
+        }
+        for (record, error) in &bad {
+            let (id, error) = (&record.id, kernel::chain(error));
+            tracing::error!(id, error, "a refusal cannot be recorded, though others are");
+            self.refusals.count_lost(record.times);
+        }
+        let all = kept.is_empty();
+        self.refusals
+            .put_back(kept.into_iter().map(|(record, _)| record).collect());
+        if all { Ok(()) } else { written }
     }
 
     async fn write(&self, records: &[AuditRecord]) -> Result<(), AccessError> {

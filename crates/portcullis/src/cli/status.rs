@@ -206,7 +206,7 @@ fn owed(debt: &Value, state: &str) -> Option<String> {
         line.push_str(&format!(", the oldest for {}", age(oldest as i64)));
         match debt["last_error"].as_str() {
             _ if debt["configured"] != true => line.push_str("; none is configured now"),
-            _ if !matches!(state, "OK" | "EXPIRING" | "EXPIRED" | "STALE") => {
+            _ if !matches!(state, "OK" | "EXPIRING") => {
                 line.push_str(&format!("; waiting: it is {state}"));
             }
             _ if paid >= 10.0 => line.push_str(&format!(", draining {paid:.0}/s")),

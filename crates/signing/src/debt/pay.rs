@@ -296,6 +296,13 @@ impl Payer {
         self.pace
             .learn(learned, began, now, self.running.len() + 1, chance);
         let mut head = None;
+        let answer = answer.and_then(|answer| match i64::try_from(answer.entry.index) {
+            Ok(_) => Ok(answer),
+            Err(_) => {
+                let why = format!("it says that the entry lies at {}", answer.entry.index);
+                Err(ExternalLogError::Unproven(why))
+            }
+        });
         let outcome = match answer {
             Ok(answer) => {
                 head = Some(answer.head);

@@ -175,19 +175,11 @@ impl Publisher {
     }
 
     async fn work(&self, item: Unpublished) -> Result<Result<Work, (Unpublished, String)>, Stopped> {
-        let mut images = Vec::new();
-        for (repository, digest) in tables::images(&self.parts.db, &item.id).await? {
-            match repository.parse() {
-                Ok(repository) => images.push((repository, digest)),
-                Err(_) => {
-                    return Ok(Err((
-                        item,
-                        format!("the repository {repository:?} does not read"),
-                    )));
-                }
-            }
-        }
-        Ok(Ok(Work { item, images }))
+        let images = tables::images(&self.parts.db, &item.id).await?;
+        Ok(match images {
+            Ok(images) => Ok(Work { item, images }),
+            Err(why) => Err((item, why)),
+        })
     }
 
     /// Publishes to one registry, with one signature first, until one does not answer: the rest is due still, and read

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kernel::{Digest, Id};
+use kernel::{Digest, Id, Repository};
 use serde_json::value::RawValue;
 use store::{Db, Migration, Row, Tx, args};
 
@@ -191,22 +191,34 @@ pub(super) async fn unpublished(db: &Db, now_us: i64, limit: i64) -> Result<Vec<
     rows.iter().map(unpublished).collect()
 }
 
-/// The images that a signature was published to as a bundle: repository and digest.
-pub(super) async fn images(db: &Db, id: &str) -> Result<Vec<(String, Digest)>, SigningError> {
+/// The images that a signature was published to as a bundle; why not, where one cannot be read, perhaps because a newer
+/// server wrote it.
+pub(super) async fn images(
+    db: &Db,
+    id: &str,
+) -> Result<Result<Vec<(Repository, Digest)>, String>, SigningError> {
     let sql = "SELECT repository, digest, formats FROM signed_image \
                WHERE signature_id = $1 AND done_at IS NOT NULL ORDER BY repository, digest";
     let rows = db.read(sql, args![id]).await?;
     let mut images = Vec::with_capacity(rows.len());
     for row in &rows {
-        let formats: crate::Formats = row.text("formats")?.parse()?;
-        let digest = row.text("digest")?.parse();
-        let digest = digest.map_err(|_| SigningError::Row(format!("the digest of {id}")))?;
+        let (repository, digest, formats) =
+            (row.text("repository")?, row.text("digest")?, row.text("formats")?);
+        let Ok(formats) = formats.parse::<crate::Formats>() else {
+            return Ok(Err(format!(
+                "the formats {formats:?} of {repository} do not read"
+            )));
+        };
         // Who reads only the legacy tag has no use for a bundle.
-        if formats.bundle {
-            images.push((row.text("repository")?, digest));
+        if !formats.bundle {
+            continue;
+        }
+        match (repository.parse(), digest.parse()) {
+            (Ok(repository), Ok(digest)) => images.push((repository, digest)),
+            _ => return Ok(Err(format!("the image {repository}@{digest} does not read"))),
         }
     }
-    Ok(images)
+    Ok(Ok(images))
 }
 
 /// The signatures of one image that are not published in the external log's evidence.

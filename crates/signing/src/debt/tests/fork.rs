@@ -186,3 +186,27 @@ async fn p13_of_two_answers_that_name_the_same_place_one_is_believed() {
     })
     .await;
 }
+
+/// Shown to fail: without the look at the index in `Payer::take` the write fails, and with it the whole duty.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_no_log_has_is_not_believed_and_stops_no_other_entry() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        *world.outside.place.lock().unwrap() = Some(u64::MAX);
+        world.sign("first").await;
+        world.pays_for(&mut payer, Duration::from_secs(3)).await;
+        let standing = world.standing().await;
+        assert_eq!((standing.owed, standing.unpublished), (1, 0));
+        assert!(
+            standing.last_error.contains("lies at 18446744073709551615"),
+            "{standing:?}"
+        );
+        *world.outside.place.lock().unwrap() = None;
+        world.sign("second").await;
+        world.pays_for(&mut payer, MINUTE).await;
+        let standing = world.standing().await;
+        assert_eq!((standing.owed, standing.unpublished), (0, 2));
+    })
+    .await;
+}

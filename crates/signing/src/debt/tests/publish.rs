@@ -155,3 +155,26 @@ async fn that_our_own_door_is_full_is_not_held_against_the_registry() {
     })
     .await;
 }
+
+/// As in a rolling upgrade. Shown to fail: with the error of `tables::images` handed on, the round fails, and with it the
+/// whole duty of this server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_does_not_read_is_put_off_with_its_reason_and_stops_no_other() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        let newer = world.sign("newer").await;
+        world.sign("known").await;
+        let mut tx = world.db.begin().await.unwrap();
+        let sql = "UPDATE signed_image SET formats = 'bundle,attestation' WHERE signature_id = $1";
+        tx.execute(sql, store::args![newer.id.as_str()]).await.unwrap();
+        tx.commit().await.unwrap();
+        world.pays_for(&mut payer, MINUTE).await;
+        world.publish(&lease).await;
+        assert_eq!(world.standing().await.unpublished, 1);
+        let named = world.signing.unpublished_debt(&context()).await.unwrap();
+        assert_eq!(named[0].signature.as_str(), newer.id.as_str());
+        assert!(named[0].why.contains("bundle,attestation"), "{}", named[0].why);
+    })
+    .await;
+}
