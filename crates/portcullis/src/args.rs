@@ -70,7 +70,7 @@ pub struct Globals {
     #[arg(long, global = true, env = "PORTCULLIS_PROJECT", value_name = "NAME")]
     pub project: Option<String>,
     /// Seconds to wait for the server, or for the registry where no server is asked
-    #[arg(long, global = true, default_value_t = 120, value_name = "SECONDS")]
+    #[arg(long, global = true, default_value_t = 120, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
     /// Say each call to the server on standard error
     #[arg(short, long, global = true, conflicts_with = "quiet")]
@@ -394,7 +394,7 @@ pub enum Auth {
     /// Whether this token may do something; exit code 5 if not
     CanI {
         /// Such as sign-images
-        action: String,
+        action: access::Action,
     },
 }
 

@@ -23,6 +23,7 @@ use crate::args::{ConfigFile, Serve};
 use crate::codes;
 use crate::config_error::{describe, without_password};
 use crate::failure::Failure;
+use crate::output::say;
 use crate::lifecycle::LAME_DUCK_SECONDS_MAX;
 
 /// The file that is read when none is named and it is there.
@@ -92,6 +93,17 @@ const KEYS: &[(&str, &str, Shown)] = &[
     ("quota", "burst", Shown::Whole),
     ("tracing", "otlp_endpoint", Shown::Whole),
     ("tracing", "sample_ratio", Shown::Whole),
+];
+
+/// How variables would begin for the sections that have no scalar keys in the environment. What an orchestrator sets by
+/// itself for a service (`PORTCULLIS_SERVER_PORT`) must not look like one.
+const FILE_ONLY: &[&str] = &[
+    "EXTERNAL_LOG_",
+    "CANARY_",
+    "DEAD_MANS_SWITCH_",
+    "OIDC_",
+    "REGISTRIES_",
+    "TRUSTED_ROOTS_",
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +181,11 @@ impl Loaded {
                 origin = Origin::Flag(name);
             }
             origins.insert((section, key), origin);
+        }
+        for name in unused(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
+            say(&format!(
+                "warning: the variable {name} sets nothing: its section is configured in {FILE} alone"
+            ));
         }
         let config: Config = table.clone().try_into().map_err(|error: toml::de::Error| {
             // File and variables were read; what is wrong now came from a flag.
@@ -275,6 +292,14 @@ fn set(table: &mut toml::Table, section: &str, key: &str, value: toml::Value) {
     if let toml::Value::Table(section) = section {
         section.insert(key.to_owned(), value);
     }
+}
+
+/// Variables that look like keys of the sections that are not read from the environment.
+fn unused(names: impl Iterator<Item = String>) -> impl Iterator<Item = String> {
+    names.filter(|name| {
+        let rest = name.strip_prefix("PORTCULLIS_").unwrap_or_default();
+        FILE_ONLY.iter().any(|section| rest.starts_with(section))
+    })
 }
 
 /// A value from the environment, in the type of its key.

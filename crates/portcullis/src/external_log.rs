@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use probing::{Board, Kind, State};
+use probing::{Board, Kind, LogMark, Marks, State};
 use signing::Signing;
 use signing::debt;
 use signing::ports::{
     Answered, Contained, ExternalLog, ExternalLogError, LoggedEntry, Looks, NewEntry, TreeHead,
 };
 use signing::trust::{self, LogIdentity, TrustRoot};
+use store::Db;
 use tlog::{HashedRekord, Verifier};
 use tokio_util::sync::CancellationToken;
-use upstream::rekor::{Client, RekorReason, Settings};
+use upstream::rekor::{Client, LogProbe, RekorReason, Settings};
 use web::threads::{self, Threads};
 
 use crate::failure::Failure;
@@ -55,6 +56,11 @@ impl External {
             trust,
             entries_per_second_max: settings.entries_per_second_max,
         })
+    }
+
+    /// What all servers on one database saw of it last.
+    pub fn mark(&self, db: &Db) -> LogMark {
+        LogProbe::mark(&self.client, &Marks::new(db.clone()))
     }
 
     /// Begins to pay what is owed, when it is this server's turn; until `stop`.
@@ -145,6 +151,10 @@ impl ExternalLog for Watched {
             ill: status.ill,
             wrong: status.wrong,
         })
+    }
+
+    fn contradicts(&self, why: &str) {
+        self.client.contradicts(RekorReason::Unproven(why.to_owned()));
     }
 }
 

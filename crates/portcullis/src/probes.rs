@@ -74,11 +74,9 @@ pub async fn start(parts: Parts<'_>) -> Result<Watch, Failure> {
         watch.add(Arc::new(trust_root(&name, &root, clock.clone())));
     }
     if let Some(external) = parts.external {
-        let client = external.client.clone();
-        let mark = marks.read(&LogProbe::mark(&client)).await?;
+        let (client, mark) = (external.client.clone(), external.mark(db));
         let (clock, references) = (clock.clone(), references.clone());
-        let probe = LogProbe::new(client, marks, mark.as_deref(), clock, references);
-        watch.add(Arc::new(probe));
+        watch.add(Arc::new(LogProbe::new(client, mark, clock, references)));
     }
     crate::workloads::probes(parts.oidc).for_each(|probe| watch.add(probe));
     watch.add_all(RegistryProbe::in_use(

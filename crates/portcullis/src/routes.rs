@@ -8,7 +8,7 @@ use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use probing::{Board, Losses};
+use probing::{Acknowledgements, Board, Losses};
 use signing::image_policy::ImagePolicies;
 use signing::trust;
 use signing::{Signing, Verifying};
@@ -39,9 +39,16 @@ impl FromRef<App> for Board {
     }
 }
 
-impl FromRef<App> for Losses {
+impl FromRef<App> for Acknowledgements {
     fn from_ref(app: &App) -> Self {
-        Self::new(app.db.clone(), app.clock.clone(), app.random.clone())
+        let (db, clock, random) = (app.db.clone(), app.clock.clone(), app.random.clone());
+        Self {
+            losses: Losses::new(db, clock.clone(), random.clone()),
+            external_log: app.external_mark.clone(),
+            board: app.watch.board().clone(),
+            clock,
+            random,
+        }
     }
 }
 
@@ -115,9 +122,8 @@ async fn render_metrics(State(app): State<App>) -> String {
     if let Ok(status) = app.trail.status().await {
         app.metrics.audit(&status);
     }
-    if let Ok(standing) = app.signing.debt().await {
-        app.metrics.debt(&standing, &app.signing);
-    }
+    let standing = app.signing.debt().await.ok();
+    app.metrics.debt(standing.as_ref(), &app.signing);
     app.metrics.signing(&app.signing);
     app.metrics.render()
         + &dependency_metrics::render(&app.watch.board().all(), &*app.clock)

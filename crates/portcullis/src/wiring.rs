@@ -7,7 +7,7 @@ use std::time::Duration;
 use access::audit::Trail;
 use access::{Access, Context, NewToken, ProjectName, Role};
 use kernel::{Clock, Fault, Kind, Random, SystemClock, SystemRandom};
-use probing::Watch;
+use probing::{LogMark, Watch};
 use signing::image_policy::ImagePolicies;
 use signing::trust::{self, LogIdentity, TrustRoot};
 use signing::{Keyring, Signing, SigningError, Verifying};
@@ -48,6 +48,8 @@ pub struct App {
     seal: Arc<Seal>,
     pub metrics: Metrics,
     pub watch: Watch,
+    /// What was seen last of the external log, if there is one.
+    pub external_mark: Option<LogMark>,
     pub db: Db,
     pub identity: Arc<LogIdentity>,
     pub public_url: Arc<str>,
@@ -181,6 +183,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         tlog,
         metrics,
         watch,
+        external_mark: external.as_ref().map(|external| external.mark(&db)),
         db,
         identity,
         public_url,

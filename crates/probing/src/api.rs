@@ -7,7 +7,8 @@ use axum::routing::{get, post};
 use web::{Json, Problem};
 
 use crate::board::{Board, Status};
-use crate::loss::{Loss, Losses};
+use crate::acknowledge::Acknowledgements;
+use crate::loss::Loss;
 use crate::verdict::{CanDeploy, Verdict};
 use crate::{Kind, State as Found};
 
@@ -75,7 +76,7 @@ where
     S: Clone + Send + Sync + 'static,
     Access: FromRef<S>,
     Board: FromRef<S>,
-    Losses: FromRef<S>,
+    Acknowledgements: FromRef<S>,
 {
     Router::new()
         .route("/dependencies", get(list))
@@ -97,7 +98,7 @@ pub(crate) async fn list(
     }))
 }
 
-/// That a person has looked at what was lost.
+/// That a person has looked.
 #[derive(Debug, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AcknowledgementBody {
@@ -107,43 +108,59 @@ pub struct AcknowledgementBody {
 
 /// What is no longer named.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
-pub struct LossBody {
-    /// The highest count that a server had seen acknowledged.
-    pub known: i64,
-    /// The lowest that was found after it.
-    pub found: i64,
-    /// When that was found.
-    pub since: String,
+pub struct AcknowledgedBody {
+    /// In words.
+    pub told: String,
+    /// Of the database: the highest count that a server had seen acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub known: Option<i64>,
+    /// Of the database: the lowest that was found after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<i64>,
+    /// Of the database: when that was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
 }
 
-impl From<Loss> for LossBody {
+impl From<Loss> for AcknowledgedBody {
     fn from(loss: Loss) -> Self {
         Self {
-            known: loss.known,
-            found: loss.found,
-            since: loss.since.to_string(),
+            told: loss.to_string(),
+            known: Some(loss.known),
+            found: Some(loss.found),
+            since: Some(loss.since.to_string()),
         }
     }
 }
 
+/// Says that a person has looked at what the database lost (`database`), or that the log that answers now is the one
+/// (`external-log`): all servers forget what they saw there before.
 #[utoipa::path(post, path = "/api/v1/dependencies/{name}:acknowledge", tag = "dependencies",
     request_body = AcknowledgementBody,
-    responses((status = 200, body = LossBody, description = "the database's loss, which is named no longer")))]
+    responses((status = 200, body = AcknowledgedBody, description = "what is named no longer")))]
 pub(crate) async fn acknowledge(
-    State(losses): State<Losses>,
+    State(looked): State<Acknowledgements>,
     context: Context,
     Path(action): Path<String>,
     Json(body): Json<AcknowledgementBody>,
-) -> Result<Json<LossBody>, Problem> {
-    if action != "database:acknowledge" {
-        return Err(AccessError::NotFound {
-            what: "action on dependencies named",
-            name: action.chars().take(60).collect(),
+) -> Result<Json<AcknowledgedBody>, Problem> {
+    let done = match action.as_str() {
+        "database:acknowledge" => looked.losses.acknowledge(&context, &body.reason).await?.into(),
+        "external-log:acknowledge" => AcknowledgedBody {
+            told: looked.external_log(&context, &body.reason).await?,
+            known: None,
+            found: None,
+            since: None,
+        },
+        _ => {
+            return Err(AccessError::NotFound {
+                what: "action on dependencies named",
+                name: action.chars().take(60).collect(),
+            }
+            .into());
         }
-        .into());
-    }
-    let loss = losses.acknowledge(&context, &body.reason).await?;
-    Ok(Json(loss.into()))
+    };
+    Ok(Json(done))
 }
 
 /// The descriptions of these routes.

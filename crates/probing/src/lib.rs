@@ -13,6 +13,8 @@
 //!   log  clock  expiry  verdict        pure rules
 //!   database  blobs  disk              probes of what this crate can reach itself
 //!   loss                               writes that the database lost, until a person has looked
+//!   acknowledge                        what a person says to have looked at
+//!   log_mark                           the last good checkpoint of a log outside, which all servers share
 //!   marks                              what has to be remembered over a restart
 //! ```
 //!
@@ -24,6 +26,7 @@
 //!
 //! It knows no protocol of what is outside: the probes of registries and of an external log are `upstream`'s.
 
+mod acknowledge;
 pub mod api;
 mod blobs;
 mod board;
@@ -32,18 +35,21 @@ mod database;
 mod disk;
 pub mod expiry;
 pub mod log;
+mod log_mark;
 pub mod loss;
 mod marks;
 mod state;
 mod verdict;
 mod watch;
 
+pub use acknowledge::Acknowledgements;
 pub use blobs::{BlobsProbe, INSTALLATION_BLOB};
 pub use board::{Board, OVERDUE_MS_MAX, Status};
 pub use clock::{ClockProbe, References};
 pub use database::DatabaseProbe;
 pub use disk::DiskProbe;
 pub use expiry::ExpiryProbe;
+pub use log_mark::{Known, LogMark, Read};
 pub use loss::Losses;
 pub use marks::{MIGRATIONS, Marks};
 pub use state::{Finding, Kind, Severity, State};

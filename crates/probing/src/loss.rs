@@ -121,14 +121,7 @@ impl Losses {
     /// whoever is not the whole server's administrator may not.
     pub async fn acknowledge(&self, context: &Context, reason: &str) -> Result<Loss, AccessError> {
         context.require(Action::ManageDependencies)?;
-        let reason = kernel::words(reason);
-        if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX {
-            return Err(AccessError::Invalid {
-                what: "reason",
-                text: reason.chars().take(60).collect(),
-                why: "a reason is 1 to 500 characters: what was looked for, and what was found",
-            });
-        }
+        let reason = self::reason(reason)?;
         let mut tx = self.db.begin().await?;
         let sql = "DELETE FROM database_loss RETURNING id, known, found, found_at";
         let mut losses = Vec::new();
@@ -152,4 +145,17 @@ impl Losses {
         tx.commit().await?;
         Ok(loss)
     }
+}
+
+/// The reason of an acknowledgement, as it stands in the audit trail.
+pub(crate) fn reason(text: &str) -> Result<String, AccessError> {
+    let reason = kernel::words(text);
+    if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX {
+        return Err(AccessError::Invalid {
+            what: "reason",
+            text: reason.chars().take(60).collect(),
+            why: "a reason is 1 to 500 characters: what was looked for, and what was found",
+        });
+    }
+    Ok(reason)
 }

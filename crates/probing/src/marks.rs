@@ -82,7 +82,7 @@ pub(crate) async fn beat(tx: &mut Tx, installation: &str, server: &str) -> Resul
 /// The tables. Cheap to clone.
 #[derive(Clone)]
 pub struct Marks {
-    db: Db,
+    pub(crate) db: Db,
 }
 
 impl Marks {
@@ -124,9 +124,7 @@ impl Marks {
     /// # Errors
     /// If the database does not answer.
     pub async fn read(&self, name: &str) -> Result<Option<String>, StoreError> {
-        let sql = "SELECT mark FROM probe_mark WHERE name = $1";
-        let row = self.db.read_one(sql, args![name]).await?;
-        row.map(|row| row.text("mark")).transpose()
+        read(&self.db, name).await
     }
 
     /// Writes down, in one transaction with `work`, a mark that nobody has written yet; whether it was nobody's. Whoever
@@ -165,4 +163,10 @@ impl Marks {
         .await?;
         tx.commit().await
     }
+}
+
+pub(crate) async fn read(db: &Db, name: &str) -> Result<Option<String>, StoreError> {
+    let sql = "SELECT mark FROM probe_mark WHERE name = $1";
+    let row = db.read_one(sql, args![name]).await?;
+    row.map(|row| row.text("mark")).transpose()
 }

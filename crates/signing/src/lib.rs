@@ -65,4 +65,5 @@ pub const MIGRATIONS: &[store::Migration] = &[
     operations::MIGRATION,
     debt::MIGRATION,
     debt::PLACES_MIGRATION,
+    debt::DUE_MIGRATION,
 ];

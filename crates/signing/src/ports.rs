@@ -279,6 +279,9 @@ pub trait ExternalLog: Send + Sync + 'static {
     /// When it was looked who answers there. Whoever signs with the right key may still be a fork or an older copy, and
     /// only a look tells.
     fn looks(&self) -> Looks;
+
+    /// Learns that something which was proven contradicts what it proved before; the next look names it.
+    fn contradicts(&self, why: &str);
 }
 
 /// The last looks at a log, by the clock of whoever asks.

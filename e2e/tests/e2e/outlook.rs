@@ -178,7 +178,12 @@ async fn a_real_rekor_is_written_to_watched_and_proven() {
     let db = store::Db::open(&url).await.unwrap();
     db.migrate(probing::MIGRATIONS).await.unwrap();
     let clock = Arc::new(SystemClock::new());
-    let probe = LogProbe::new(client.clone(), Marks::new(db), None, clock, References::default());
+    let probe = LogProbe::new(
+        client.clone(),
+        LogProbe::mark(&client, &Marks::new(db)),
+        clock,
+        References::default(),
+    );
     let found = probe.look().await;
     assert_eq!(found.state, State::Ok, "{found:?}");
     client.append(&rekord(b"last")).await.unwrap();

@@ -17,11 +17,18 @@ pub struct LogArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum ExternalLog {
+    /// The entries that the external log refused, and the evidence that no registry took, of a project; the oldest
+    List,
     /// Owe again what the external log refused, in every project; for administrators of the whole server
     ///
     /// For when it was not the log that refused it, or the log would take it now. It has each entry once, however often it
     /// is sent. It stands in the audit trail.
-    Retry,
+    Retry {
+        /// Owe again what was paid from this time on instead, RFC 3339 or how long ago: it went to a log that was not the
+        /// one
+        #[arg(long, value_name = "TIME")]
+        paid_since: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,8 +12,9 @@ pub struct Status {
     /// Look again every two seconds, until interrupted
     #[arg(short, long)]
     pub watch: bool,
-    /// Say that you have looked at what the database lost (ROLLED_BACK); for administrators of the whole server
-    #[arg(long, value_name = "NAME", value_parser = ["database"], requires = "reason", conflicts_with = "watch")]
+    /// Say that you have looked: at what the database lost (ROLLED_BACK), or that the external log that answers now is the
+    /// one (ROLLED_BACK, FORKED, WRONG_LOG); for administrators of the whole server
+    #[arg(long, value_name = "NAME", value_parser = ["database", "external-log"], requires = "reason", conflicts_with = "watch")]
     pub acknowledge: Option<String>,
     /// What was looked for, and what was found; it stands in the audit trail
     #[arg(long, value_name = "TEXT", requires = "acknowledge")]

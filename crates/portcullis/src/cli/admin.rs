@@ -230,7 +230,7 @@ pub async fn auth(globals: &Globals, own: Auth) -> Result<ExitCode, Failure> {
     match own {
         Auth::Whoami => one(globals, &client.get("api/v1/auth/whoami").await?, "actor"),
         Auth::CanI { action } => {
-            let query = format!("api/v1/auth/can-i?action={}", path(&[&action]));
+            let query = format!("api/v1/auth/can-i?action={}", path(&[action.as_str()]));
             let answer: Value = client.get(&query).await?;
             let allowed = answer["allowed"].as_bool().unwrap_or(false);
             match globals.output {

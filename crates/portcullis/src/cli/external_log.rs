@@ -2,25 +2,57 @@
 
 use std::process::ExitCode;
 
+use kernel::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
+use super::input::moment;
 use crate::args::{ExternalLog, Globals, Output};
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{document, println};
+use crate::output::{document, println, table};
 
 pub async fn run(globals: &Globals, own: &ExternalLog) -> Result<ExitCode, Failure> {
-    let ExternalLog::Retry = own;
     let client = Client::new(globals)?;
-    let path = "api/v1/external-log/refused:retry";
-    let done: Value = client.post(path, &json!({})).await?;
+    match own {
+        ExternalLog::List => list(globals, &client).await?,
+        ExternalLog::Retry { paid_since } => retry(globals, &client, paid_since.as_deref()).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(globals: &Globals, client: &Client) -> Result<(), Failure> {
+    let debt: Value = client.get("api/v1/external-log").await?;
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let of = |stage: &str, name: &str| -> Vec<Vec<String>> {
+        let entries = debt[name].as_array().into_iter().flatten();
+        entries
+            .map(|entry| vec![text(&entry["signature"]), stage.to_owned(), text(&entry["why"])])
+            .collect()
+    };
+    let rows = [of("refused", "refused_entries"), of("not published", "unpublished_entries")].concat();
+    match globals.output {
+        Output::Json | Output::Yaml => document(globals, &debt),
+        Output::Name => rows.iter().for_each(|row| println(&row[0])),
+        Output::Table => table(&["SIGNATURE", "STAGE", "WHY"], &rows),
+    }
+    Ok(())
+}
+
+async fn retry(globals: &Globals, client: &Client, paid_since: Option<&str>) -> Result<(), Failure> {
+    let since = paid_since.map(|text| moment("--paid-since", text, SystemClock::new().now()));
+    let (entries, path) = match since.transpose()? {
+        // A time in RFC 3339 with Z has nothing that a query escapes.
+        Some(since) => ("paid", format!("api/v1/external-log/paid:retry?since={since}")),
+        None => ("refused", "api/v1/external-log/refused:retry".to_owned()),
+    };
+    let done: Value = client.post(&path, &json!({})).await?;
     match globals.output {
         Output::Json | Output::Yaml => document(globals, &done),
         Output::Name => println(&done["owed_again"].to_string()),
         Output::Table => println(&format!(
-            "{} refused entries are owed again; portcullis status shows how they go",
+            "{} {entries} entries are owed again; portcullis status shows how they go",
             done["owed_again"]
         )),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
 use kernel::{Fault as _, Reference, ReferenceError, Secret, SystemClock, SystemRandom};
 use serde_json::Value;
 use signing::image_policy::{ImagePolicy, Root};
@@ -145,4 +146,39 @@ pub fn registry(own: &LocalRegistry) -> Result<oci::Client, Failure> {
         Arc::new(SystemClock::new()),
         Arc::new(SystemRandom),
     )?)
+}
+
+/// A time as it is written, or so long before `now`.
+pub fn moment(flag: &str, text: &str, now: Timestamp) -> Result<String, Failure> {
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(at.to_string());
+    }
+    let ago = text
+        .parse::<SignedDuration>()
+        .ok()
+        .filter(|ago| !ago.is_negative());
+    let at = ago.and_then(|ago| now.checked_sub(ago).ok());
+    at.map(|at| at.to_string()).ok_or_else(|| {
+        Failure::usage(
+            format!("{flag} {text:?} is neither a time nor how long ago"),
+            "write 2026-01-31T12:00:00Z, or 30m, 24h",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_one_or_how_long_ago() {
+        let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
+        let read = |text| moment("--since", text, now).map_err(|failure| failure.exit());
+        assert_eq!(read("2026-01-30T00:00:00+01:00").unwrap(), "2026-01-29T23:00:00Z");
+        assert_eq!(read("24h").unwrap(), "2026-01-30T12:00:00Z");
+        assert_eq!(read("1h 30m").unwrap(), "2026-01-31T10:30:00Z");
+        for wrong in ["yesterday", "", "-1h", "24"] {
+            assert_eq!(read(wrong), Err(crate::failure::USAGE), "{wrong}");
+        }
+    }
 }

@@ -60,15 +60,13 @@ async fn acknowledge(
     reason: &str,
 ) -> Result<ExitCode, Failure> {
     let path = format!("api/v1/dependencies/{name}:acknowledge");
-    let loss: Value = client.post(&path, &json!({ "reason": reason })).await?;
+    let done: Value = client.post(&path, &json!({ "reason": reason })).await?;
     match globals.output {
-        Output::Json | Output::Yaml => document(globals, &loss),
+        Output::Json | Output::Yaml => document(globals, &done),
         Output::Name => println(name),
         Output::Table => println(&format!(
-            "acknowledged: {name} went from count {} to {}, found at {}; servers stop naming it within 10 s",
-            loss["known"],
-            loss["found"],
-            loss["since"].as_str().unwrap_or("-")
+            "acknowledged: {name}: {}; servers stop naming it within 10 s",
+            done["told"].as_str().unwrap_or("-")
         )),
     }
     Ok(ExitCode::SUCCESS)

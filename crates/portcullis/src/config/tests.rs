@@ -92,3 +92,16 @@ fn plain_http_on_an_address_that_others_reach_has_to_be_asked_for() {
     config.server.insecure_http = true;
     assert!(config.listen().is_ok());
 }
+
+#[test]
+fn a_variable_that_sets_nothing_is_named_and_what_an_orchestrator_sets_is_not() {
+    let names = [
+        "PORTCULLIS_EXTERNAL_LOG_URL",
+        "PORTCULLIS_SERVER_LISTEN",
+        "PORTCULLIS_SERVER_SERVICE_HOST",
+        "PORTCULLIS_PORT_7480_TCP",
+        "OIDC_ISSUER",
+    ];
+    let unused: Vec<String> = unused(names.map(str::to_owned).into_iter()).collect();
+    assert_eq!(unused, ["PORTCULLIS_EXTERNAL_LOG_URL"]);
+}

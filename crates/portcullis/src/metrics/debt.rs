@@ -68,6 +68,13 @@ impl Debt {
             .set(standing.oldest_unpublished.as_secs_f64());
     }
 
+    /// Nobody knows: no value is better than an old one.
+    pub fn is_unknown(&self) {
+        self.entries.reset();
+        self.age.set(f64::NAN);
+        self.unpublished_age.set(f64::NAN);
+    }
+
     /// Called by one scrape at a time.
     pub fn came_to(&self, tally: Tally) {
         self.paid.inc_by(tally.paid.saturating_sub(self.paid.get()));

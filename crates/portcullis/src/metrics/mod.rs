@@ -185,10 +185,13 @@ impl Metrics {
         queues.set(&signing.standing(), signing.tally());
     }
 
-    /// How the debt to the external log stands, and what this server has paid of it.
-    pub fn debt(&self, standing: &Standing, signing: &Signing) {
+    /// How the debt to the external log stands, if that is known, and what this server has paid of it.
+    pub fn debt(&self, standing: Option<&Standing>, signing: &Signing) {
         let debt = self.0.debt.lock().unwrap_or_else(PoisonError::into_inner);
-        debt.stands(standing);
+        match standing {
+            Some(standing) => debt.stands(standing),
+            None => debt.is_unknown(),
+        }
         debt.came_to(signing.debt_tally());
     }
 

@@ -15,7 +15,9 @@ use access::Context;
 use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock as _, Fault as _, Kind, SeededRandom, TestClock};
 use on::{Place, on_both};
-use probing::{BlobsProbe, ClockProbe, DatabaseProbe, Finding, Losses, Marks, Probe as _, References, State};
+use probing::{
+    BlobsProbe, ClockProbe, DatabaseProbe, Finding, Known, LogMark, Losses, Marks, Probe as _, References, State,
+};
 use store::{Blobs, Db, args};
 
 on_both!(
@@ -27,6 +29,7 @@ on_both!(
     p14_another_blob_store_behind_the_same_name_is_named,
     p20_a_clock_an_hour_back_is_named_also_over_a_restart,
     marks_are_kept_and_replaced,
+    p14_the_mark_of_a_log_is_moved_on_by_whoever_knew_it_and_forgotten_by_a_person,
 );
 
 /// A database of an installation of its own.
@@ -349,4 +352,62 @@ async fn marks_are_kept_and_replaced(place: Place) {
     let first = marks.installation(&clock(), &SeededRandom::new(1)).await.unwrap();
     let second = marks.installation(&clock(), &SeededRandom::new(9)).await.unwrap();
     assert_eq!(first, second);
+}
+
+/// Shown to fail: without `AND mark = $4` in `LogMark::replace`, the second of two servers that looked at the same time
+/// has what it found believed.
+async fn p14_the_mark_of_a_log_is_moved_on_by_whoever_knew_it_and_forgotten_by_a_person(place: Place) {
+    let db = installed(&place, 1).await;
+    let (mark, now) = (LogMark::new(&Marks::new(db.clone()), "aa"), clock().now());
+    let known = |size: u64, root: &str| Known {
+        seen: Some(probing::log::Seen {
+            origin: "log".to_owned(),
+            size,
+            root: root.to_owned(),
+            note: "note".to_owned(),
+        }),
+        forgotten: 0,
+    };
+    let nothing = mark.read().await.unwrap();
+    assert_eq!(nothing.known, Known::default());
+    assert!(mark.replace(&nothing, &known(1, "aa"), now).await.unwrap());
+    assert!(!mark.replace(&nothing, &known(1, "bb"), now).await.unwrap());
+    let first = mark.read().await.unwrap();
+    assert_eq!(first.known, known(1, "aa"));
+    // What stands there already is no write.
+    assert!(mark.replace(&first, &known(1, "aa"), now).await.unwrap());
+    assert!(mark.replace(&first, &known(2, "cc"), now).await.unwrap());
+    assert!(!mark.replace(&first, &known(2, "dd"), now).await.unwrap());
+    assert_eq!(mark.read().await.unwrap().known, known(2, "cc"));
+    // Another log has a mark of its own, and one of an older program is read.
+    let other = LogMark::new(&Marks::new(db.clone()), "bb");
+    assert_eq!(other.read().await.unwrap().known, Known::default());
+    let older = r#"{"origin":"log","size":7,"root":"ee","note":"note"}"#;
+    let marks = Marks::new(db.clone());
+    marks.keep("external-log bb", older, now).await.unwrap();
+    assert_eq!(other.read().await.unwrap().known, known(7, "ee"));
+
+    let everywhere = Context::local("default".parse().unwrap());
+    let mut of_project = everywhere.clone();
+    of_project.everywhere = false;
+    let (clock, random) = (clock(), SeededRandom::new(3));
+    let refused = mark.forget(&of_project, "x", "looked", &clock, &random).await;
+    assert_eq!(refused.unwrap_err().kind(), Kind::Denied);
+    mark.forget(&everywhere, "x", " ", &clock, &random).await.unwrap_err();
+    let before = mark.read().await.unwrap();
+    let forgotten = mark.forget(&everywhere, "log, 1 entries", "a new shard", &clock, &random);
+    assert_eq!(forgotten.await.unwrap().size, 2);
+    // Who read it before does not bring it back.
+    assert!(!mark.replace(&before, &known(3, "ff"), now).await.unwrap());
+    let after = mark.read().await.unwrap().known;
+    assert_eq!((after.seen, after.forgotten), (None, 1));
+    let record = "SELECT detail FROM audit WHERE action = 'dependency.acknowledge'";
+    let record = db.read_one(record, args![]).await.unwrap().unwrap();
+    let detail = record.text("detail").unwrap();
+    assert!(
+        detail.contains("2 entries") && detail.ends_with("found: log, 1 entries: a new shard"),
+        "{detail}"
+    );
+    let nothing = mark.forget(&everywhere, "x", "again", &clock, &random).await;
+    assert_eq!(nothing.unwrap_err().kind(), Kind::NotFound);
 }

@@ -1,7 +1,7 @@
 //! What is owed to the external log.
 
 use access::{AccessError, Action, Context};
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use web::{Json, Problem};
 
 use crate::Signing;
@@ -81,22 +81,47 @@ pub struct RetryBody {
     pub owed_again: u64,
 }
 
-/// Owes again what the log refused, in every project. The log has each entry once, whatever it said before.
-#[utoipa::path(post, path = "/api/v1/external-log/refused:retry", tag = "dependencies",
-    responses((status = 200, body = RetryBody)))]
+/// What of the paid entries is owed again.
+#[derive(Debug, serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetryQuery {
+    /// What was paid from this time on, RFC 3339; for `paid:retry`, and needed there.
+    since: Option<String>,
+}
+
+/// Owes again what the log refused (`refused:retry`), or what was paid since a time (`paid:retry`), in every project. The
+/// log has each entry once, whatever it said before.
+#[utoipa::path(post, path = "/api/v1/external-log/{entries}:retry", tag = "dependencies",
+    params(RetryQuery), responses((status = 200, body = RetryBody)))]
 pub(crate) async fn retry(
     State(signing): State<Signing>,
     context: Context,
     Path(action): Path<String>,
+    Query(query): Query<RetryQuery>,
 ) -> Result<Json<RetryBody>, Problem> {
-    if action != "refused:retry" {
-        return Err(AccessError::NotFound {
-            what: "action on the external log named",
-            name: action.chars().take(60).collect(),
+    let invalid = |text: &str, why| AccessError::Invalid {
+        what: "since",
+        text: text.chars().take(60).collect(),
+        why,
+    };
+    let owed_again = match (action.as_str(), &query.since) {
+        ("refused:retry", None) => signing.retry_refused_debt(&context).await?,
+        ("refused:retry", Some(since)) => {
+            return Err(invalid(since, "all that was refused is owed again; leave it out").into());
         }
-        .into());
-    }
-    let owed_again = signing.retry_refused_debt(&context).await?;
+        ("paid:retry", Some(since)) => {
+            let since = since.parse().map_err(|_| invalid(since, "a time is RFC 3339"))?;
+            signing.retry_paid_debt(&context, since).await?
+        }
+        ("paid:retry", None) => return Err(invalid("", "it says what was paid from when on").into()),
+        _ => {
+            return Err(AccessError::NotFound {
+                what: "action on the external log named",
+                name: action.chars().take(60).collect(),
+            }
+            .into());
+        }
+    };
     Ok(Json(RetryBody { owed_again }))
 }
 

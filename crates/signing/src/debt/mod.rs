@@ -35,12 +35,13 @@ use std::time::Duration;
 
 use access::audit::{self, Record};
 use access::{Action, Context};
-use store::Lease;
+use jiff::Timestamp;
+use store::{Lease, Tx};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 pub use standing::{Standing, Tally, Troubled};
-pub(crate) use tables::{MIGRATION, PLACES_MIGRATION, at_image, owe, publish_again};
+pub(crate) use tables::{DUE_MIGRATION, MIGRATION, PLACES_MIGRATION, at_image, owe, publish_again};
 
 use crate::ports::ExternalLog;
 use crate::{Signing, SigningError};
@@ -103,14 +104,42 @@ impl Signing {
         let parts = &self.parts;
         let mut tx = parts.db.begin().await?;
         let entries = tables::owe_again(&mut tx, parts.clock.now_us()).await?;
+        let detail = format!("{entries} entries owed again");
+        self.owed_again(tx, context, "refused", &detail).await?;
+        Ok(entries)
+    }
+
+    /// Owes again what was paid since a time, in every project: for when it went to a log that was not the one. The answer
+    /// is how many entries.
+    ///
+    /// # Errors
+    /// If the database does not answer, or if whoever asks is not the whole server's administrator.
+    pub async fn retry_paid_debt(&self, context: &Context, since: Timestamp) -> Result<u64, SigningError> {
+        context.require(Action::ManageLog)?;
+        let parts = &self.parts;
+        let mut tx = parts.db.begin().await?;
+        let (since_us, now_us) = (since.as_microsecond(), parts.clock.now_us());
+        let entries = tables::owe_paid_again(&mut tx, since_us, now_us).await?;
+        let detail = format!("{entries} entries that were paid since {since} owed again");
+        self.owed_again(tx, context, "paid", &detail).await?;
+        Ok(entries)
+    }
+
+    async fn owed_again(
+        &self,
+        mut tx: Tx,
+        context: &Context,
+        resource: &str,
+        detail: &str,
+    ) -> Result<(), SigningError> {
+        let (clock, random) = (&*self.parts.clock, &*self.parts.random);
         let record = Record {
             action: "external-log.retry",
-            resource: "refused",
-            detail: &format!("{entries} entries owed again"),
+            resource,
+            detail,
         };
-        audit::record(&mut tx, context, &*parts.clock, &*parts.random, record).await?;
-        tx.commit().await?;
-        Ok(entries)
+        audit::record(&mut tx, context, clock, random, record).await?;
+        Ok(tx.commit().await?)
     }
 
     /// What this server has paid since its start.

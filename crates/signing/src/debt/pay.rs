@@ -52,8 +52,8 @@ const TAKEN_TIMES: u32 = 4;
 const BEGINNING: (i64, String) = (i64::MIN, String::new());
 
 type Answer = (Owed, Monotonic, Result<Answered, ExternalLogError>);
-/// What was written down.
-type Written = Result<Vec<(String, Outcome)>, Stopped>;
+/// What was written down, and what about it is no log's.
+type Written = Result<(Vec<(String, Outcome)>, Option<String>), Stopped>;
 /// Whether the log has been as tree heads say.
 type Proven = (Vec<TreeHead>, Vec<Contained>);
 
@@ -73,7 +73,7 @@ pub(super) struct Payer {
     held_max: usize,
     /// One at most.
     proving: FuturesUnordered<BoxFuture<'static, Proven>>,
-    answered: Vec<(String, Outcome)>,
+    answered: VecDeque<(String, Outcome)>,
     /// One at most.
     writing: FuturesUnordered<BoxFuture<'static, Written>>,
     first_answer: Monotonic,
@@ -98,7 +98,7 @@ impl Payer {
             held: Answers::default(),
             proving: FuturesUnordered::new(),
             held_max: per_second.saturating_mul(HELD_SECONDS).clamp(HELD_MIN, HELD_MAX),
-            answered: Vec::new(),
+            answered: VecDeque::new(),
             writing: FuturesUnordered::new(),
             first_answer: now,
             next_settle: now,
@@ -201,7 +201,7 @@ impl Payer {
     /// is to be.
     fn judge(&mut self) {
         let in_vain = self.held.judge(&self.log.looks());
-        self.give_up(&in_vain, "the log was not found well after them");
+        self.give_up(in_vain, "the log was not found well after it came");
         if self.proving.is_empty() {
             let heads = self.held.next_heads();
             if !heads.is_empty() {
@@ -224,29 +224,33 @@ impl Payer {
     }
 
     fn proven(&mut self, (heads, found): Proven) {
-        for (ids, why) in self.held.learn(heads, found, self.now()) {
+        let dropped = self.held.learn(heads, found, self.now());
+        // What is believed goes before what is not.
+        self.judge();
+        for (ids, why) in dropped {
             for _ in &ids {
                 self.parts
                     .debts
                     .count_failure(&ExternalLogError::Wrong(String::new()));
             }
-            self.give_up(&ids, &why);
+            self.give_up(ids, &why);
         }
-        self.judge();
     }
 
     /// Owes again what was answered and is not believed.
-    fn give_up(&mut self, ids: &[String], why: &str) {
-        for id in ids {
-            self.busy.remove(id);
+    fn give_up(&mut self, ids: Vec<String>, why: &str) {
+        if ids.is_empty() {
+            return;
         }
-        if !ids.is_empty() {
-            let dropped = ids.len();
-            tracing::warn!(
-                dropped,
-                why,
-                "answers of the external log are not believed; what they were for stays owed"
-            );
+        let (dropped, now) = (ids.len(), self.now());
+        tracing::warn!(
+            dropped,
+            why,
+            "answers of the external log are not believed; what they were for stays owed"
+        );
+        for id in ids {
+            let why = format!("its answer is not believed: {why}");
+            self.push(id, Outcome::Not(Unlogged::Away(shortened(&why))), now);
         }
     }
 
@@ -254,7 +258,7 @@ impl Payer {
         if self.answered.is_empty() {
             self.first_answer = now;
         }
-        self.answered.push((id, outcome));
+        self.answered.push_back((id, outcome));
     }
 
     fn send(&self, owed: Owed) {
@@ -363,17 +367,21 @@ impl Payer {
         }
     }
 
-    /// Begins to write the answers down that count, if none are being written.
+    /// Begins to write down some of the answers that count, if none are being written.
     pub(super) fn write(&mut self) {
         if self.answered.is_empty() || !self.writing.is_empty() {
             return;
         }
-        let answers = std::mem::take(&mut self.answered);
+        let some = self.answered.len().min(SETTLED_MAX);
+        let answers = self.answered.drain(..some).collect();
         self.writing
             .push(Box::pin(write(self.parts.clone(), self.fence, answers)));
     }
 
-    fn written(&mut self, answers: Vec<(String, Outcome)>) {
+    fn written(&mut self, (answers, contradiction): (Vec<(String, Outcome)>, Option<String>)) {
+        if let Some(why) = contradiction {
+            self.log.contradicts(&why);
+        }
         self.next_settle = self.now().after(self.settle_pause);
         for (id, outcome) in answers {
             self.busy.remove(&id);
@@ -403,6 +411,7 @@ async fn write(parts: Arc<Parts>, fence: i64, mut answers: Vec<(String, Outcome)
         Outcome::Not(_) => None,
     });
     let all = tables::all_logged(&mut tx, &logged.collect::<Vec<_>>(), now).await?;
+    let mut contradiction = None;
     for (id, outcome) in &mut answers {
         if let Outcome::Logged(entry) = outcome
             && !all
@@ -416,7 +425,8 @@ async fn write(parts: Arc<Parts>, fence: i64, mut answers: Vec<(String, Outcome)
             let wait = rules::retry(TAKEN_TIMES, rules::chance(&*parts.random));
             parts
                 .debts
-                .count_failure(&ExternalLogError::Unproven(String::new()));
+                .count_failure(&ExternalLogError::Wrong(String::new()));
+            contradiction = Some(format!("two of our entries are proven to lie at {}", entry.index));
             *outcome = Outcome::Not(Unlogged::PutOff(why, later(now, wait)));
         }
         if let Outcome::Not(why) = outcome {
@@ -425,7 +435,7 @@ async fn write(parts: Arc<Parts>, fence: i64, mut answers: Vec<(String, Outcome)
     }
     tx.commit().await?;
     kernel::crash_point("debt.settled");
-    Ok(answers)
+    Ok((answers, contradiction))
 }
 
 /// The pause between two writes of [`SETTLED_MAX`] answers: what a look frees is spread over the time to the next one.

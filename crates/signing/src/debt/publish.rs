@@ -12,7 +12,7 @@ use kernel::{Digest, Fault as _, Kind, Monotonic, Repository};
 use tokio::time::sleep;
 
 use super::pay::later;
-use super::tables::{self, Unpublished};
+use super::tables::{self, PutOff, Unpublished};
 use super::{LEASE, LOOK_AFTER, SETTLED_MAX, Stopped, rules, shortened};
 use crate::parts::Parts;
 use crate::ports::{RegistryError, RegistryReason};
@@ -41,6 +41,8 @@ struct Away {
     failures: u32,
     until: Monotonic,
     why: String,
+    /// How many were not tried since it was asked last.
+    spared: u32,
 }
 
 /// The images of one signature.
@@ -56,8 +58,8 @@ enum Outcome {
     Gone(String),
     /// It was tried, or never can be, and not well.
     Failed(String),
-    /// It was not tried: its registry is away.
-    Spared(String),
+    /// It was not tried: its registry is away, and so many before it were not since it was asked last.
+    Spared(String, u32),
     /// It was not tried: this server does too much else at its registry.
     Busy(String),
 }
@@ -116,7 +118,11 @@ impl Publisher {
                 // It was asked for in the legacy format alone, which has no place for evidence.
                 Ok(work) if work.images.is_empty() => outcomes.push((work.item, Outcome::Published)),
                 Ok(work) => match self.resting(&work) {
-                    Some(away) => outcomes.push((work.item, Outcome::Spared(away.why.clone()))),
+                    Some(away) => {
+                        let outcome = Outcome::Spared(away.why.clone(), away.spared);
+                        away.spared = away.spared.saturating_add(1);
+                        outcomes.push((work.item, outcome));
+                    }
                     None => {
                         let host = work.images.first().map(|(repository, _)| repository.registry());
                         let host = host.unwrap_or_default().to_owned();
@@ -137,13 +143,12 @@ impl Publisher {
     }
 
     /// A registry of this work that is left alone for now.
-    fn resting(&self, work: &Work) -> Option<&Away> {
+    fn resting(&mut self, work: &Work) -> Option<&mut Away> {
         let now = self.now();
-        let mut away = work
-            .images
-            .iter()
-            .filter_map(|(repository, _)| self.away.get(repository.registry()));
-        away.find(|away| away.until > now)
+        let mut hosts = work.images.iter().map(|(repository, _)| repository.registry());
+        let rests = |host: &&str| self.away.get(*host).is_some_and(|away| away.until > now);
+        let host = hosts.find(rests)?;
+        self.away.get_mut(host)
     }
 
     /// Learns that a registry answered, or why not.
@@ -164,6 +169,7 @@ impl Publisher {
             failures: failures.saturating_add(1),
             until: self.now().after(pause),
             why,
+            spared: 0,
         };
         self.away.insert(host, away);
     }
@@ -287,6 +293,7 @@ impl Publisher {
             _ => None,
         });
         tables::all_published(&mut tx, &published.collect::<Vec<_>>(), now).await?;
+        let mut put_off = Vec::new();
         for (item, outcome) in outcomes {
             let chance = rules::chance(&*self.parts.random);
             let (attempts, why, wait) = match outcome {
@@ -298,11 +305,16 @@ impl Publisher {
                 }
                 Outcome::Busy(why) => (0, why, rules::retry(0, chance)),
                 Outcome::Failed(why) => (1, why, rules::retry(item.attempts, chance)),
-                Outcome::Spared(why) => (0, why, rules::spared(chance)),
+                Outcome::Spared(why, before) => (0, why, rules::spared(*before, chance)),
             };
-            let why = shortened(why);
-            tables::put_off(&mut tx, &item.id, attempts, &why, later(now, wait)).await?;
+            put_off.push(PutOff {
+                id: &item.id,
+                attempts,
+                why: shortened(why),
+                next_at: later(now, wait),
+            });
         }
+        tables::all_put_off(&mut tx, &put_off).await?;
         Ok(tx.commit().await?)
     }
 }

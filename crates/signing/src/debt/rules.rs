@@ -19,6 +19,10 @@ const PAUSE_SECONDS_MAX: u64 = 60;
 /// Seconds until one entry, or its publication, is tried again; each next time twice as long, to the longest.
 const RETRY_SECONDS: u64 = 5;
 const RETRY_SECONDS_MAX: u64 = 1_800;
+/// Publications to a registry that is away that are read again in a minute, and how long one of them waits at most after
+/// the registry is back.
+const SPARED_PER_MINUTE: u32 = 1_000;
+const SPARED_SECONDS_MAX: u64 = 3_600;
 /// A new holder waits for a second: the one before may just have sent a second's entries.
 const TAKE_OVER: Duration = Duration::from_secs(1);
 
@@ -112,9 +116,13 @@ pub(super) fn registry_pause(failures: u32, chance: f64) -> Duration {
     doubled(PAUSE_SECONDS, PAUSE_SECONDS_MAX, failures, chance)
 }
 
-/// When what was not even tried is read again: about when its registry is, so that it does not stand before others.
-pub(super) fn spared(chance: f64) -> Duration {
-    doubled(PAUSE_SECONDS_MAX, PAUSE_SECONDS_MAX, 0, chance)
+/// When what was not even tried is read again, of a registry with `spared` of these since it was asked last: about when
+/// it is asked again, so that they do not stand before others; and of very many about a thousand a minute, so that
+/// reading them costs nothing.
+pub(super) fn spared(spared: u32, chance: f64) -> Duration {
+    let times = 1 + u64::from(spared / SPARED_PER_MINUTE);
+    let seconds = PAUSE_SECONDS_MAX.saturating_mul(times).min(SPARED_SECONDS_MAX);
+    doubled(seconds, seconds, 0, chance)
 }
 
 /// Three quarters to the whole of `first` seconds, doubled `times`, and of no more than `most`.
@@ -219,6 +227,9 @@ mod tests {
         let after = Some(Duration::from_secs(30));
         pace.learn(Err(&ExternalLogError::Throttled { after }), now, now, 1, 0.0);
         assert_eq!(pace.take(0, now), Err(after));
+        assert_eq!(spared(0, 1.0).as_secs(), 60);
+        assert_eq!(spared(50_000, 1.0).as_secs(), 51 * 60);
+        assert_eq!(spared(u32::MAX, 1.0).as_secs(), 3_600);
         assert_eq!(retry(0, 1.0).as_secs(), 5);
         assert_eq!(retry(3, 0.0).as_secs(), 30);
         assert_eq!(retry(u32::MAX, 1.0).as_secs(), 1_800);

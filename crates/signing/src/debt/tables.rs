@@ -32,6 +32,12 @@ pub(crate) const PLACES_MIGRATION: Migration = Migration {
     sql: "CREATE INDEX external_debt_place ON external_debt (log_index) WHERE log_index IS NOT NULL;",
 };
 
+pub(crate) const DUE_MIGRATION: Migration = Migration {
+    domain: "signing",
+    version: 6,
+    sql: "CREATE INDEX external_debt_due ON external_debt (next_at, signature_id) WHERE state = 'logged';",
+};
+
 /// An entry that the log has yet to get.
 pub(super) struct Owed {
     pub id: String,
@@ -80,7 +86,7 @@ pub(super) enum Outcome {
 /// Why an entry is not in the log.
 pub(super) enum Unlogged {
     Refused(String),
-    /// The log is away: the entry's own turn does not change.
+    /// The log is away, or what it answered is not believed: the entry's own turn does not change.
     Away(String),
     /// Something is wrong with this entry alone, which is tried again at this time.
     PutOff(String, i64),
@@ -117,6 +123,15 @@ pub(super) async fn owe_again(tx: &mut Tx, now_us: i64) -> Result<u64, SigningEr
     let sql = "UPDATE external_debt SET state = 'owed', attempts = 0, next_at = $1, last_error = '' \
                WHERE state = 'refused'";
     Ok(tx.execute(sql, args![now_us]).await?)
+}
+
+/// Owes again what the log has had since a time, in every project, as if it was owed from now on; how many entries. What
+/// is at the images of an earlier answer stays there.
+pub(super) async fn owe_paid_again(tx: &mut Tx, since_us: i64, now_us: i64) -> Result<u64, SigningError> {
+    let sql = "UPDATE external_debt SET state = 'owed', since = $1, attempts = 0, next_at = $1, last_error = '', \
+                 log_index = NULL, evidence = NULL, logged_at = NULL, published_at = NULL \
+               WHERE logged_at >= $2 AND state IN ('logged', 'published')";
+    Ok(tx.execute(sql, args![now_us, since_us]).await?)
 }
 
 /// The oldest entries that may be sent, of those after `after` (since when, and the signature's id).
@@ -163,7 +178,7 @@ pub(super) async fn owed(
     rows.iter().map(owed).collect()
 }
 
-/// The oldest evidence that may be published.
+/// Evidence that may be published, what is due the longest first.
 pub(super) async fn unpublished(db: &Db, now_us: i64, limit: i64) -> Result<Vec<Unpublished>, SigningError> {
     let rows = db
         .read(
@@ -171,7 +186,7 @@ pub(super) async fn unpublished(db: &Db, now_us: i64, limit: i64) -> Result<Vec<
                     (SELECT MIN(k.public_pem) FROM signing_key k \
                      WHERE k.project = s.project AND k.key_id = s.key_id) AS public_pem \
              FROM external_debt d JOIN signature s ON s.id = d.signature_id \
-             WHERE d.state = 'logged' AND d.next_at <= $1 ORDER BY d.since, d.signature_id LIMIT $2",
+             WHERE d.state = 'logged' AND d.next_at <= $1 ORDER BY d.next_at, d.signature_id LIMIT $2",
             args![now_us, limit],
         )
         .await?;
@@ -324,8 +339,7 @@ pub(super) async fn unlogged(tx: &mut Tx, id: &str, why: &Unlogged) -> Result<()
             args![why, id],
         ),
         Unlogged::Away(why) => (
-            "UPDATE external_debt SET attempts = attempts + 1, last_error = $1 \
-             WHERE signature_id = $2 AND state = 'owed'",
+            "UPDATE external_debt SET last_error = $1 WHERE signature_id = $2 AND state = 'owed'",
             args![why, id],
         ),
         Unlogged::PutOff(why, next_at) => (
@@ -389,17 +403,28 @@ pub(super) async fn all_published(
     Ok(())
 }
 
-/// Tries a publication again later, after so many attempts more.
-pub(super) async fn put_off(
-    tx: &mut Tx,
-    id: &str,
-    attempts: i64,
-    why: &str,
-    next_at: i64,
-) -> Result<(), SigningError> {
-    let sql = "UPDATE external_debt SET attempts = attempts + $1, last_error = $2, next_at = $3 \
-               WHERE signature_id = $4 AND state = 'logged'";
-    tx.execute(sql, args![attempts, why, next_at, id]).await?;
+/// A publication that is tried again later.
+#[derive(serde::Serialize)]
+pub(super) struct PutOff<'a> {
+    pub id: &'a str,
+    /// How many more it has had.
+    pub attempts: i64,
+    pub why: String,
+    /// Microseconds since 1970.
+    pub next_at: i64,
+}
+
+/// Tries publications again later.
+pub(super) async fn all_put_off(tx: &mut Tx, items: &[PutOff<'_>]) -> Result<(), SigningError> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE external_debt SET attempts = external_debt.attempts + v.attempts, last_error = v.why, \
+                 next_at = v.next_at \
+               FROM (SELECT value ->> 'id' AS id, CAST(value ->> 'attempts' AS BIGINT) AS attempts, \
+                 value ->> 'why' AS why, CAST(value ->> 'next_at' AS BIGINT) AS next_at FROM {rows}) v \
+               WHERE signature_id = v.id AND state || '' = 'logged'";
+    tx.execute_for_rows(sql, json(&items)?, Vec::new()).await?;
     Ok(())
 }
 

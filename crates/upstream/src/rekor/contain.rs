@@ -84,10 +84,15 @@ impl Client {
             .await;
         let mut failed = found.iter().flatten().filter_map(|one| one.as_ref().err());
         if let Some(forked) = failed.find(|reason| matches!(reason, RekorReason::Forked { .. })) {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.contradiction = Some(forked.clone());
+            self.contradicts(forked.clone());
         }
         found
+    }
+
+    /// Learns what contradicts the log; the next look of the probe names it.
+    pub fn contradicts(&self, reason: RekorReason) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.contradiction = Some(reason);
     }
 
     /// The tiles of a log as it is at a checkpoint; a Rekor v1 has none.

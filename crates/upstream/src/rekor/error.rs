@@ -65,7 +65,7 @@ pub mod codes {
         title: "the configuration of the external log cannot be used",
         explanation: "The section [external_log] names a Rekor by its url, and who it is: a public_key (a PEM file) or \
 a trusted_root (a trusted_root.json that has the log). Whether the log answers is not asked at the start.",
-        hint: "run `portcullis config check`",
+        hint: "the cause names the key or file; `portcullis init` shows the section with its keys",
     };
     pub const UNREACHABLE: Code = Code {
         id: "PC1561",

@@ -1,106 +1,138 @@
 //! Is the external log there, is it the right one, and did it only grow?
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kernel::Clock;
 use probing::log::{Seen, Step, compare};
-use probing::{Finding, Kind, Marks, Probe, References, State, expiry};
+use probing::{Finding, Kind, Known, LogMark, Marks, Probe, Read, References, State, expiry};
 use tlog::Checkpoint;
-use tokio::sync::Semaphore;
 
 use super::{Client, Observed, RekorReason};
 use crate::oci::is_loopback;
 
-/// Looks at the external log, and remembers the last good checkpoint over a restart.
+/// How long is waited for what the servers share, each time: a database that hangs must not make the log look ill.
+const SHARED_MS_MAX: u64 = 500;
+/// How often is looked again at once, because another server moved the shared mark on meanwhile.
+const LOOKS_MAX: usize = 3;
+
+/// Looks at the external log, and holds it against what this server and all others saw there last.
 pub struct LogProbe {
     client: Arc<Client>,
-    marks: Marks,
+    mark: LogMark,
     clock: Arc<dyn Clock>,
     references: References,
-    last: Mutex<Option<Seen>>,
-    /// One write of the mark at a time; a database that hangs must not make the log look ill.
-    writing: Arc<Semaphore>,
+    own: Mutex<Own>,
+}
+
+/// What this server saw last.
+#[derive(Clone, Default)]
+struct Own {
+    known: Known,
+    /// Whether the others know of it too; else it counts only for as long as the database is away.
+    is_shared: bool,
 }
 
 impl LogProbe {
-    /// `mark` is what `marks` has under [`LogProbe::mark`]: what the last run saw.
+    /// `mark` is what all servers share, as [`LogProbe::mark`] makes it.
     #[must_use]
-    pub fn new(
-        client: Arc<Client>,
-        marks: Marks,
-        mark: Option<&str>,
-        clock: Arc<dyn Clock>,
-        references: References,
-    ) -> Self {
+    pub fn new(client: Arc<Client>, mark: LogMark, clock: Arc<dyn Clock>, references: References) -> Self {
         Self {
             client,
-            marks,
+            mark,
             clock,
             references,
-            last: Mutex::new(mark.and_then(|text| serde_json::from_str(text).ok())),
-            writing: Arc::new(Semaphore::new(1)),
+            own: Mutex::default(),
         }
     }
 
-    /// The name under which the last good checkpoint is kept. It has the log's id in it: of another log nothing is
-    /// remembered.
+    /// The mark of the log that `client` expects.
     #[must_use]
-    pub fn mark(client: &Client) -> String {
-        format!("external-log {}", hex::encode(client.trusted().verifier.log_id()))
+    pub fn mark(client: &Client, marks: &Marks) -> LogMark {
+        LogMark::new(marks, &hex::encode(client.trusted().verifier.log_id()))
     }
 
-    fn last(&self) -> Option<Seen> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn own(&self) -> MutexGuard<'_, Own> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Holds a checkpoint of the right log against the last good one.
-    async fn held(&self, observed: &Observed) -> Finding {
+    /// What all servers saw, unless the database does not say.
+    async fn shared(&self) -> Option<Read> {
+        let read = within(self.mark.read()).await;
+        if let Some(read) = &read {
+            let mut own = self.own();
+            if read.known.forgotten > own.known.forgotten {
+                *own = Own::default();
+            }
+        }
+        read
+    }
+
+    /// Holds a checkpoint of the right log against those that were seen before it was asked for. None where another
+    /// server has moved the shared mark on meanwhile.
+    async fn held(&self, observed: &Observed, shared: Option<&Read>) -> Option<Finding> {
         let now = seen(&observed.checkpoint);
-        let last = self.last();
-        let expected = last.as_ref().map_or_else(
+        let Own {
+            known: own,
+            is_shared,
+        } = self.own().clone();
+        let own_seen = own.seen.filter(|_| is_shared || shared.is_none());
+        let shared_seen = shared.and_then(|read| read.known.seen.clone());
+        let mut before: Vec<Seen> = own_seen.into_iter().chain(shared_seen).collect();
+        before.dedup();
+        let newest = before.iter().max_by_key(|seen| seen.size);
+        let expected = newest.map_or_else(
             || self.expected(),
             |last| format!("{}, that follows {}", self.expected(), last.described()),
         );
-        let of = |state| Finding::new(state, expected.clone(), now.described());
-        match (compare(last.as_ref(), &now), &last) {
-            (Step::RolledBack, _) => return of(State::RolledBack),
-            (Step::Forked, _) => return of(State::Forked),
-            (Step::Renamed, _) => return of(State::WrongLog),
-            (Step::Prove, Some(last)) => {
-                // It was read when it was good.
-                if let Ok(old) = Checkpoint::parse(&last.note)
-                    && let Err(error) = self.client.follows(&old, observed).await
-                {
-                    return self.failed(&error.reason);
-                }
+        for last in &before {
+            if let Some(wrong) = self.contradicts(last, &now, observed, &expected).await {
+                return Some(wrong);
             }
-            _ => {}
         }
-        let finding = of(State::Ok);
-        self.client.found_well(observed.clone());
-        if last.as_ref() != Some(&now) {
-            self.remember(now);
+        let finding = Finding::new(State::Ok, expected, now.described());
+        let forgotten = own.forgotten.max(shared.map_or(0, |read| read.known.forgotten));
+        let known = Known {
+            seen: Some(now),
+            forgotten,
+        };
+        let mut is_shared = false;
+        if let Some(read) = shared
+            && let Some(replaced) = within(self.mark.replace(read, &known, self.clock.now())).await
+        {
+            if !replaced {
+                return None;
+            }
+            // Only what all servers agree on is what answers are proven by.
+            self.client.found_well(observed.clone());
+            is_shared = true;
         }
-        finding
+        *self.own() = Own { known, is_shared };
+        Some(finding)
     }
 
-    fn remember(&self, now: Seen) {
-        let mark = serde_json::to_string(&now).unwrap_or_default();
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
-        let Ok(turn) = Arc::clone(&self.writing).try_acquire_owned() else {
-            return;
-        };
-        let (marks, name, at) = (self.marks.clone(), Self::mark(&self.client), self.clock.now());
-        tokio::spawn(async move {
-            if let Err(error) = marks.keep(&name, &mark, at).await {
-                tracing::warn!(
-                    error = kernel::chain(&error),
-                    "the external log's checkpoint was not written down"
-                );
+    /// What is wrong with a log that is `now` so and was `last` so before.
+    async fn contradicts(
+        &self,
+        last: &Seen,
+        now: &Seen,
+        observed: &Observed,
+        expected: &str,
+    ) -> Option<Finding> {
+        let of = |state| Some(Finding::new(state, expected, now.described()));
+        match compare(Some(last), now) {
+            Step::Good => None,
+            Step::RolledBack => of(State::RolledBack),
+            Step::Forked => of(State::Forked),
+            Step::Renamed => of(State::WrongLog),
+            Step::Prove => {
+                // It was read when it was good.
+                let old = Checkpoint::parse(&last.note).ok()?;
+                let error = self.client.follows(&old, observed).await.err()?;
+                Some(self.failed(&error.reason))
             }
-            drop(turn);
-        });
+        }
     }
 
     /// What a failure to read or to prove means.
@@ -142,18 +174,30 @@ impl Probe for LogProbe {
     async fn look(&self) -> Finding {
         // What is found counts for what is sent from now on, so that has to go where the name leads now.
         self.client.let_go();
-        let observed = match self.client.checkpoint().await {
-            Ok(observed) => observed,
-            Err(error) => return self.failed(&error.reason),
+        let mut looks = 0;
+        let (observed, mut finding) = loop {
+            looks += 1;
+            // Before the log is asked, so that what is found is no older than what it is held against.
+            let shared = self.shared().await;
+            let observed = match self.client.checkpoint().await {
+                Ok(observed) => observed,
+                Err(error) => return self.failed(&error.reason),
+            };
+            match self.held(&observed, shared.as_ref()).await {
+                Some(finding) => break (observed, finding),
+                None if looks < LOOKS_MAX => {}
+                None => {
+                    let why = "other servers look at the same moment, each time; the next look counts";
+                    return Finding::new(State::Unreachable, self.expected(), why);
+                }
+            }
         };
         let here = reqwest::Url::parse(self.client.url()).is_ok_and(|url| is_loopback(&url));
         if let Some(date) = observed.date.filter(|_| !here) {
             self.references.note("the external log", date, &*self.clock);
         }
-        let contradiction = self.client.contradiction();
-        let mut finding = self.held(&observed).await;
         if finding.state == State::Ok
-            && let Some(reason) = contradiction
+            && let Some(reason) = self.client.contradiction()
         {
             // This look met the log, and an entry since the last one a fork of it.
             finding = self.failed(&reason);
@@ -179,5 +223,21 @@ fn seen(checkpoint: &Checkpoint) -> Seen {
         size: checkpoint.size,
         root: hex::encode(checkpoint.root),
         note: checkpoint.note.clone(),
+    }
+}
+
+/// What the database answers to a question of the probe; none if it does not, or not in time.
+async fn within<T, E: std::error::Error>(asked: impl Future<Output = Result<T, E>>) -> Option<T> {
+    let most = Duration::from_millis(SHARED_MS_MAX);
+    match tokio::time::timeout(most, asked).await {
+        Ok(Ok(answer)) => Some(answer),
+        Ok(Err(error)) => {
+            tracing::debug!(
+                error = kernel::chain(&error),
+                "the external log's checkpoint is not shared"
+            );
+            None
+        }
+        Err(_) => None,
     }
 }

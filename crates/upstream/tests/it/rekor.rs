@@ -299,12 +299,15 @@ async fn probe(client: &Arc<Client>) -> (LogProbe, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", folder.path().join("test.db").display());
     let db = store::Db::open(&url).await.unwrap();
+    db.migrate(probing::MIGRATIONS).await.unwrap();
+    (probe_on(&db, client), folder)
+}
+
+/// As one server of several that share `db`.
+fn probe_on(db: &store::Db, client: &Arc<Client>) -> LogProbe {
     let clock = Arc::new(kernel::SystemClock::new());
-    let marks = Marks::new(db);
-    (
-        LogProbe::new(client.clone(), marks, None, clock, References::default()),
-        folder,
-    )
+    let mark = LogProbe::mark(client, &Marks::new(db.clone()));
+    LogProbe::new(client.clone(), mark, clock, References::default())
 }
 
 /// Two logs of one key, the second a copy of the first that went on by itself. Shown to fail: with `contains` believing
@@ -357,6 +360,82 @@ async fn what_a_fork_answered_is_none_of_the_log_that_was_found_well_and_is_name
         let found = own.contains(&[head(&copy)]).await.remove(0);
         assert!(matches!(found, Some(Err(RekorReason::Forked { .. }))), "{api:?}");
     }
+}
+
+/// Two servers on one database, whose names lead to two copies of one log. Shown to fail: with a `LogProbe::held` that
+/// asks only what this server saw, both find it well, and each believes its own copy.
+#[tokio::test]
+async fn p14_two_servers_whose_name_leads_to_two_copies_believe_one_of_them() {
+    for api in [Api::V1, Api::V2] {
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &Rng::new()).unwrap();
+        let pair = || EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref()).unwrap();
+        let (url, log) = start_as(api, pair(), &["a", "b", "c"]).await;
+        let (copy_url, copy) = start_as(api, pair(), &["a", "b"]).await;
+        let own = Arc::new(client(&url, &pem(&log.pair), api));
+        let (first, folder) = probe(&own).await;
+        let database = format!("sqlite:{}", folder.path().join("test.db").display());
+        let db = store::Db::open(&database).await.unwrap();
+        db.migrate(access::MIGRATIONS).await.unwrap();
+        let misled = Arc::new(client(&copy_url, &pem(&log.pair), api));
+        let second = probe_on(&db, &misled);
+        assert_eq!(first.look().await.state, Found::Ok);
+        let named = second.look().await;
+        assert_eq!(named.state, Found::RolledBack, "{api:?}: {named:?}");
+        assert!(named.expected.contains("3 entries"), "{named:?}");
+        copy.bodies.lock().unwrap().push(b"x".to_vec());
+        assert_eq!(second.look().await.state, Found::Forked, "{api:?}");
+        copy.bodies.lock().unwrap().push(b"y".to_vec());
+        assert_eq!(second.look().await.state, Found::Forked, "{api:?}");
+        let head = |of: &V1| {
+            let (leaves, origin) = (of.leaves(), of.origin(api));
+            let (size, root) = (leaves.len() as u64, root(&leaves));
+            signing::ports::TreeHead { origin, size, root }
+        };
+        // Nor is anything proven by it.
+        let found = misled.contains(&[head(&copy)]).await.remove(0);
+        assert!(matches!(found, Some(Err(RekorReason::Unreachable(_)))), "{api:?}");
+        assert_eq!(first.look().await.state, Found::Ok);
+        // A process that starts anew knows it too.
+        assert_eq!(probe_on(&db, &misled).look().await.state, Found::Forked);
+
+        // A person says that the copy is the log.
+        let mark = LogProbe::mark(&misled, &Marks::new(db.clone()));
+        let context = access::Context::local("default".parse().unwrap());
+        let (clock, random) = (kernel::SystemClock::new(), kernel::SeededRandom::new(1));
+        let forgotten = mark.forget(&context, "a copy", "it was put back", &clock, &random);
+        assert_eq!(forgotten.await.unwrap().size, 3);
+        assert_eq!(second.look().await.state, Found::Ok, "{api:?}");
+        assert!(matches!(misled.contains(&[head(&copy)]).await.remove(0), Some(Ok(()))));
+        assert_eq!(first.look().await.state, Found::RolledBack, "{api:?}");
+    }
+}
+
+/// Shown to fail: with `found_well` outside of what the database confirmed, the answer is "yes".
+#[tokio::test]
+async fn without_the_database_a_log_is_well_and_proves_nothing_new() {
+    let (url, log) = start(&["a", "b"], Lie::Not).await;
+    let own = Arc::new(client(&url, &pem(&log.pair), Api::V1));
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}", folder.path().join("test.db").display());
+    let db = store::Db::open(&database).await.unwrap();
+    // Without its tables every question fails.
+    let probe = probe_on(&db, &own);
+    let head = signing::ports::TreeHead {
+        origin: log.origin(Api::V1),
+        size: 2,
+        root: root(&log.leaves()),
+    };
+    assert_eq!(probe.look().await.state, Found::Ok);
+    let unknown = own.contains(std::slice::from_ref(&head)).await.remove(0);
+    assert!(matches!(unknown, Some(Err(RekorReason::Unreachable(_)))));
+    // What it saw by itself counts until the database is back, and no longer.
+    let last = log.bodies.lock().unwrap().pop().unwrap();
+    assert_eq!(probe.look().await.state, Found::RolledBack);
+    db.migrate(probing::MIGRATIONS).await.unwrap();
+    assert_eq!(probe.look().await.state, Found::Ok);
+    log.bodies.lock().unwrap().push(last);
+    assert_eq!(probe.look().await.state, Found::Ok);
+    assert!(matches!(own.contains(&[head]).await.remove(0), Some(Ok(()))));
 }
 
 #[tokio::test]

@@ -8,7 +8,6 @@ use std::process::ExitCode;
 
 use access::audit::Finding;
 use access::codes::TAMPERED;
-use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock as _, SystemClock};
 use serde_json::json;
 use tlog::{Checkpoint, CheckpointError, Damage, LogVerifier, TlogError};
@@ -16,6 +15,7 @@ use url::form_urlencoded::Serializer;
 
 use crate::args::{Audit, AuditFilter, Globals};
 use crate::cli::NOT_VERIFIED;
+use crate::cli::input::moment;
 use crate::cli::admin::{Columns, pages, show};
 use crate::client::Client;
 use crate::failure::Failure;
@@ -89,24 +89,6 @@ fn query(globals: &Globals, filter: &AuditFilter) -> Result<String, Failure> {
     })
 }
 
-/// A time as it is written, or so long before `now`.
-fn moment(flag: &str, text: &str, now: Timestamp) -> Result<String, Failure> {
-    if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(at.to_string());
-    }
-    let ago = text
-        .parse::<SignedDuration>()
-        .ok()
-        .filter(|ago| !ago.is_negative());
-    let at = ago.and_then(|ago| now.checked_sub(ago).ok());
-    at.map(|at| at.to_string()).ok_or_else(|| {
-        Failure::usage(
-            format!("{flag} {text:?} is neither a time nor how long ago"),
-            "write 2026-01-31T12:00:00Z, or 30m, 24h",
-        )
-    })
-}
-
 /// What verifying came to.
 struct Verified {
     origin: String,
@@ -172,21 +154,4 @@ fn failed(error: TlogError) -> Failure {
         return tampered(kernel::chain(&error));
     }
     Failure::log(error)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_one_or_how_long_ago() {
-        let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
-        let read = |text| moment("--since", text, now).map_err(|failure| failure.exit());
-        assert_eq!(read("2026-01-30T00:00:00+01:00").unwrap(), "2026-01-29T23:00:00Z");
-        assert_eq!(read("24h").unwrap(), "2026-01-30T12:00:00Z");
-        assert_eq!(read("1h 30m").unwrap(), "2026-01-31T10:30:00Z");
-        for wrong in ["yesterday", "", "-1h", "24"] {
-            assert_eq!(read(wrong), Err(crate::failure::USAGE), "{wrong}");
-        }
-    }
 }

@@ -71,6 +71,7 @@ async fn p13_what_a_fork_behind_the_same_name_answers_is_never_believed_and_stay
         payer.settle().await.unwrap();
         let standing = world.standing().await;
         assert_eq!((standing.owed, standing.unpublished), (20, 21));
+        assert!(standing.last_error.contains("not believed: it is a fork"), "{standing:?}");
         // The copy goes away, and what it answered is sent to the log.
         *world.outside.fork.lock().unwrap() = None;
         for _ in 0..3 {
@@ -156,6 +157,8 @@ async fn p13_a_place_that_another_signature_has_is_not_believed() {
         let standing = world.standing().await;
         assert_eq!((standing.owed, standing.unpublished), (1, 1));
         assert!(standing.last_error.contains("lies at 10000"), "{standing:?}");
+        let named = world.outside.contradictions.lock().unwrap().clone();
+        assert_eq!(named, ["two of our entries are proven to lie at 10000"]);
         assert_eq!(world.signing.debt_tally().paid, 1);
         // Of another log it is another place.
         let mut tx = world.db.begin().await.unwrap();

@@ -86,6 +86,8 @@ pub struct Outside {
     pub asked: Mutex<Vec<i64>>,
     /// What was found there; `None` is well at every moment.
     pub looks: Mutex<Option<Looks>>,
+    /// What it was told that contradicts it.
+    pub contradictions: Mutex<Vec<String>>,
     clock: Mutex<Option<Arc<TestClock>>>,
 }
 
@@ -198,6 +200,10 @@ impl ExternalLog for Outside {
             ..Looks::default()
         };
         self.looks.lock().unwrap().unwrap_or_else(always)
+    }
+
+    fn contradicts(&self, why: &str) {
+        self.contradictions.lock().unwrap().push(why.to_owned());
     }
 }
 
