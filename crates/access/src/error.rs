@@ -114,7 +114,8 @@ impl Fault for AccessError {
                     .to_owned()
             }
             Self::NotFound { what: LOSS, .. } => {
-                "see what is named: portcullis status; nothing has to be acknowledged while it is OK".to_owned()
+                "see what is named: portcullis status; nothing has to be acknowledged while it is OK"
+                    .to_owned()
             }
             _ => self.code().hint.to_owned(),
         }

@@ -23,8 +23,8 @@ use crate::args::{ConfigFile, Serve};
 use crate::codes;
 use crate::config_error::{describe, without_password};
 use crate::failure::Failure;
-use crate::output::say;
 use crate::lifecycle::LAME_DUCK_SECONDS_MAX;
+use crate::output::say;
 
 /// The file that is read when none is named and it is there.
 pub const FILE: &str = "portcullis.toml";

@@ -42,9 +42,7 @@ impl Acknowledgements {
             });
         };
         let (clock, random) = (&*self.clock, &*self.random);
-        let seen = mark
-            .forget(context, &status.found, reason, clock, random)
-            .await?;
+        let seen = mark.forget(context, &status.found, reason, clock, random).await?;
         Ok(format!(
             "{} was seen and is forgotten; what is found is {}",
             seen.described(),

@@ -6,8 +6,8 @@ use axum::extract::{FromRef, Path, State};
 use axum::routing::{get, post};
 use web::{Json, Problem};
 
-use crate::board::{Board, Status};
 use crate::acknowledge::Acknowledgements;
+use crate::board::{Board, Status};
 use crate::loss::Loss;
 use crate::verdict::{CanDeploy, Verdict};
 use crate::{Kind, State as Found};

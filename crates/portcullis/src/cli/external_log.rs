@@ -29,7 +29,11 @@ async fn list(globals: &Globals, client: &Client) -> Result<(), Failure> {
             .map(|entry| vec![text(&entry["signature"]), stage.to_owned(), text(&entry["why"])])
             .collect()
     };
-    let rows = [of("refused", "refused_entries"), of("not published", "unpublished_entries")].concat();
+    let rows = [
+        of("refused", "refused_entries"),
+        of("not published", "unpublished_entries"),
+    ]
+    .concat();
     match globals.output {
         Output::Json | Output::Yaml => document(globals, &debt),
         Output::Name => rows.iter().for_each(|row| println(&row[0])),

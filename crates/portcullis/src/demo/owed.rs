@@ -67,6 +67,10 @@ async fn lost(
     let list = stage.write("ledger.txt", &part)?;
     let expect = Expect::code(0).prints_err(&format!("{LOST} signed, 0 already signed, 0 failed"));
     stage.run(&["sign", "--from-file", &list], expect).await?;
+    comes_to(stage, "it is named as away", |status| {
+        external(status)["state"] == "UNREACHABLE"
+    })
+    .await?;
     let expect = Expect::code(0)
         .prints(&format!("external log    {LOST} owed"))
         .shows("external");

@@ -16,7 +16,8 @@ use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock as _, Fault as _, Kind, SeededRandom, TestClock};
 use on::{Place, on_both};
 use probing::{
-    BlobsProbe, ClockProbe, DatabaseProbe, Finding, Known, LogMark, Losses, Marks, Probe as _, References, State,
+    BlobsProbe, ClockProbe, DatabaseProbe, Finding, Known, LogMark, Losses, Marks, Probe as _, References,
+    State,
 };
 use store::{Blobs, Db, args};
 
@@ -393,7 +394,9 @@ async fn p14_the_mark_of_a_log_is_moved_on_by_whoever_knew_it_and_forgotten_by_a
     let (clock, random) = (clock(), SeededRandom::new(3));
     let refused = mark.forget(&of_project, "x", "looked", &clock, &random).await;
     assert_eq!(refused.unwrap_err().kind(), Kind::Denied);
-    mark.forget(&everywhere, "x", " ", &clock, &random).await.unwrap_err();
+    mark.forget(&everywhere, "x", " ", &clock, &random)
+        .await
+        .unwrap_err();
     let before = mark.read().await.unwrap();
     let forgotten = mark.forget(&everywhere, "log, 1 entries", "a new shard", &clock, &random);
     assert_eq!(forgotten.await.unwrap().size, 2);

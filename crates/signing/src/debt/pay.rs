@@ -32,7 +32,7 @@ const READ_MAX: usize = 256;
 /// How long the first answer waits for more that are written down with it. They are not synced: what a power cut undoes
 /// is asked again, and the log has it once.
 const SETTLE_AFTER: Duration = Duration::from_millis(250);
-/// Between two such writes at least: a look frees thousands of answers at once, and others want to write too.
+/// Between the end of such a write and the next at least: a look frees thousands of answers at once, and others want to write too.
 const SETTLE_PAUSE: Duration = Duration::from_millis(12);
 /// They are written down faster than they come at the highest rate, and not more than by this.
 const SETTLE_TIMES: f64 = 1.5;
@@ -374,6 +374,7 @@ impl Payer {
         }
         let some = self.answered.len().min(SETTLED_MAX);
         let answers = self.answered.drain(..some).collect();
+        self.next_settle = self.now().after(self.settle_pause);
         self.writing
             .push(Box::pin(write(self.parts.clone(), self.fence, answers)));
     }
@@ -382,7 +383,7 @@ impl Payer {
         if let Some(why) = contradiction {
             self.log.contradicts(&why);
         }
-        self.next_settle = self.now().after(self.settle_pause);
+        self.next_settle = self.next_settle.max(self.now().after(SETTLE_PAUSE));
         for (id, outcome) in answers {
             self.busy.remove(&id);
             if matches!(outcome, Outcome::Logged(_)) {
@@ -423,9 +424,7 @@ async fn write(parts: Arc<Parts>, fence: i64, mut answers: Vec<(String, Outcome)
             );
             tracing::warn!(signature = id, why, "the external log is not believed");
             let wait = rules::retry(TAKEN_TIMES, rules::chance(&*parts.random));
-            parts
-                .debts
-                .count_failure(&ExternalLogError::Wrong(String::new()));
+            parts.debts.count_failure(&ExternalLogError::Wrong(String::new()));
             contradiction = Some(format!("two of our entries are proven to lie at {}", entry.index));
             *outcome = Outcome::Not(Unlogged::PutOff(why, later(now, wait)));
         }
@@ -438,7 +437,7 @@ async fn write(parts: Arc<Parts>, fence: i64, mut answers: Vec<(String, Outcome)
     Ok((answers, contradiction))
 }
 
-/// The pause between two writes of [`SETTLED_MAX`] answers: what a look frees is spread over the time to the next one.
+/// From one write of [`SETTLED_MAX`] answers to the next: what a look frees is spread over the time to the next one.
 fn settle_pause(entries_per_second_max: u32) -> Duration {
     let per_second = f64::from(entries_per_second_max.max(1)) * SETTLE_TIMES;
     Duration::from_secs_f64(SETTLED_MAX as f64 / per_second).clamp(SETTLE_PAUSE, LOOK_AFTER)

@@ -35,7 +35,8 @@ pub(crate) const PLACES_MIGRATION: Migration = Migration {
 pub(crate) const DUE_MIGRATION: Migration = Migration {
     domain: "signing",
     version: 6,
-    sql: "CREATE INDEX external_debt_due ON external_debt (next_at, signature_id) WHERE state = 'logged';",
+    // Not of one state alone: SQLite would take the index of all states before such a one.
+    sql: "CREATE INDEX external_debt_due ON external_debt (state, next_at, signature_id);",
 };
 
 /// An entry that the log has yet to get.

@@ -405,7 +405,10 @@ async fn p14_two_servers_whose_name_leads_to_two_copies_believe_one_of_them() {
         let forgotten = mark.forget(&context, "a copy", "it was put back", &clock, &random);
         assert_eq!(forgotten.await.unwrap().size, 3);
         assert_eq!(second.look().await.state, Found::Ok, "{api:?}");
-        assert!(matches!(misled.contains(&[head(&copy)]).await.remove(0), Some(Ok(()))));
+        assert!(matches!(
+            misled.contains(&[head(&copy)]).await.remove(0),
+            Some(Ok(()))
+        ));
         assert_eq!(first.look().await.state, Found::RolledBack, "{api:?}");
     }
 }

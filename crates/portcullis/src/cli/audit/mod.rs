@@ -15,8 +15,8 @@ use url::form_urlencoded::Serializer;
 
 use crate::args::{Audit, AuditFilter, Globals};
 use crate::cli::NOT_VERIFIED;
-use crate::cli::input::moment;
 use crate::cli::admin::{Columns, pages, show};
+use crate::cli::input::moment;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{document, println, say};

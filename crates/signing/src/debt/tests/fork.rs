@@ -71,7 +71,10 @@ async fn p13_what_a_fork_behind_the_same_name_answers_is_never_believed_and_stay
         payer.settle().await.unwrap();
         let standing = world.standing().await;
         assert_eq!((standing.owed, standing.unpublished), (20, 21));
-        assert!(standing.last_error.contains("not believed: it is a fork"), "{standing:?}");
+        assert!(
+            standing.last_error.contains("not believed: it is a fork"),
+            "{standing:?}"
+        );
         // The copy goes away, and what it answered is sent to the log.
         *world.outside.fork.lock().unwrap() = None;
         for _ in 0..3 {

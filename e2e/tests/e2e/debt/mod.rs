@@ -1,5 +1,7 @@
 //! What is owed to a log of somebody else's: paid whoever dies meanwhile, once, and to nobody else.
 
+mod elsewhere;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +19,7 @@ use testkit::{Postgres, ReferrersRegistry, peer};
 
 use crate::cosign::{Home, push};
 use crate::outlook::RekorTiles;
-use crate::outside::{Name, OutsideLog, Target, entries};
+use crate::outside::{Name, OutsideLog, Target};
 
 const ORIGIN: &str = "rekor.example";
 /// From a log that is back to the last entry: a pause of a minute at most, and then the rate.
@@ -258,92 +260,6 @@ fn joined(first: &Server, setup: Setup) -> Server {
     ];
     let setup = Setup { environment, ..setup };
     Server::join(setup, first.token()).unwrap()
-}
-
-/// Shown to fail: without `barred`, nothing is owed any more: it was sent over a connection that had been kept.
-#[tokio::test(flavor = "multi_thread")]
-async fn p13_to_another_log_behind_the_name_nothing_is_sent_and_signing_goes_on() {
-    let scene = Scene::new().await;
-    let server = Server::start(Setup {
-        config: scene.config(50),
-        ..Setup::default()
-    })
-    .unwrap();
-    let api = server.api().unwrap();
-    scene.sign(&api, "right", 3).await;
-    paid(&api).await;
-    let other = OutsideLog::start(ORIGIN, 2, &entries("entry", 7)).await;
-    scene.name.now_leads(Target::To(other.address));
-    let mut state = Value::Null;
-    for _ in 0..200 {
-        let all = api.get("/api/v1/dependencies").await.unwrap().body;
-        let mut all = all["dependencies"].as_array().into_iter().flatten();
-        state = all.find(|one| one["name"] == "external-log").unwrap()["state"].clone();
-        if state == "WRONG_LOG" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert_eq!(state, "WRONG_LOG");
-    scene.sign(&api, "wrong", 5).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(debt(&api).await["owed"], 5);
-    assert_eq!(other.tlog.checkpoint().await.unwrap().size, 7);
-    scene.name.now_leads(Target::To(scene.log.address));
-    paid(&api).await;
-    assert_eq!(
-        (scene.size().await, other.tlog.checkpoint().await.unwrap().size),
-        (8, 7)
-    );
-}
-
-/// A fork has the log's key and answers as the log does, until the probe names it. Shown to fail: with `Payer::judge`
-/// believing every answer, nothing is owed any more and the log never gets these entries.
-#[tokio::test(flavor = "multi_thread")]
-async fn p13_no_debt_is_counted_as_paid_to_a_fork() {
-    let scene = Scene::new().await;
-    let server = Server::start(Setup {
-        config: scene.config(50),
-        ..Setup::default()
-    })
-    .unwrap();
-    let api = server.api().unwrap();
-    scene.sign(&api, "right", 3).await;
-    paid(&api).await;
-    let fork = OutsideLog::start(ORIGIN, 1, &entries("fork", 7)).await;
-    let log = async || {
-        let all = api.get("/api/v1/dependencies").await.unwrap().body;
-        let mut all = all["dependencies"].as_array().unwrap().iter();
-        all.find(|one| one["name"] == "external-log").unwrap().clone()
-    };
-    // Just after a look: nothing is known of the fork for seconds, and no connection to the log is kept.
-    let before = log().await["checked_at"].clone();
-    while log().await["checked_at"] == before {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    scene.name.now_leads(Target::To(fork.address));
-    scene.sign(&api, "forked", 10).await;
-    for _ in 0..300 {
-        if log().await["state"] == "FORKED" {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert_eq!(log().await["state"], "FORKED");
-    assert_eq!(
-        fork.tlog.checkpoint().await.unwrap().size,
-        17,
-        "it was not tried: the fork was not sent anything"
-    );
-    let standing = debt(&api).await;
-    assert_eq!(
-        (&standing["owed"], &standing["unpublished"]),
-        (&json!(10), &json!(0)),
-        "{standing}"
-    );
-    scene.name.now_leads(Target::To(scene.log.address));
-    paid(&api).await;
-    assert_eq!(scene.size().await, 13);
 }
 
 /// The log itself refuses, and a look finds it well after that; later it takes what it refused. Shown to fail: without
