@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{Api, Server, Setup};
+use e2e::Api;
 use kernel::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
@@ -37,11 +37,7 @@ async fn is_found(api: &Api, state: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_to_another_log_behind_the_name_nothing_is_sent_and_signing_goes_on() {
     let scene = Scene::new().await;
-    let server = Server::start(Setup {
-        config: scene.config(50),
-        ..Setup::default()
-    })
-    .unwrap();
+    let server = scene.server(50);
     let api = server.api().unwrap();
     scene.sign(&api, "right", 3).await;
     paid(&api).await;
@@ -65,11 +61,7 @@ async fn p13_to_another_log_behind_the_name_nothing_is_sent_and_signing_goes_on(
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_no_debt_is_counted_as_paid_to_a_fork() {
     let scene = Scene::new().await;
-    let server = Server::start(Setup {
-        config: scene.config(50),
-        ..Setup::default()
-    })
-    .unwrap();
+    let server = scene.server(50);
     let api = server.api().unwrap();
     scene.sign(&api, "right", 3).await;
     paid(&api).await;
@@ -103,11 +95,7 @@ async fn p13_no_debt_is_counted_as_paid_to_a_fork() {
 #[tokio::test(flavor = "multi_thread")]
 async fn p14_an_external_log_that_changed_on_purpose_is_taken_once_an_administrator_says_so() {
     let scene = Scene::new().await;
-    let mut server = Server::start(Setup {
-        config: scene.config(50),
-        ..Setup::default()
-    })
-    .unwrap();
+    let mut server = scene.server(50);
     let api = server.api().unwrap();
     scene.sign(&api, "before", 3).await;
     paid(&api).await;

@@ -61,6 +61,16 @@ impl Scene {
         )
     }
 
+    /// A server of its own that owes the log.
+    fn server(&self, per_second: u32) -> Server {
+        let config = self.config(per_second);
+        Server::start(Setup {
+            config,
+            ..Setup::default()
+        })
+        .unwrap()
+    }
+
     async fn size(&self) -> u64 {
         self.log.tlog.checkpoint().await.unwrap().size
     }
@@ -115,11 +125,7 @@ const POINTS: [&str; 3] = ["debt.answered", "debt.settled", "debt.published"];
 #[tokio::test(flavor = "multi_thread")]
 async fn p13_the_server_that_pays_is_killed_at_each_step_and_all_is_paid_once() {
     let scene = Scene::new().await;
-    let mut server = Server::start(Setup {
-        config: scene.config(40),
-        ..Setup::default()
-    })
-    .unwrap();
+    let mut server = scene.server(40);
     let api = server.api().unwrap();
     scene.name.now_leads(Target::Closed);
     for (nth, point) in POINTS.iter().enumerate() {
@@ -282,11 +288,7 @@ async fn p13_what_the_log_refused_is_named_and_owed_again_by_an_administrator() 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     scene.name.now_leads(Target::To(listener.local_addr().unwrap()));
     tokio::spawn(async move { axum::serve(listener, router).await });
-    let server = Server::start(Setup {
-        config: scene.config(50),
-        ..Setup::default()
-    })
-    .unwrap();
+    let server = scene.server(50);
     let api = server.api().unwrap();
     scene.sign(&api, "refused", 5).await;
     let (clock, mut standing) = (SystemClock::new(), Value::Null);
