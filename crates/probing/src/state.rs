@@ -291,6 +291,14 @@ impl Kind {
                 "check that it runs, that its name resolves, and the network between; if a tile is missing, look whether \
                  several servers or an older copy answer behind the name"
             }
+            (Self::ExternalLog, State::WrongLog) => {
+                "look where the name leads; if the log's key was changed on purpose, configure the new one and restart; if \
+                 it is a new log under the same key: portcullis status --acknowledge external-log --reason TEXT"
+            }
+            (Self::ExternalLog, State::RolledBack | State::Forked) => {
+                "nothing is sent there: look who answers behind the name, keep both checkpoints, and ask its operator; if \
+                 what answers is the log from now on: portcullis status --acknowledge external-log --reason TEXT"
+            }
             (_, state) => state.hint(),
         }
     }
