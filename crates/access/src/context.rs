@@ -129,11 +129,10 @@ impl Context {
             action,
             Action::ManageProjects | Action::ManageDependencies | Action::ManageLog
         );
-        let allowed = self.role.allows(action);
-        if allowed && whole_server {
-            return self.require_everywhere(action);
+        if whole_server {
+            self.require_everywhere(action)?;
         }
-        if allowed {
+        if self.role.allows(action) {
             return Ok(());
         }
         Err(AccessError::Denied {

@@ -114,7 +114,9 @@ impl Fault for AccessError {
                     .to_owned()
             }
             Self::NotFound { what: LOSS, .. } => {
-                "see what is named: portcullis status; nothing has to be acknowledged while it is OK"
+                "see what is named: portcullis status; nothing has to be acknowledged while it is OK, and of several \
+                 servers the one that names it has to be asked. An external log of another key is not acknowledged: \
+                 configure its key"
                     .to_owned()
             }
             _ => self.code().hint.to_owned(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use probing::{Board, Kind, LogMark, Marks, State};
+use probing::{Board, Kind, LogMark, Marks, State, Status};
 use signing::Signing;
 use signing::debt;
 use signing::ports::{
@@ -95,6 +95,14 @@ struct Watched {
     threads: Threads,
 }
 
+impl Watched {
+    /// What the probe knows of the log.
+    fn status(&self) -> Option<Status> {
+        let mut all = self.board.all().into_iter();
+        all.find(|status| status.kind == Kind::ExternalLog)
+    }
+}
+
 #[async_trait]
 impl ExternalLog for Watched {
     async fn append(&self, entry: NewEntry) -> Result<Answered, ExternalLogError> {
@@ -137,19 +145,16 @@ impl ExternalLog for Watched {
     }
 
     fn barred(&self) -> Option<String> {
-        let all = self.board.all();
-        let state = all.iter().find(|status| status.kind == Kind::ExternalLog);
-        let state = state.map_or(State::Unknown, |status| status.state);
+        let state = self.status().map_or(State::Unknown, |status| status.state);
         bars(state).then(|| format!("it is {state}"))
     }
 
     fn looks(&self) -> Looks {
-        let all = self.board.all();
-        let status = all.iter().find(|status| status.kind == Kind::ExternalLog);
-        status.map_or_else(Looks::default, |status| Looks {
+        self.status().map_or_else(Looks::default, |status| Looks {
             well: status.well,
             ill: status.ill,
             wrong: status.wrong,
+            taken: self.client.taken(),
         })
     }
 

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use kernel::{Clock, Fault as _, Random};
 use probing::log::{Seen, Step, compare};
 use probing::{
-    BlobsProbe, Board, ClockProbe, DatabaseProbe, DiskProbe, ExpiryProbe, Finding, Kind, Marks, Probe,
-    References, State, Watch,
+    BlobsProbe, Board, ClockProbe, DatabaseProbe, DiskProbe, ExpiryProbe, Finding, Kind, LogMark, Marks,
+    Probe, References, State, Watch,
 };
 use signing::ports::Registry;
 use signing::trust::TrustRoot;
@@ -32,7 +32,8 @@ pub struct Parts<'a> {
     pub blobs: Blobs,
     pub tlog: Tlog,
     pub registries: Arc<upstream::oci::Client>,
-    pub external: Option<&'a External>,
+    /// The external log, and what all servers saw there last.
+    pub external: Option<(&'a External, LogMark)>,
     pub oidc: &'a access::oidc::Oidc,
     pub metrics: Metrics,
     /// This server's name on leases.
@@ -73,8 +74,8 @@ pub async fn start(parts: Parts<'_>) -> Result<Watch, Failure> {
     for (name, root) in config.trusted_roots()? {
         watch.add(Arc::new(trust_root(&name, &root, clock.clone())));
     }
-    if let Some(external) = parts.external {
-        let (client, mark) = (external.client.clone(), external.mark(db));
+    if let Some((external, mark)) = parts.external {
+        let client = external.client.clone();
         let (clock, references) = (clock.clone(), references.clone());
         watch.add(Arc::new(LogProbe::new(client, mark, clock, references)));
     }

@@ -45,7 +45,6 @@ impl FromRef<App> for Acknowledgements {
         Self {
             losses: Losses::new(db, clock.clone(), random.clone()),
             external_log: app.external_mark.clone(),
-            board: app.watch.board().clone(),
             clock,
             random,
         }

@@ -154,13 +154,14 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         .clone()
         .unwrap_or_else(|| format!("http://{address}"));
     let public_url: Arc<str> = public_url.trim_end_matches('/').into();
+    let external_mark = external.as_ref().map(|external| external.mark(&db));
     let watch = probes::start(Parts {
         config,
         db: db.clone(),
         blobs: blobs(config)?,
         tlog: tlog.clone(),
         registries: client,
-        external: external.as_ref(),
+        external: external.as_ref().zip(external_mark.clone()),
         oidc: &oidc,
         metrics: metrics.clone(),
         holder: holder.clone(),
@@ -183,7 +184,7 @@ pub async fn start(config: &Config, address: SocketAddr) -> Result<Started, Fail
         tlog,
         metrics,
         watch,
-        external_mark: external.as_ref().map(|external| external.mark(&db)),
+        external_mark,
         db,
         identity,
         public_url,

@@ -49,7 +49,7 @@ pub use clock::{ClockProbe, References};
 pub use database::DatabaseProbe;
 pub use disk::DiskProbe;
 pub use expiry::ExpiryProbe;
-pub use log_mark::{Known, LogMark, Read};
+pub use log_mark::{Known, LogMark, MarkError, Read};
 pub use loss::Losses;
 pub use marks::{MIGRATIONS, Marks};
 pub use state::{Finding, Kind, Severity, State};

@@ -8,8 +8,11 @@
 //!   read the mark ─▶ ask the log ─▶ hold it against the mark ─▶ replace the mark, if it still says the same ─▶ found well
 //! ```
 //!
-//! A log that changed on purpose contradicts the mark for ever. A person who has looked has it forgotten, by all servers:
-//! the number of times is part of the mark, and a server that remembers fewer forgets too.
+//! A log that changed on purpose contradicts the mark for ever. A person who has looked has the servers take what one of
+//! them found for the log from now on. How often that was done is part of the mark, and a server that knows of fewer
+//! times drops what it remembers.
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use access::audit::{self, Record};
 use access::{AccessError, Action, Context};
@@ -24,12 +27,12 @@ use crate::marks::{self, Marks};
 /// What all servers know of the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Known {
-    /// The last good checkpoint; none where nobody has looked yet, or not since it was forgotten.
+    /// The last good checkpoint; none where nobody has looked yet.
     #[serde(flatten)]
     pub seen: Option<Seen>,
-    /// How often a person has had it forgotten.
+    /// How often a person has had another one taken for the log.
     #[serde(default)]
-    pub forgotten: u64,
+    pub taken: u64,
 }
 
 /// What the mark said when it was read.
@@ -40,15 +43,16 @@ pub struct Read {
     text: Option<String>,
 }
 
-impl Read {
-    fn of(text: Option<String>) -> Self {
-        // A mark that does not read is none; it is replaced by the next good look.
-        let known = text.as_deref().and_then(|text| serde_json::from_str(text).ok());
-        Self {
-            known: known.unwrap_or_default(),
-            text,
-        }
-    }
+/// Why a mark is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the database does not answer in time")]
+    Late,
+    /// Whoever trusted what comes next would trust anything.
+    #[error("the row {0:?} of table probe_mark does not read")]
+    Damaged(String),
 }
 
 /// The mark of one log. Cheap to clone.
@@ -56,6 +60,8 @@ impl Read {
 pub struct LogMark {
     db: Db,
     name: String,
+    /// What this server found last that contradicts the mark.
+    contradicts: Arc<Mutex<Option<Seen>>>,
 }
 
 impl LogMark {
@@ -65,13 +71,32 @@ impl LogMark {
         Self {
             db: marks.db.clone(),
             name: format!("external-log {id}"),
+            contradicts: Arc::default(),
         }
     }
 
+    /// Notes what a look found: a checkpoint by the log's key that contradicts the mark, or nothing of that sort.
+    pub fn found(&self, contradicts: Option<Seen>) {
+        *self.contradicts.lock().unwrap_or_else(PoisonError::into_inner) = contradicts;
+    }
+
+    fn read_of(&self, text: Option<String>) -> Result<Read, MarkError> {
+        let damaged = || MarkError::Damaged(self.name.clone());
+        let known = match text.as_deref() {
+            None => Known::default(),
+            Some(text) => serde_json::from_str(text).map_err(|_| damaged())?,
+        };
+        // A field that does not read makes all of it none.
+        if text.is_some() && known.seen.as_ref().is_none_or(|seen| seen.note.is_empty()) {
+            return Err(damaged());
+        }
+        Ok(Read { known, text })
+    }
+
     /// # Errors
-    /// If the database does not answer.
-    pub async fn read(&self) -> Result<Read, StoreError> {
-        marks::read(&self.db, &self.name).await.map(Read::of)
+    /// If the database does not answer, or the mark is damaged.
+    pub async fn read(&self) -> Result<Read, MarkError> {
+        self.read_of(marks::read(&self.db, &self.name).await?)
     }
 
     /// Writes `known` where the mark still says what was `read`; whether it did.
@@ -102,44 +127,53 @@ impl LogMark {
         Ok(changed > 0)
     }
 
-    /// Has all servers forget the last good checkpoint, with the audit record: what the next look of any of them finds is
-    /// the log. `found` is what answers there now. The answer is what is forgotten.
+    /// Has all servers take the checkpoint that this server found last for the log from now on, with the audit record. The
+    /// answer is what was seen before, in words, and what is taken.
     ///
     /// # Errors
-    /// [`AccessError::NotFound`] if nothing is remembered, [`AccessError::Invalid`] for no reason or one that is too long,
-    /// and whoever is not the whole server's administrator may not.
-    pub async fn forget(
+    /// [`AccessError::NotFound`] if nothing that was found contradicts the mark, [`AccessError::Invalid`] for no reason or
+    /// one that is too long, and whoever is not the whole server's administrator may not.
+    pub async fn take(
         &self,
         context: &Context,
-        found: &str,
         reason: &str,
         clock: &dyn Clock,
         random: &dyn Random,
-    ) -> Result<Seen, AccessError> {
+    ) -> Result<(String, Seen), AccessError> {
         context.require(Action::ManageDependencies)?;
         let reason = loss::reason(reason)?;
-        let mut tx = self.db.begin().await?;
-        let sql = "SELECT mark FROM probe_mark WHERE name = $1";
-        let row = tx.read_one(sql, args![&self.name]).await?;
-        let known = Read::of(row.map(|row| row.text("mark")).transpose()?).known;
-        let Some(seen) = known.seen else {
+        let found = self
+            .contradicts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let Some(found) = found else {
             return Err(AccessError::NotFound {
                 what: access::LOSS,
                 name: "external-log".to_owned(),
             });
         };
-        let known = Known {
-            seen: None,
-            forgotten: known.forgotten + 1,
+        let mut tx = self.db.begin().await?;
+        let sql = "SELECT mark FROM probe_mark WHERE name = $1";
+        let row = tx.read_one(sql, args![&self.name]).await?;
+        let before = self.read_of(row.map(|row| row.text("mark")).transpose()?);
+        // One that is damaged is put right by this.
+        let (seen, taken) = match before {
+            Ok(read) => (read.known.seen, read.known.taken),
+            Err(MarkError::Store(error)) => return Err(error.into()),
+            Err(_) => (None, clock.now().as_second().unsigned_abs()),
         };
-        let mark = serde_json::to_string(&known).unwrap_or_default();
-        let now = clock.now();
-        tx.execute(
-            "UPDATE probe_mark SET mark = $1, written_at = $2 WHERE name = $3",
-            args![mark, now.as_microsecond(), &self.name],
-        )
-        .await?;
-        let detail = format!("forgotten: {}; found: {found}: {reason}", seen.described());
+        let known = Known {
+            seen: Some(found.clone()),
+            taken: taken + 1,
+        };
+        let (mark, now) = (serde_json::to_string(&known).unwrap_or_default(), clock.now());
+        let sql = "INSERT INTO probe_mark (name, mark, written_at) VALUES ($1, $2, $3) \
+                   ON CONFLICT (name) DO UPDATE SET mark = excluded.mark, written_at = excluded.written_at";
+        tx.execute(sql, args![&self.name, mark, now.as_microsecond()])
+            .await?;
+        let seen = seen.map_or_else(|| "nothing that reads".to_owned(), |seen| seen.described());
+        let detail = format!("seen: {seen}; taken: {}: {reason}", found.described());
         let record = Record {
             action: "dependency.acknowledge",
             resource: "external-log",
@@ -147,6 +181,7 @@ impl LogMark {
         };
         audit::record(&mut tx, context, clock, random, record).await?;
         tx.commit().await?;
-        Ok(seen)
+        self.found(None);
+        Ok((seen, found))
     }
 }

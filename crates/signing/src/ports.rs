@@ -293,6 +293,8 @@ pub struct Looks {
     pub ill: Option<Monotonic>,
     /// When the last one ended that found somebody else.
     pub wrong: Option<Monotonic>,
+    /// How often a person has had another log taken for this one.
+    pub taken: u64,
 }
 
 /// Why an entry is not in the external log, or is not proven to be.

@@ -9,7 +9,7 @@ use super::input::moment;
 use crate::args::{ExternalLog, Globals, Output};
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{document, println, table};
+use crate::output::{document, println, say, table};
 
 pub async fn run(globals: &Globals, own: &ExternalLog) -> Result<ExitCode, Failure> {
     let client = Client::new(globals)?;
@@ -22,6 +22,9 @@ pub async fn run(globals: &Globals, own: &ExternalLog) -> Result<ExitCode, Failu
 
 async fn list(globals: &Globals, client: &Client) -> Result<(), Failure> {
     let debt: Value = client.get("api/v1/external-log").await?;
+    if debt["configured"] != true && !globals.quiet {
+        say("no external log is configured; what is listed was owed to one before");
+    }
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let of = |stage: &str, name: &str| -> Vec<Vec<String>> {
         let entries = debt[name].as_array().into_iter().flatten();

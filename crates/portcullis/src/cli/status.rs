@@ -69,6 +69,11 @@ async fn acknowledge(
             done["told"].as_str().unwrap_or("-")
         )),
     }
+    if name == "external-log" && !globals.quiet {
+        say(
+            "what was paid before may not be in it: portcullis external-log retry --paid-since TIME has it owed again",
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

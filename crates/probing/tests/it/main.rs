@@ -16,8 +16,8 @@ use jiff::{SignedDuration, Timestamp};
 use kernel::{Clock as _, Fault as _, Kind, SeededRandom, TestClock};
 use on::{Place, on_both};
 use probing::{
-    BlobsProbe, ClockProbe, DatabaseProbe, Finding, Known, LogMark, Losses, Marks, Probe as _, References,
-    State,
+    BlobsProbe, ClockProbe, DatabaseProbe, Finding, Known, LogMark, Losses, MarkError, Marks, Probe as _,
+    References, State,
 };
 use store::{Blobs, Db, args};
 
@@ -30,7 +30,7 @@ on_both!(
     p14_another_blob_store_behind_the_same_name_is_named,
     p20_a_clock_an_hour_back_is_named_also_over_a_restart,
     marks_are_kept_and_replaced,
-    p14_the_mark_of_a_log_is_moved_on_by_whoever_knew_it_and_forgotten_by_a_person,
+    p14_the_mark_of_a_log_is_moved_on_by_whoever_knew_it_and_replaced_by_a_person,
 );
 
 /// A database of an installation of its own.
@@ -357,7 +357,7 @@ async fn marks_are_kept_and_replaced(place: Place) {
 
 /// Shown to fail: without `AND mark = $4` in `LogMark::replace`, the second of two servers that looked at the same time
 /// has what it found believed.
-async fn p14_the_mark_of_a_log_is_moved_on_by_whoever_knew_it_and_forgotten_by_a_person(place: Place) {
+async fn p14_the_mark_of_a_log_is_moved_on_by_whoever_knew_it_and_replaced_by_a_person(place: Place) {
     let db = installed(&place, 1).await;
     let (mark, now) = (LogMark::new(&Marks::new(db.clone()), "aa"), clock().now());
     let known = |size: u64, root: &str| Known {
@@ -367,7 +367,7 @@ async fn p14_the_mark_of_a_log_is_moved_on_by_whoever_knew_it_and_forgotten_by_a
             root: root.to_owned(),
             note: "note".to_owned(),
         }),
-        forgotten: 0,
+        taken: 0,
     };
     let nothing = mark.read().await.unwrap();
     assert_eq!(nothing.known, Known::default());
@@ -392,25 +392,50 @@ async fn p14_the_mark_of_a_log_is_moved_on_by_whoever_knew_it_and_forgotten_by_a
     let mut of_project = everywhere.clone();
     of_project.everywhere = false;
     let (clock, random) = (clock(), SeededRandom::new(3));
-    let refused = mark.forget(&of_project, "x", "looked", &clock, &random).await;
+    let refused = mark.take(&of_project, "looked", &clock, &random).await;
     assert_eq!(refused.unwrap_err().kind(), Kind::Denied);
-    mark.forget(&everywhere, "x", " ", &clock, &random)
-        .await
-        .unwrap_err();
+    // Nothing contradicts it yet.
+    let nothing = mark.take(&everywhere, "looked", &clock, &random).await;
+    assert_eq!(nothing.unwrap_err().kind(), Kind::NotFound);
+    let found = known(1, "ee").seen.unwrap();
+    mark.found(Some(found.clone()));
+    mark.take(&everywhere, " ", &clock, &random).await.unwrap_err();
     let before = mark.read().await.unwrap();
-    let forgotten = mark.forget(&everywhere, "log, 1 entries", "a new shard", &clock, &random);
-    assert_eq!(forgotten.await.unwrap().size, 2);
+    let (seen, taken) = mark
+        .take(&everywhere, "a new shard", &clock, &random)
+        .await
+        .unwrap();
+    assert!(seen.contains("2 entries"), "{seen}");
+    assert_eq!(taken, found);
     // Who read it before does not bring it back.
     assert!(!mark.replace(&before, &known(3, "ff"), now).await.unwrap());
     let after = mark.read().await.unwrap().known;
-    assert_eq!((after.seen, after.forgotten), (None, 1));
+    assert_eq!((after.seen, after.taken), (Some(found), 1));
     let record = "SELECT detail FROM audit WHERE action = 'dependency.acknowledge'";
     let record = db.read_one(record, args![]).await.unwrap().unwrap();
     let detail = record.text("detail").unwrap();
     assert!(
-        detail.contains("2 entries") && detail.ends_with("found: log, 1 entries: a new shard"),
+        detail.contains("seen: log, 2 entries") && detail.ends_with("root ee…: a new shard"),
         "{detail}"
     );
-    let nothing = mark.forget(&everywhere, "x", "again", &clock, &random).await;
+    let nothing = mark.take(&everywhere, "again", &clock, &random).await;
     assert_eq!(nothing.unwrap_err().kind(), Kind::NotFound);
+
+    // Whoever trusted what comes after a damaged mark would trust anything; a person may put it right.
+    for damaged in [
+        r#"{"origin":"log","size":"nine","root":"aa","note":"note","taken":4}"#,
+        r#"{"taken":4}"#,
+        r#"{"origin":"log","size":9,"root":"aa","note":""}"#,
+        "",
+    ] {
+        marks.keep("external-log bb", damaged, now).await.unwrap();
+        let read = other.read().await.unwrap_err();
+        assert!(matches!(read, MarkError::Damaged(_)), "{damaged}: {read}");
+    }
+    other.found(known(9, "aa").seen);
+    other
+        .take(&everywhere, "it was damaged", &clock, &random)
+        .await
+        .unwrap();
+    assert_eq!(other.read().await.unwrap().known.seen, known(9, "aa").seen);
 }

@@ -2,6 +2,7 @@
 
 use access::{AccessError, Action, Context};
 use axum::extract::{Path, Query, State};
+use jiff::Timestamp;
 use web::{Json, Problem};
 
 use crate::Signing;
@@ -110,8 +111,12 @@ pub(crate) async fn retry(
             return Err(invalid(since, "all that was refused is owed again; leave it out").into());
         }
         ("paid:retry", Some(since)) => {
-            let since = since.parse().map_err(|_| invalid(since, "a time is RFC 3339"))?;
-            signing.retry_paid_debt(&context, since).await?
+            let read = since.parse::<Timestamp>();
+            let at = read.map_err(|_| invalid(since, "a time is RFC 3339, with + written as %2B"))?;
+            if at > signing.parts.clock.now() {
+                return Err(invalid(since, "it has not come yet").into());
+            }
+            signing.retry_paid_debt(&context, at).await?
         }
         ("paid:retry", None) => return Err(invalid("", "it says what was paid from when on").into()),
         _ => {

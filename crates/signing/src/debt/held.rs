@@ -100,6 +100,10 @@ impl Answers {
                 answers.retain(&mut stays);
                 !answers.is_empty()
             });
+            if (looks.wrong, looks.taken) != (self.judged.wrong, self.judged.taken) {
+                // What the log was may not be what it is.
+                self.proven.clear();
+            }
             if looks.well != self.judged.well {
                 self.to_prove = self.looked_after.keys().cloned().collect();
             }

@@ -419,7 +419,8 @@ async fn write(parts: Arc<Parts>, fence: i64, mut answers: Vec<(String, Outcome)
             && !tables::logged(&mut tx, id, entry, now).await?
         {
             let why = format!(
-                "it says that the entry lies at {}, where another of ours lies",
+                "it says that the entry lies at {}, where another of ours lies; if the log was put back from an older copy: \
+                 portcullis external-log retry --paid-since TIME",
                 entry.index
             );
             tracing::warn!(signature = id, why, "the external log is not believed");

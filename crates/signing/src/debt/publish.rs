@@ -1,15 +1,18 @@
 //! Attaching the external log's evidence to the images: a second bundle around the same signed statement, for whoever
 //! believes that log and not ours.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use flow::{Caller, Class};
+use futures::StreamExt as _;
+use futures::future::{BoxFuture, join_all};
+use futures::stream::FuturesUnordered;
 use kernel::{Digest, Fault as _, Kind, Monotonic, Repository};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use super::pay::later;
 use super::tables::{self, PutOff, Unpublished};
@@ -18,21 +21,62 @@ use crate::parts::Parts;
 use crate::ports::{RegistryError, RegistryReason};
 use crate::{SigningError, format, publish, resolve};
 
-/// Signatures that are read at once, and of these published at once: a few, since nobody waits.
+/// Signatures that are read at once, and of these published at once to one registry: a few, since nobody waits.
 const READ_MAX: i64 = 32;
 const AT_ONCE: usize = 4;
-/// Between two rounds: others want to write too.
-const ROUND_PAUSE: Duration = Duration::from_millis(20);
+/// Signatures that wait for their turn at one registry in memory, of some kilobytes each; more are read again later.
+const WAITING_MAX: usize = 64;
+/// Registries that are published to at once.
+const REGISTRIES_MAX: usize = 64;
+/// Between two reads: others want the database too. What is passed over because its registry is behind is read again and
+/// again, so more slowly.
+const READ_PAUSE: Duration = Duration::from_millis(20);
+const PASS_PAUSE: Duration = Duration::from_millis(50);
+/// Before everything that is due.
+const BEGINNING: (i64, String) = (i64::MIN, String::new());
 /// After so many attempts, which take twenty minutes, an image that its registry does not have is gone, and needs no
 /// evidence. Some registries say the same while they are put back or moved.
 const GONE_ATTEMPTS: u32 = 8;
 
-/// Publishes for as long as the fence holds.
+/// Publishes for as long as the fence holds, to each registry at its own pace.
 pub(super) struct Publisher {
-    parts: Arc<Parts>,
-    fence: i64,
+    attaching: Arc<Attaching>,
+    /// What was read last: when it was due, and its id.
+    read: (i64, String),
+    /// Whether anything was found to be done since the beginning was read.
+    found: bool,
+    /// By registry: what waits for its turn there. What has images in several is at the first.
+    waiting: HashMap<String, Waiting>,
+    /// One for each registry.
+    running: FuturesUnordered<BoxFuture<'static, Result<Done, Stopped>>>,
+    /// Registries with something under way.
+    at_work: HashSet<String>,
+    /// Of all that waits or is under way.
+    busy: HashSet<String>,
     /// Registries that did not answer, by their hosts.
     away: HashMap<String, Away>,
+}
+
+/// What waits for its turn at one registry.
+#[derive(Default)]
+struct Waiting {
+    works: VecDeque<Work>,
+    /// Whether the registry answered just now.
+    answers: bool,
+}
+
+/// What attaches evidence, apart from what decides which.
+struct Attaching {
+    parts: Arc<Parts>,
+    fence: i64,
+}
+
+/// What came of some works at one registry.
+struct Done {
+    registry: String,
+    ids: Vec<String>,
+    /// Which registries answered, and which did not and why.
+    learned: HashMap<String, Option<String>>,
 }
 
 /// A registry that did not answer.
@@ -88,32 +132,56 @@ impl Failure {
 impl Publisher {
     pub(super) fn new(parts: Arc<Parts>, fence: i64) -> Self {
         Self {
-            parts,
-            fence,
+            attaching: Arc::new(Attaching { parts, fence }),
+            read: BEGINNING,
+            found: false,
+            waiting: HashMap::new(),
+            running: FuturesUnordered::new(),
+            at_work: HashSet::new(),
+            busy: HashSet::new(),
             away: HashMap::new(),
         }
     }
 
     pub(super) async fn run(&mut self) -> Result<Infallible, Stopped> {
+        let mut next_read = Instant::now();
         loop {
-            let pause = match self.round().await? {
-                true => ROUND_PAUSE,
-                false => LOOK_AFTER,
-            };
-            sleep(pause).await;
+            tokio::select! {
+                Some(done) = self.running.next(), if !self.running.is_empty() => self.learn_all(done?),
+                () = sleep_until(next_read) => next_read = Instant::now() + self.look().await?,
+            }
+            self.start();
         }
     }
 
-    /// Publishes what is to be published; whether there was anything. A registry that is away is asked once in a
-    /// pause, and makes the others wait for that call and no more: all else that is to go there is put off without one.
+    /// Reads all that is due and waits until it is done; whether there was anything.
+    #[cfg(test)]
     pub(super) async fn round(&mut self) -> Result<bool, Stopped> {
-        let (db, now) = (&self.parts.db, self.parts.clock.now_us());
-        let items = tables::unpublished(db, now, READ_MAX).await?;
-        let some = !items.is_empty();
-        let mut by_registry: HashMap<String, VecDeque<Work>> = HashMap::new();
-        let mut outcomes = Vec::new();
+        let mut some = self.look().await? < LOOK_AFTER;
+        self.start();
+        while let Some(done) = self.running.next().await {
+            some = true;
+            self.learn_all(done?);
+            self.start();
+        }
+        Ok(some)
+    }
+
+    /// Reads some more of what is due, and has it wait at its registry; how soon to go on. A registry that is away is
+    /// asked once in a pause, and what else is to go there is put off without a call.
+    async fn look(&mut self) -> Result<Duration, Stopped> {
+        let parts = self.attaching.parts.clone();
+        let now = parts.clock.now_us();
+        let items = tables::unpublished(&parts.db, now, &self.read, READ_MAX).await?;
+        let last = items.last().filter(|_| items.len() as i64 == READ_MAX);
+        let is_end = last.is_none();
+        self.read = last.map_or(BEGINNING, |last| (last.next_at, last.id.clone()));
+        let (mut outcomes, waited) = (Vec::new(), self.busy.len());
         for item in items {
-            match self.work(item).await? {
+            if self.busy.contains(&item.id) {
+                continue;
+            }
+            match self.attaching.work(item).await? {
                 Err((item, why)) => outcomes.push((item, Outcome::Failed(why))),
                 // It was asked for in the legacy format alone, which has no place for evidence.
                 Ok(work) if work.images.is_empty() => outcomes.push((work.item, Outcome::Published)),
@@ -123,23 +191,74 @@ impl Publisher {
                         away.spared = away.spared.saturating_add(1);
                         outcomes.push((work.item, outcome));
                     }
-                    None => {
-                        let host = work.images.first().map(|(repository, _)| repository.registry());
-                        let host = host.unwrap_or_default().to_owned();
-                        by_registry.entry(host).or_default().push_back(work);
-                    }
+                    None => self.queue(work),
                 },
             }
         }
-        self.settle(&outcomes).await?;
-        let own = &*self;
-        let registries = by_registry.into_values().map(|works| own.registry(works));
-        for learned in futures::future::join_all(registries).await {
-            for (host, unanswered) in learned? {
-                self.learn(host, unanswered);
-            }
+        let found = !outcomes.is_empty() || self.busy.len() > waited;
+        self.attaching.settle(&outcomes).await?;
+        self.found |= found;
+        let pause = match (found, is_end, self.found) {
+            (true, ..) | (_, true, true) => READ_PAUSE,
+            (_, false, _) => PASS_PAUSE,
+            _ => LOOK_AFTER,
+        };
+        self.found &= !is_end;
+        Ok(pause)
+    }
+
+    /// Has it wait for its turn at its registry. Where too many do, it is read again later.
+    fn queue(&mut self, work: Work) {
+        let registries = self.waiting.len();
+        let waiting = match self.waiting.get_mut(work.registry()) {
+            Some(waiting) => waiting,
+            None if registries >= REGISTRIES_MAX => return,
+            None => self.waiting.entry(work.registry().to_owned()).or_default(),
+        };
+        if waiting.works.len() < WAITING_MAX {
+            self.busy.insert(work.item.id.clone());
+            waiting.works.push_back(work);
         }
-        Ok(some)
+    }
+
+    /// Begins to publish to each registry where something waits and nothing is under way: one alone to find out whether
+    /// it answers, if that is not known.
+    fn start(&mut self) {
+        for (registry, waiting) in &mut self.waiting {
+            let Waiting { works, answers } = waiting;
+            if works.is_empty() || !self.at_work.insert(registry.clone()) {
+                continue;
+            }
+            let at_once = if *answers { AT_ONCE } else { 1 };
+            let works: Vec<Work> = works.drain(..at_once.min(works.len())).collect();
+            let (attaching, registry) = (self.attaching.clone(), registry.clone());
+            self.running.push(Box::pin(
+                async move { attaching.publish_all(registry, works).await },
+            ));
+        }
+    }
+
+    fn learn_all(&mut self, done: Done) {
+        for id in &done.ids {
+            self.busy.remove(id);
+        }
+        self.at_work.remove(&done.registry);
+        let is_away = done.learned.values().any(Option::is_some);
+        let answers = done.learned.get(&done.registry).is_some_and(Option::is_none);
+        for (host, unanswered) in done.learned {
+            self.learn(host, unanswered);
+        }
+        let Some(waiting) = self.waiting.get_mut(&done.registry) else {
+            return;
+        };
+        waiting.answers = answers;
+        if is_away || waiting.works.is_empty() {
+            // What waits is due still, and is read again: then it is put off.
+            for work in waiting.works.drain(..) {
+                self.busy.remove(&work.item.id);
+            }
+            self.waiting.remove(&done.registry);
+        }
     }
 
     /// A registry of this work that is left alone for now.
@@ -158,7 +277,7 @@ impl Publisher {
             return;
         };
         let failures = self.away.get(&host).map_or(0, |away| away.failures);
-        let pause = rules::registry_pause(failures, rules::chance(&*self.parts.random));
+        let pause = rules::registry_pause(failures, rules::chance(&*self.attaching.parts.random));
         tracing::warn!(
             registry = host,
             why,
@@ -180,6 +299,21 @@ impl Publisher {
         self.away.keys().collect()
     }
 
+    fn now(&self) -> Monotonic {
+        self.attaching.parts.clock.monotonic()
+    }
+}
+
+impl Work {
+    /// The host of the registry at which it waits.
+    fn registry(&self) -> &str {
+        self.images
+            .first()
+            .map_or("", |(repository, _)| repository.registry())
+    }
+}
+
+impl Attaching {
     async fn work(&self, item: Unpublished) -> Result<Result<Work, (Unpublished, String)>, Stopped> {
         let images = tables::images(&self.parts.db, &item.id).await?;
         Ok(match images {
@@ -188,42 +322,36 @@ impl Publisher {
         })
     }
 
-    /// Publishes to one registry, with one signature first, until one does not answer: the rest is due still, and read
-    /// again. Which registries answered, and which did not and why.
-    async fn registry(&self, mut works: VecDeque<Work>) -> Result<HashMap<String, Option<String>>, Stopped> {
-        let mut learned = HashMap::new();
-        let mut at_once = 1;
-        while !works.is_empty() && learned.values().all(Option::is_none) {
-            let some: Vec<Work> = works.drain(..at_once.min(works.len())).collect();
-            at_once = AT_ONCE;
-            let tried = futures::future::join_all(some.iter().map(|work| self.publish(work))).await;
-            let mut outcomes = Vec::with_capacity(some.len());
-            for (work, tried) in some.into_iter().zip(tried) {
-                let outcome = match tried {
-                    Ok(()) => {
-                        let hosts = work.images.iter().map(|(repository, _)| repository.registry());
-                        for host in hosts {
-                            learned.entry(host.to_owned()).or_default();
-                        }
-                        Outcome::Published
+    /// Publishes some at once, and writes down what came of it.
+    async fn publish_all(&self, registry: String, works: Vec<Work>) -> Result<Done, Stopped> {
+        let mut learned: HashMap<String, Option<String>> = HashMap::new();
+        let tried = join_all(works.iter().map(|work| self.publish(work))).await;
+        let (mut ids, mut outcomes) = (Vec::with_capacity(works.len()), Vec::with_capacity(works.len()));
+        for (work, tried) in works.into_iter().zip(tried) {
+            let outcome = match tried {
+                Ok(()) => {
+                    for (repository, _) in &work.images {
+                        learned.entry(repository.registry().to_owned()).or_default();
                     }
-                    Err(failure) => {
-                        if failure.is_unanswered() {
-                            let why = kernel::words(&kernel::chain(&failure.error));
-                            learned.insert(failure.host.clone(), Some(why));
-                        }
-                        failed(&work.item, &failure)
+                    Outcome::Published
+                }
+                Err(failure) => {
+                    if failure.is_unanswered() {
+                        let why = kernel::words(&kernel::chain(&failure.error));
+                        learned.insert(failure.host.clone(), Some(why));
                     }
-                };
-                outcomes.push((work.item, outcome));
-            }
-            self.settle(&outcomes).await?;
+                    failed(&work.item, &failure)
+                }
+            };
+            ids.push(work.item.id.clone());
+            outcomes.push((work.item, outcome));
         }
-        Ok(learned)
-    }
-
-    fn now(&self) -> Monotonic {
-        self.parts.clock.monotonic()
+        self.settle(&outcomes).await?;
+        Ok(Done {
+            registry,
+            ids,
+            learned,
+        })
     }
 
     /// Publishes one to each of its images that is there; an error is also that one is not.
@@ -289,7 +417,7 @@ impl Publisher {
         }
         let now = self.parts.clock.now_us();
         let published = outcomes.iter().filter_map(|(item, outcome)| match outcome {
-            Outcome::Published => Some((&*item.id, item.images)),
+            Outcome::Published => Some(item),
             _ => None,
         });
         tables::all_published(&mut tx, &published.collect::<Vec<_>>(), now).await?;
@@ -300,7 +428,7 @@ impl Publisher {
                 Outcome::Published => continue,
                 Outcome::Gone(why) => {
                     let why = shortened(why);
-                    tables::published(&mut tx, &item.id, item.images, &why, now).await?;
+                    tables::published(&mut tx, item, &why, now).await?;
                     continue;
                 }
                 Outcome::Busy(why) => (0, why, rules::retry(0, chance)),
@@ -309,6 +437,7 @@ impl Publisher {
             };
             put_off.push(PutOff {
                 id: &item.id,
+                logged_at: item.logged_at,
                 attempts,
                 why: shortened(why),
                 next_at: later(now, wait),

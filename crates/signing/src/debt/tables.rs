@@ -55,6 +55,10 @@ pub(super) struct Unpublished {
     pub attempts: u32,
     pub project: String,
     pub images: i64,
+    /// When its evidence came, in microseconds since 1970: later evidence is not what was published.
+    pub logged_at: i64,
+    /// When it is due, in microseconds since 1970.
+    pub next_at: i64,
     pub statement: Vec<u8>,
     pub signature: Vec<u8>,
     /// What is wrong, where the bundle cannot be made of what is stored.
@@ -179,16 +183,24 @@ pub(super) async fn owed(
     rows.iter().map(owed).collect()
 }
 
-/// Evidence that may be published, what is due the longest first.
-pub(super) async fn unpublished(db: &Db, now_us: i64, limit: i64) -> Result<Vec<Unpublished>, SigningError> {
+/// Evidence that may be published, what is due the longest first, of that after `after` (when it is due, and the
+/// signature's id).
+pub(super) async fn unpublished(
+    db: &Db,
+    now_us: i64,
+    after: &(i64, String),
+    limit: i64,
+) -> Result<Vec<Unpublished>, SigningError> {
     let rows = db
         .read(
-            "SELECT d.signature_id, d.attempts, d.images, d.evidence, s.project, s.statement, s.signature, s.key_id, \
+            "SELECT d.signature_id, d.attempts, d.images, d.evidence, d.logged_at, d.next_at, s.project, s.statement, \
+                    s.signature, s.key_id, \
                     (SELECT MIN(k.public_pem) FROM signing_key k \
                      WHERE k.project = s.project AND k.key_id = s.key_id) AS public_pem \
              FROM external_debt d JOIN signature s ON s.id = d.signature_id \
-             WHERE d.state = 'logged' AND d.next_at <= $1 ORDER BY d.next_at, d.signature_id LIMIT $2",
-            args![now_us, limit],
+             WHERE d.state = 'logged' AND d.next_at <= $1 AND (d.next_at, d.signature_id) > ($2, $3) \
+             ORDER BY d.next_at, d.signature_id LIMIT $4",
+            args![now_us, after.0, &after.1, limit],
         )
         .await?;
     let unpublished = |row: &Row| {
@@ -199,6 +211,8 @@ pub(super) async fn unpublished(db: &Db, now_us: i64, limit: i64) -> Result<Vec<
             attempts: attempts(row)?,
             project: row.text("project")?,
             images: row.int("images")?,
+            logged_at: row.int("logged_at")?,
+            next_at: row.int("next_at")?,
             statement: row.blob("statement")?,
             signature: row.blob("signature")?,
             material: key_of(row)?.and_then(|key| Ok((key, evidence?))),
@@ -374,33 +388,39 @@ fn log_id(evidence: &str) -> Option<String> {
     evidence["logId"]["keyId"].as_str().map(str::to_owned)
 }
 
-/// Marks evidence as published to all of `images` that are there, and `why` not to others; not if another image came
-/// meanwhile.
+/// Marks the evidence of `item` as published to all of its images that are there, and `why` not to others; not if another
+/// image or other evidence came meanwhile.
 pub(super) async fn published(
     tx: &mut Tx,
-    id: &str,
-    images: i64,
+    item: &Unpublished,
     why: &str,
     now_us: i64,
 ) -> Result<bool, SigningError> {
     let sql = "UPDATE external_debt SET state = 'published', published_at = $1, last_error = $2 \
-               WHERE signature_id = $3 AND state = 'logged' AND images = $4";
-    Ok(tx.execute(sql, args![now_us, why, id, images]).await? > 0)
+               WHERE signature_id = $3 AND state = 'logged' AND images = $4 AND logged_at = $5";
+    let args = args![now_us, why, &item.id, item.images, item.logged_at];
+    Ok(tx.execute(sql, args).await? > 0)
 }
 
-/// The same for many that are published whole: ids, and how many images each has.
+/// The same for many that are published whole.
 pub(super) async fn all_published(
     tx: &mut Tx,
-    items: &[(&str, i64)],
+    items: &[&Unpublished],
     now_us: i64,
 ) -> Result<(), SigningError> {
     if items.is_empty() {
         return Ok(());
     }
+    let rows: Vec<_> = items
+        .iter()
+        .map(|item| (&item.id, item.images, item.logged_at))
+        .collect();
     let sql = "UPDATE external_debt SET state = 'published', published_at = $2, last_error = '' \
-               FROM (SELECT value ->> 0 AS id, CAST(value ->> 1 AS BIGINT) AS images FROM {rows}) v \
-               WHERE signature_id = v.id AND state || '' = 'logged' AND external_debt.images = v.images";
-    tx.execute_for_rows(sql, json(&items)?, args![now_us]).await?;
+               FROM (SELECT value ->> 0 AS id, CAST(value ->> 1 AS BIGINT) AS images, \
+                 CAST(value ->> 2 AS BIGINT) AS logged_at FROM {rows}) v \
+               WHERE signature_id = v.id AND state || '' = 'logged' AND external_debt.images = v.images \
+                 AND external_debt.logged_at = v.logged_at";
+    tx.execute_for_rows(sql, json(&rows)?, args![now_us]).await?;
     Ok(())
 }
 
@@ -408,6 +428,7 @@ pub(super) async fn all_published(
 #[derive(serde::Serialize)]
 pub(super) struct PutOff<'a> {
     pub id: &'a str,
+    pub logged_at: i64,
     /// How many more it has had.
     pub attempts: i64,
     pub why: String,
@@ -423,8 +444,9 @@ pub(super) async fn all_put_off(tx: &mut Tx, items: &[PutOff<'_>]) -> Result<(),
     let sql = "UPDATE external_debt SET attempts = external_debt.attempts + v.attempts, last_error = v.why, \
                  next_at = v.next_at \
                FROM (SELECT value ->> 'id' AS id, CAST(value ->> 'attempts' AS BIGINT) AS attempts, \
-                 value ->> 'why' AS why, CAST(value ->> 'next_at' AS BIGINT) AS next_at FROM {rows}) v \
-               WHERE signature_id = v.id AND state || '' = 'logged'";
+                 value ->> 'why' AS why, CAST(value ->> 'next_at' AS BIGINT) AS next_at, \
+                 CAST(value ->> 'logged_at' AS BIGINT) AS logged_at FROM {rows}) v \
+               WHERE signature_id = v.id AND state || '' = 'logged' AND external_debt.logged_at = v.logged_at";
     tx.execute_for_rows(sql, json(&items)?, Vec::new()).await?;
     Ok(())
 }

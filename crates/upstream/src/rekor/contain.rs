@@ -23,6 +23,8 @@ const PROOFS_AT_ONCE: usize = 32;
 pub(super) struct Known {
     /// The newest checkpoint that was found well.
     well: Option<Observed>,
+    /// How often a person has had another one taken for the log before it.
+    taken: u64,
     /// What somebody with the log's key said since the last look that this one contradicts.
     contradiction: Option<RekorReason>,
 }
@@ -37,8 +39,15 @@ pub(super) fn head(checkpoint: &Checkpoint) -> TreeHead {
 
 impl Client {
     /// Learns of a checkpoint that follows all that were found well.
-    pub(super) fn found_well(&self, observed: Observed) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).well = Some(observed);
+    pub(super) fn found_well(&self, observed: Observed, taken: u64) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        (known.well, known.taken) = (Some(observed), taken);
+    }
+
+    /// How often a person has had another log taken for this one, as of the last look that found it well: what was proven
+    /// before is proven no more.
+    pub fn taken(&self) -> u64 {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).taken
     }
 
     /// What contradicts the log and was met since this was last asked.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kernel::Clock;
 use probing::log::{Seen, Step, compare};
-use probing::{Finding, Kind, Known, LogMark, Marks, Probe, Read, References, State, expiry};
+use probing::{Finding, Kind, Known, LogMark, MarkError, Marks, Probe, Read, References, State, expiry};
 use tlog::Checkpoint;
 
 use super::{Client, Observed, RekorReason};
@@ -14,8 +14,6 @@ use crate::oci::is_loopback;
 
 /// How long is waited for what the servers share, each time: a database that hangs must not make the log look ill.
 const SHARED_MS_MAX: u64 = 500;
-/// How often is looked again at once, because another server moved the shared mark on meanwhile.
-const LOOKS_MAX: usize = 3;
 
 /// Looks at the external log, and holds it against what this server and all others saw there last.
 pub struct LogProbe {
@@ -58,27 +56,40 @@ impl LogProbe {
     }
 
     /// What all servers saw, unless the database does not say.
-    async fn shared(&self) -> Option<Read> {
-        let read = within(self.mark.read()).await;
+    ///
+    /// # Errors
+    /// If the mark is damaged: then nobody knows what the log was.
+    async fn shared(&self) -> Result<Option<Read>, MarkError> {
+        let read = match within(self.mark.read()).await {
+            Err(error @ MarkError::Damaged(_)) => return Err(error),
+            other => other.ok(),
+        };
         if let Some(read) = &read {
             let mut own = self.own();
-            if read.known.forgotten > own.known.forgotten {
+            if read.known.taken > own.known.taken {
                 *own = Own::default();
             }
         }
-        read
+        Ok(read)
     }
 
-    /// Holds a checkpoint of the right log against those that were seen before it was asked for. None where another
-    /// server has moved the shared mark on meanwhile.
-    async fn held(&self, observed: &Observed, shared: Option<&Read>) -> Option<Finding> {
+    /// Holds a checkpoint of the right log against those that were seen before it was asked for.
+    async fn held(&self, observed: &Observed, shared: Result<Option<Read>, MarkError>) -> Finding {
         let now = seen(&observed.checkpoint);
+        let shared = match shared {
+            Ok(shared) => shared,
+            Err(error) => {
+                let found = format!("{}, and {error}", now.described());
+                self.mark.found(Some(now));
+                return Finding::new(State::Forked, self.expected(), found);
+            }
+        };
         let Own {
             known: own,
             is_shared,
         } = self.own().clone();
         let own_seen = own.seen.filter(|_| is_shared || shared.is_none());
-        let shared_seen = shared.and_then(|read| read.known.seen.clone());
+        let shared_seen = shared.as_ref().and_then(|read| read.known.seen.clone());
         let mut before: Vec<Seen> = own_seen.into_iter().chain(shared_seen).collect();
         before.dedup();
         let newest = before.iter().max_by_key(|seen| seen.size);
@@ -88,28 +99,41 @@ impl LogProbe {
         );
         for last in &before {
             if let Some(wrong) = self.contradicts(last, &now, observed, &expected).await {
-                return Some(wrong);
+                // What could not be asked contradicts nothing.
+                let contradicts = [State::RolledBack, State::Forked, State::WrongLog].contains(&wrong.state);
+                self.mark.found(contradicts.then_some(now));
+                return wrong;
             }
         }
+        self.mark.found(None);
         let finding = Finding::new(State::Ok, expected, now.described());
-        let forgotten = own.forgotten.max(shared.map_or(0, |read| read.known.forgotten));
+        let taken = own.taken.max(shared.as_ref().map_or(0, |read| read.known.taken));
         let known = Known {
             seen: Some(now),
-            forgotten,
+            taken,
         };
-        let mut is_shared = false;
-        if let Some(read) = shared
-            && let Some(replaced) = within(self.mark.replace(read, &known, self.clock.now())).await
-        {
-            if !replaced {
-                return None;
-            }
+        let is_shared = match &shared {
+            Some(read) => self.share(read, &known).await,
+            None => false,
+        };
+        if is_shared {
             // Only what all servers agree on is what answers are proven by.
-            self.client.found_well(observed.clone());
-            is_shared = true;
+            self.client.found_well(observed.clone(), taken);
         }
         *self.own() = Own { known, is_shared };
-        Some(finding)
+        finding
+    }
+
+    /// Moves the shared mark on from what was `read`; whether it says now what is `known`. Where another server was faster
+    /// with something else, the next look tells.
+    async fn share(&self, read: &Read, known: &Known) -> bool {
+        match within(self.mark.replace(read, known, self.clock.now())).await {
+            Ok(true) => true,
+            Ok(false) => within(self.mark.read())
+                .await
+                .is_ok_and(|read| read.known == *known),
+            Err(_) => false,
+        }
     }
 
     /// What is wrong with a log that is `now` so and was `last` so before.
@@ -127,8 +151,10 @@ impl LogProbe {
             Step::Forked => of(State::Forked),
             Step::Renamed => of(State::WrongLog),
             Step::Prove => {
-                // It was read when it was good.
-                let old = Checkpoint::parse(&last.note).ok()?;
+                let Ok(old) = Checkpoint::parse(&last.note) else {
+                    let found = format!("{}, and the one before it does not read", now.described());
+                    return Some(Finding::new(State::Forked, expected, found));
+                };
                 let error = self.client.follows(&old, observed).await.err()?;
                 Some(self.failed(&error.reason))
             }
@@ -174,28 +200,20 @@ impl Probe for LogProbe {
     async fn look(&self) -> Finding {
         // What is found counts for what is sent from now on, so that has to go where the name leads now.
         self.client.let_go();
-        let mut looks = 0;
-        let (observed, mut finding) = loop {
-            looks += 1;
-            // Before the log is asked, so that what is found is no older than what it is held against.
-            let shared = self.shared().await;
-            let observed = match self.client.checkpoint().await {
-                Ok(observed) => observed,
-                Err(error) => return self.failed(&error.reason),
-            };
-            match self.held(&observed, shared.as_ref()).await {
-                Some(finding) => break (observed, finding),
-                None if looks < LOOKS_MAX => {}
-                None => {
-                    let why = "other servers look at the same moment, each time; the next look counts";
-                    return Finding::new(State::Unreachable, self.expected(), why);
-                }
+        // Before the log is asked, so that what is found is no older than what it is held against.
+        let shared = self.shared().await;
+        let observed = match self.client.checkpoint().await {
+            Ok(observed) => observed,
+            Err(error) => {
+                self.mark.found(None);
+                return self.failed(&error.reason);
             }
         };
         let here = reqwest::Url::parse(self.client.url()).is_ok_and(|url| is_loopback(&url));
         if let Some(date) = observed.date.filter(|_| !here) {
             self.references.note("the external log", date, &*self.clock);
         }
+        let mut finding = self.held(&observed, shared).await;
         if finding.state == State::Ok
             && let Some(reason) = self.client.contradiction()
         {
@@ -226,18 +244,20 @@ fn seen(checkpoint: &Checkpoint) -> Seen {
     }
 }
 
-/// What the database answers to a question of the probe; none if it does not, or not in time.
-async fn within<T, E: std::error::Error>(asked: impl Future<Output = Result<T, E>>) -> Option<T> {
+/// What the database answers to a question of the probe, in time.
+async fn within<T, E>(asked: impl Future<Output = Result<T, E>>) -> Result<T, MarkError>
+where
+    MarkError: From<E>,
+{
     let most = Duration::from_millis(SHARED_MS_MAX);
-    match tokio::time::timeout(most, asked).await {
-        Ok(Ok(answer)) => Some(answer),
-        Ok(Err(error)) => {
-            tracing::debug!(
-                error = kernel::chain(&error),
-                "the external log's checkpoint is not shared"
-            );
-            None
-        }
-        Err(_) => None,
-    }
+    let answer = match tokio::time::timeout(most, asked).await {
+        Ok(answer) => answer.map_err(MarkError::from),
+        Err(_) => Err(MarkError::Late),
+    };
+    answer.inspect_err(|error| {
+        tracing::debug!(
+            error = kernel::chain(error),
+            "the external log's checkpoint is not shared"
+        );
+    })
 }

@@ -90,7 +90,7 @@ async fn p13_no_debt_is_counted_as_paid_to_a_fork() {
     assert_eq!(scene.size().await, 13);
 }
 
-/// The log was replaced by another one under its key, and its operator says so. Shown to fail: without `LogMark::forget`
+/// The log was replaced by another one under its key, and its operator says so. Shown to fail: without `LogMark::take`
 /// it is FORKED for ever, also after a restart, and nothing is ever paid there.
 #[tokio::test(flavor = "multi_thread")]
 async fn p14_an_external_log_that_changed_on_purpose_is_taken_once_an_administrator_says_so() {
@@ -145,6 +145,13 @@ async fn p14_an_external_log_that_changed_on_purpose_is_taken_once_an_administra
         let audit = server.run(&audit).unwrap().expect_ok();
         assert!(audit.stdout.contains(words), "{}", audit.stdout);
     }
+    let future = ["external-log", "retry", "--paid-since", "2099-01-01T00:00:00Z"];
+    let future = server.run(&future).unwrap();
+    assert!(
+        !future.ok() && future.text().contains("has not come yet"),
+        "{}",
+        future.text()
+    );
     let listed = server.run(&["external-log", "list"]).unwrap().expect_ok();
     assert!(listed.stdout.starts_with("SIGNATURE"), "{}", listed.stdout);
 }

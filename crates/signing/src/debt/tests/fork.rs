@@ -216,3 +216,33 @@ async fn a_place_that_no_log_has_is_not_believed_and_stops_no_other_entry() {
     })
     .await;
 }
+
+/// What was proven of a log is proven no more of one that a person had taken in its place. Shown to fail: without the
+/// clearing of `proven` in `Answers::judge`, what the old log answers still is paid.
+#[tokio::test(flavor = "multi_thread")]
+async fn p13_what_was_proven_of_a_log_is_not_of_one_that_took_its_place() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        world.outside.knows.store(true, Ordering::SeqCst);
+        world.outside.is_looked_at(true);
+        world.sign("before").await;
+        world.pays_for(&mut payer, MINUTE).await;
+        world.outside.is_looked_at(true);
+        world.pays_for(&mut payer, MINUTE).await;
+        assert_eq!(world.standing().await.unpublished, 1);
+        // Another log takes its place, and the name still leads there for those who write.
+        let (context, ever) = (super::world::context(), jiff::Timestamp::UNIX_EPOCH);
+        let again = world.signing.retry_paid_debt(&context, ever).await.unwrap();
+        assert_eq!(again, 1);
+        world.outside.other_was_taken.store(true, Ordering::SeqCst);
+        world.outside.is_looked_at(true);
+        world.pays_for(&mut payer, MINUTE).await;
+        world.outside.is_looked_at(true);
+        world.pays_for(&mut payer, MINUTE).await;
+        let standing = world.standing().await;
+        assert_eq!((standing.owed, standing.unpublished), (1, 0));
+        assert!(standing.last_error.contains("not believed"), "{standing:?}");
+    })
+    .await;
+}

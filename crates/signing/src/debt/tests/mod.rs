@@ -295,11 +295,21 @@ async fn an_image_that_is_finished_later_is_published_too() {
         tables::unlogged(&mut tx, id, &late).await.unwrap();
         tx.commit().await.unwrap();
         row(State::Logged).await;
+        let read = async || {
+            let from = (i64::MIN, String::new());
+            let mut all = tables::unpublished(db, now, &from, 10).await.unwrap();
+            all.remove(0)
+        };
         let one_more = BTreeMap::from([(&signed.id, 1)]);
+        let before = read().await;
         let mut tx = db.begin().await.unwrap();
         owe(&mut tx, &one_more, now).await.unwrap();
-        assert!(!tables::published(&mut tx, id, 1, "", now).await.unwrap());
-        assert!(tables::published(&mut tx, id, 2, "", now).await.unwrap());
+        tx.commit().await.unwrap();
+        let item = read().await;
+        let mut tx = db.begin().await.unwrap();
+        assert!(!tables::published(&mut tx, &before, "", now).await.unwrap());
+        tables::all_published(&mut tx, &[&before], now).await.unwrap();
+        assert!(tables::published(&mut tx, &item, "", now).await.unwrap());
         tx.commit().await.unwrap();
         assert_eq!(world.standing().await.unpublished, 0);
         let mut tx = db.begin().await.unwrap();
@@ -307,8 +317,9 @@ async fn an_image_that_is_finished_later_is_published_too() {
         tx.commit().await.unwrap();
         row(State::Logged).await;
         // As does who finds that the registry lost it.
+        let item = read().await;
         let mut tx = db.begin().await.unwrap();
-        assert!(tables::published(&mut tx, id, 3, "", now).await.unwrap());
+        assert!(tables::published(&mut tx, &item, "", now).await.unwrap());
         publish_again(&mut tx, &signed.id, now).await.unwrap();
         let stranger = Id::new("sig", &*world.clock, &SystemRandom);
         publish_again(&mut tx, &stranger, now).await.unwrap();

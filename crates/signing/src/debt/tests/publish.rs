@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use kernel::Digest;
+use kernel::{Clock as _, Digest};
 
 use super::world::context;
 use super::{LONG, MINUTE, on_both};
 use crate::Formats;
 use crate::debt::publish::Publisher;
+use crate::debt::tables;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_away_delays_only_what_is_published_there() {
@@ -175,6 +176,65 @@ async fn a_row_that_does_not_read_is_put_off_with_its_reason_and_stops_no_other(
         let named = world.signing.unpublished_debt(&context()).await.unwrap();
         assert_eq!(named[0].signature.as_str(), newer.id.as_str());
         assert!(named[0].why.contains("bundle,attestation"), "{}", named[0].why);
+    })
+    .await;
+}
+
+/// Shown to fail: with a `Publisher::round` that waits for all registries before it reads on, as it was, what is to go
+/// elsewhere waits for the one that hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_slow_holds_up_no_other() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        world.outside.knows.store(true, Ordering::SeqCst);
+        // More than are read at once, and more than wait in memory.
+        for number in 0..100 {
+            let name = format!("image {number}");
+            world.sign_in("slow.example/app", &name, Formats::BUNDLE).await;
+        }
+        world.pays_for(&mut payer, MINUTE).await;
+        world.sign("another").await;
+        world.pays_for(&mut payer, MINUTE).await;
+        world.shelf.hung.lock().unwrap().insert("slow.example".to_owned());
+        let mut publisher = Publisher::new(world.signing.parts.clone(), lease.fence());
+        let while_it_hangs = tokio::time::timeout(Duration::from_secs(3), publisher.run());
+        assert!(while_it_hangs.await.is_err());
+        assert_eq!(world.standing().await.unpublished, 100);
+        assert_eq!(world.shelf.attached("r.example/app"), 2);
+        world.shelf.hung.lock().unwrap().clear();
+        world.publish(&lease).await;
+        assert_eq!(world.standing().await.unpublished, 0);
+        assert_eq!(world.shelf.attached("slow.example/app"), 200);
+    })
+    .await;
+}
+
+/// Shown to fail: without `logged_at` in `tables::all_published`, what was owed again is taken for published though the
+/// images have the evidence of before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_owed_again_while_it_is_published_is_published_again() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        world.sign("image").await;
+        let began = world.clock.now();
+        world.pays_for(&mut payer, MINUTE).await;
+        let (db, from) = (&world.db, (i64::MIN, String::new()));
+        let now = world.clock.now_us();
+        let item = tables::unpublished(db, now, &from, 1).await.unwrap().remove(0);
+        // Its evidence is on the way to the registry.
+        let again = world.signing.retry_paid_debt(&context(), began).await.unwrap();
+        assert_eq!(again, 1);
+        world.clock.advance(MINUTE);
+        world.pays_for(&mut payer, MINUTE).await;
+        let mut tx = db.begin().await.unwrap();
+        tables::all_published(&mut tx, &[&item], now).await.unwrap();
+        assert!(!tables::published(&mut tx, &item, "", now).await.unwrap());
+        tx.commit().await.unwrap();
+        assert_eq!(world.standing().await.unpublished, 1);
+        world.publish(&lease).await;
+        assert_eq!(world.standing().await.unpublished, 0);
     })
     .await;
 }

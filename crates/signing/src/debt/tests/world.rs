@@ -86,6 +86,8 @@ pub struct Outside {
     pub asked: Mutex<Vec<i64>>,
     /// What was found there; `None` is well at every moment.
     pub looks: Mutex<Option<Looks>>,
+    /// A person had another log taken for it, which has none of this.
+    pub other_was_taken: AtomicBool,
     /// What it was told that contradicts it.
     pub contradictions: Mutex<Vec<String>>,
     clock: Mutex<Option<Arc<TestClock>>>,
@@ -183,6 +185,10 @@ impl ExternalLog for Outside {
             let unknown = || Contained::Unknown("its tiles are away".to_owned());
             return heads.iter().map(|_| unknown()).collect();
         }
+        if self.other_was_taken.load(Ordering::SeqCst) {
+            let no = |_| Contained::No("it is another log's".to_owned());
+            return heads.iter().map(no).collect();
+        }
         let tree = self.tree.lock().unwrap();
         heads.iter().map(|head| tree.contains(head)).collect()
     }
@@ -199,7 +205,10 @@ impl ExternalLog for Outside {
             well: Some(clock.monotonic().after(Duration::from_micros(1))),
             ..Looks::default()
         };
-        self.looks.lock().unwrap().unwrap_or_else(always)
+        Looks {
+            taken: u64::from(self.other_was_taken.load(Ordering::SeqCst)),
+            ..self.looks.lock().unwrap().unwrap_or_else(always)
+        }
     }
 
     fn contradicts(&self, why: &str) {
@@ -237,6 +246,8 @@ impl Log for Own {
 pub struct Shelf {
     /// The hosts of those that do not answer.
     pub down: Mutex<BTreeSet<String>>,
+    /// The hosts of those that say nothing.
+    pub hung: Mutex<BTreeSet<String>>,
     /// Images that are there no more.
     pub gone: Mutex<BTreeSet<Digest>>,
     /// Calls that were not answered.
@@ -245,8 +256,11 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    fn answers(&self, repository: &Repository) -> Result<(), RegistryError> {
+    async fn answers(&self, repository: &Repository) -> Result<(), RegistryError> {
         let host = repository.registry();
+        if self.hung.lock().unwrap().contains(host) {
+            std::future::pending::<()>().await;
+        }
         if !self.down.lock().unwrap().contains(host) {
             return Ok(());
         }
@@ -271,7 +285,7 @@ impl Shelf {
 #[async_trait]
 impl Registry for Shelf {
     async fn manifest(&self, _: Caller<'_>, image: &Reference) -> Result<Manifest, RegistryError> {
-        self.answers(image.repository())?;
+        self.answers(image.repository()).await?;
         let digest = image.digest().unwrap();
         if self.gone.lock().unwrap().contains(&digest) {
             return Err(RegistryError {
@@ -294,7 +308,7 @@ impl Registry for Shelf {
         _: Digest,
         _: usize,
     ) -> Result<Bytes, RegistryError> {
-        self.answers(repository)?;
+        self.answers(repository).await?;
         Ok(Bytes::new())
     }
 
@@ -304,12 +318,12 @@ impl Registry for Shelf {
         repository: &Repository,
         _: Digest,
     ) -> Result<Vec<Descriptor>, RegistryError> {
-        self.answers(repository)?;
+        self.answers(repository).await?;
         Ok(Vec::new())
     }
 
     async fn push_blob(&self, _: Caller<'_>, repository: &Repository, _: Bytes) -> Result<(), RegistryError> {
-        self.answers(repository)
+        self.answers(repository).await
     }
 
     async fn attach(
@@ -320,7 +334,7 @@ impl Registry for Shelf {
         manifest: &Descriptor,
         _: Bytes,
     ) -> Result<(), RegistryError> {
-        self.answers(repository)?;
+        self.answers(repository).await?;
         let attached = (repository.to_string(), subject, manifest.digest);
         self.bundles.lock().unwrap().push(attached);
         Ok(())
@@ -333,7 +347,7 @@ impl Registry for Shelf {
         _: &str,
         _: &Merge<'_>,
     ) -> Result<(), RegistryError> {
-        self.answers(repository)
+        self.answers(repository).await
     }
 }
 
