@@ -12,7 +12,7 @@ use futures::StreamExt as _;
 use futures::future::{BoxFuture, join_all};
 use futures::stream::FuturesUnordered;
 use kernel::{Digest, Fault as _, Kind, Monotonic, Repository};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 
 use super::pay::later;
 use super::tables::{self, PutOff, Unpublished};
@@ -144,11 +144,15 @@ impl Publisher {
     }
 
     pub(super) async fn run(&mut self) -> Result<Infallible, Stopped> {
-        let mut next_read = Instant::now();
+        let mut next_read = self.now();
         loop {
+            let wait = next_read.since(self.now());
             tokio::select! {
                 Some(done) = self.running.next(), if !self.running.is_empty() => self.learn_all(done?),
-                () = sleep_until(next_read) => next_read = Instant::now() + self.look().await?,
+                () = sleep(wait) => {
+                    let pause = self.look().await?;
+                    next_read = self.now().after(pause);
+                }
             }
             self.start();
         }
