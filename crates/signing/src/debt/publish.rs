@@ -1,5 +1,12 @@
 //! Attaching the external log's evidence to the images: a second bundle around the same signed statement, for whoever
 //! believes that log and not ours.
+//!
+//! ```text
+//!   due, a few at a time ── its registry rests ──▶ put off, without a call
+//!        └── waits at its registry ── a few at once, for each registry by itself ──▶ published | put off
+//! ```
+//!
+//! So a registry that is away, or slow, holds up its own images and no others.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
