@@ -35,10 +35,10 @@ const AT_ONCE: usize = 4;
 const WAITING_MAX: usize = 64;
 /// Registries that are published to at once.
 const REGISTRIES_MAX: usize = 64;
-/// Between two reads: others want the database too. What is passed over because its registry is behind is read again and
-/// again, so more slowly.
-const READ_PAUSE: Duration = Duration::from_millis(20);
-const PASS_PAUSE: Duration = Duration::from_millis(50);
+/// Between two reads, if more is due: others want the database too.
+const READ_PAUSE: Duration = Duration::from_millis(50);
+/// Before the next pass, after one that found something: what becomes due one by one is written down together.
+const GATHER_PAUSE: Duration = Duration::from_millis(250);
 /// Before everything that is due.
 const BEGINNING: (i64, String) = (i64::MIN, String::new());
 /// After so many attempts, which take twenty minutes, an image that its registry does not have is gone, and needs no
@@ -206,13 +206,12 @@ impl Publisher {
                 },
             }
         }
-        let found = !outcomes.is_empty() || self.busy.len() > waited;
+        self.found |= !outcomes.is_empty() || self.busy.len() > waited;
         self.attaching.settle(&outcomes).await?;
-        self.found |= found;
-        let pause = match (found, is_end, self.found) {
-            (true, ..) | (_, true, true) => READ_PAUSE,
-            (_, false, _) => PASS_PAUSE,
-            _ => LOOK_AFTER,
+        let pause = match (is_end, self.found) {
+            (false, _) => READ_PAUSE,
+            (true, true) => GATHER_PAUSE,
+            (true, false) => LOOK_AFTER,
         };
         self.found &= !is_end;
         Ok(pause)
