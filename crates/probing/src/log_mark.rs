@@ -157,7 +157,7 @@ impl LogMark {
         let sql = "SELECT mark FROM probe_mark WHERE name = $1";
         let row = tx.read_one(sql, args![&self.name]).await?;
         let before = self.read_of(row.map(|row| row.text("mark")).transpose()?);
-        // One that is damaged is put right by this.
+        // One that is damaged is put right by this, with a number that is above all that servers know of.
         let (seen, taken) = match before {
             Ok(read) => (read.known.seen, read.known.taken),
             Err(MarkError::Store(error)) => return Err(error.into()),
@@ -167,11 +167,8 @@ impl LogMark {
             seen: Some(found.clone()),
             taken: taken + 1,
         };
-        let (mark, now) = (serde_json::to_string(&known).unwrap_or_default(), clock.now());
-        let sql = "INSERT INTO probe_mark (name, mark, written_at) VALUES ($1, $2, $3) \
-                   ON CONFLICT (name) DO UPDATE SET mark = excluded.mark, written_at = excluded.written_at";
-        tx.execute(sql, args![&self.name, mark, now.as_microsecond()])
-            .await?;
+        let mark = serde_json::to_string(&known).unwrap_or_default();
+        marks::write(&mut tx, &self.name, &mark, clock.now()).await?;
         let seen = seen.map_or_else(|| "nothing that reads".to_owned(), |seen| seen.described());
         let detail = format!("seen: {seen}; taken: {}: {reason}", found.described());
         let record = Record {

@@ -155,14 +155,18 @@ impl Marks {
     /// If the database does not answer.
     pub async fn keep(&self, name: &str, mark: &str, now: Timestamp) -> Result<(), StoreError> {
         let mut tx = self.db.begin().await?;
-        tx.execute(
-            "INSERT INTO probe_mark (name, mark, written_at) VALUES ($1, $2, $3) \
-             ON CONFLICT (name) DO UPDATE SET mark = excluded.mark, written_at = excluded.written_at",
-            args![name, mark, now.as_microsecond()],
-        )
-        .await?;
+        write(&mut tx, name, mark, now).await?;
         tx.commit().await
     }
+}
+
+/// Writes a mark, whatever it was.
+pub(crate) async fn write(tx: &mut Tx, name: &str, mark: &str, now: Timestamp) -> Result<(), StoreError> {
+    let sql = "INSERT INTO probe_mark (name, mark, written_at) VALUES ($1, $2, $3) \
+               ON CONFLICT (name) DO UPDATE SET mark = excluded.mark, written_at = excluded.written_at";
+    tx.execute(sql, args![name, mark, now.as_microsecond()])
+        .await
+        .map(|_| ())
 }
 
 pub(crate) async fn read(db: &Db, name: &str) -> Result<Option<String>, StoreError> {
