@@ -125,11 +125,10 @@ impl Gate {
         }
     }
 
-    /// Whether nobody is in and nobody waits.
+    /// Whether nobody is in, waits or is about to enter: nobody else has it.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        let state = self.state();
-        state.running == 0 && state.queue.is_empty()
+        Arc::strong_count(&self.0) == 1
     }
 
     /// How it stands now.

@@ -105,14 +105,16 @@ impl Watched {
 
 #[async_trait]
 impl ExternalLog for Watched {
-    async fn append(&self, entry: NewEntry) -> Result<Answered, ExternalLogError> {
+    async fn append(&self, entry: NewEntry, last_index: Option<u64>) -> Result<Answered, ExternalLogError> {
         let entry = HashedRekord {
             digest: entry.digest.as_bytes().to_vec(),
             signature: entry.signature,
             verifier: Verifier::PublicKey(entry.public_key),
         };
         let client = self.client.clone();
-        let answer = self.threads.run(async move { client.append(&entry).await });
+        let answer = self
+            .threads
+            .run(async move { client.append(&entry, last_index).await });
         let answer = answer
             .await
             .map_err(|error| ExternalLogError::Unproven(error.to_string()))?;

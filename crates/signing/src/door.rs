@@ -181,6 +181,20 @@ mod tests {
         assert_eq!(count(), 1);
     }
 
+    /// Shown to fail: with a gate idle as soon as nobody is in and nobody waits, as it was, the next who comes gets another
+    /// gate to the same registry.
+    #[tokio::test]
+    async fn a_gate_that_somebody_is_about_to_enter_stays_the_only_one_to_its_registry() {
+        let door = Door::new(Arc::new(SystemClock::new()));
+        let entering = door.registry("slow.example");
+        for number in 0..REGISTRIES_MAX {
+            drop(door.registry(&format!("r{number}.example")));
+        }
+        let _pass = entering.enter(SIGN, 1).await.unwrap();
+        drop(entering);
+        assert_eq!(door.registry("slow.example").standing().running, 1);
+    }
+
     #[test]
     fn the_quota_of_one_project_is_not_another_s() {
         let door = Door::new(Arc::new(SystemClock::new()));

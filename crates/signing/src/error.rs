@@ -40,6 +40,8 @@ pub enum SigningError {
     Store(#[from] store::StoreError),
     #[error("there is no operation {0} in this project")]
     NoOperation(String),
+    #[error("no evidence of the external log waits for the registry {0}")]
+    NothingUnpublished(String),
     #[error("the index {0} names itself")]
     IndexCycle(Digest),
     #[error("the index {image} has more than {max} manifests, the cap INDEX_MANIFESTS_MAX", max = kernel::limits::INDEX_MANIFESTS_MAX)]
@@ -124,9 +126,11 @@ impl From<KeyFileError> for SigningError {
 impl Fault for SigningError {
     fn kind(&self) -> Kind {
         match self {
-            Self::NoKey { .. } | Self::NoSignature(_) | Self::NoImagePolicy(_) | Self::NoOperation(_) => {
-                Kind::NotFound
-            }
+            Self::NoKey { .. }
+            | Self::NoSignature(_)
+            | Self::NoImagePolicy(_)
+            | Self::NoOperation(_)
+            | Self::NothingUnpublished(_) => Kind::NotFound,
             Self::KeyExists { .. }
             | Self::TagMoved { .. }
             | Self::LegacyTag { .. }
@@ -169,6 +173,7 @@ impl Fault for SigningError {
             Self::Request(_) => &codes::REQUEST,
             Self::NoSignature(_) => &codes::NO_SIGNATURE,
             Self::NoOperation(_) => &codes::NO_OPERATION,
+            Self::NothingUnpublished(_) => &codes::NOTHING_UNPUBLISHED,
             Self::TrustedRoot(_) => &codes::TRUSTED_ROOT,
             Self::ImagePolicy { .. } => &codes::IMAGE_POLICY,
             Self::NoImagePolicy(_) => &codes::NO_IMAGE_POLICY,
@@ -343,6 +348,14 @@ was not read is not known: this is no verdict.",
         explanation: "Operations belong to a project, and are kept for a day after they are done. What they signed stays.",
         hint: "portcullis signature list shows what is signed",
     };
+    pub const NOTHING_UNPUBLISHED: Code = Code {
+        id: "PC1220",
+        title: "no evidence waits for this registry",
+        explanation: "A registry is given up so that the external log's evidence, which cannot be attached to its images \
+any more, is not tried for ever. For this one nothing waits: its name was mistyped, or it took everything. It is the \
+part of an image's name before the first slash, with the port.",
+        hint: "portcullis external-log list names what waits, and why",
+    };
     pub const INTERNAL: Code = Code {
         id: "PC1299",
         title: "signing failed by our own mistake",
@@ -370,6 +383,7 @@ id; nothing was answered with success that is not durable.",
         &KEYS_BUSY,
         &SLOW,
         &NO_OPERATION,
+        &NOTHING_UNPUBLISHED,
         &INTERNAL,
     ];
 }

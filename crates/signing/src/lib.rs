@@ -66,4 +66,5 @@ pub const MIGRATIONS: &[store::Migration] = &[
     debt::MIGRATION,
     debt::PLACES_MIGRATION,
     debt::DUE_MIGRATION,
+    debt::AGAIN_MIGRATION,
 ];

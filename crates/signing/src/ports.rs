@@ -266,9 +266,10 @@ pub enum Contained {
 /// A transparency log of somebody else's. It is written to in the background, and nobody waits for it.
 #[async_trait]
 pub trait ExternalLog: Send + Sync + 'static {
-    /// Has the log include an entry, or finds that it has it. What is returned was proven under its tree head, which
-    /// may be a fork's; after any failure the same may be asked again, and the log has the entry once.
-    async fn append(&self, entry: NewEntry) -> Result<Answered, ExternalLogError>;
+    /// Has the log include an entry, or finds that it has it: at `last_index` it was once, if that is known, and is
+    /// looked for first. What is returned was proven under its tree head, which may be a fork's; after any failure the
+    /// same may be asked again, and the log has the entry once.
+    async fn append(&self, entry: NewEntry, last_index: Option<u64>) -> Result<Answered, ExternalLogError>;
 
     /// Whether these were all the log that the last good look found ([`Looks::well`]): for each, in their order.
     async fn contains(&self, heads: &[TreeHead]) -> Vec<Contained>;

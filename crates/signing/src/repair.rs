@@ -77,7 +77,8 @@ impl Draft {
             detail: &detail,
         };
         let mut tx = parts.db.begin().await?;
-        debt::publish_again(&mut tx, &row.id, parts.clock.now_us()).await?;
+        let registry = self.repository().registry();
+        debt::publish_again(&mut tx, &row.id, registry, parts.clock.now_us()).await?;
         audit::record(&mut tx, &self.context, &*parts.clock, &*parts.random, record).await?;
         tx.commit().await?;
         parts.verdicts.signed(std::iter::once(subject.digest));

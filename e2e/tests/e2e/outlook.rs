@@ -158,14 +158,14 @@ async fn a_real_rekor_is_written_to_watched_and_proven() {
     let first = client.checkpoint().await.unwrap();
     assert_eq!(first.api, rekor::Api::V2);
     let entry = rekord(b"one");
-    let new = client.append(&entry).await.unwrap();
+    let new = client.append(&entry, None).await.unwrap();
     assert_eq!((new.index, new.already), (0, false));
-    let again = client.append(&entry).await.unwrap();
+    let again = client.append(&entry, None).await.unwrap();
     // Which it answers with a bare 409: the entry is found in its tiles.
     assert_eq!((again.index, again.already), (0, true));
     let before = client.checkpoint().await.unwrap();
     let more: Vec<_> = (0..20_u8).map(|number| rekord(&[number])).collect();
-    futures::future::join_all(more.iter().map(|entry| client.append(entry)))
+    futures::future::join_all(more.iter().map(|entry| client.append(entry, None)))
         .await
         .into_iter()
         .for_each(|outcome| drop(outcome.unwrap()));
@@ -186,7 +186,7 @@ async fn a_real_rekor_is_written_to_watched_and_proven() {
     );
     let found = probe.look().await;
     assert_eq!(found.state, State::Ok, "{found:?}");
-    client.append(&rekord(b"last")).await.unwrap();
+    client.append(&rekord(b"last"), None).await.unwrap();
     let found = probe.look().await;
     assert_eq!(found.state, State::Ok, "{found:?}");
 }

@@ -28,6 +28,21 @@ pub enum ExternalLog {
         /// one
         #[arg(long, value_name = "TIME")]
         paid_since: Option<String>,
+        /// Count, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Give up the evidence that waits for a registry which is gone for good; for administrators of the whole server
+    ///
+    /// Signatures and the external log's entries stay. What is signed at the registry from now on gets its evidence. It
+    /// stands in the audit trail.
+    GiveUp {
+        /// As in the names of its images: a host, with its port if they have one
+        #[arg(long, value_name = "HOST")]
+        registry: String,
+        /// Why; it is kept in the audit trail
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
     },
 }
 

@@ -15,7 +15,10 @@ pub async fn run(globals: &Globals, own: &ExternalLog) -> Result<ExitCode, Failu
     let client = Client::new(globals)?;
     match own {
         ExternalLog::List => list(globals, &client).await?,
-        ExternalLog::Retry { paid_since } => retry(globals, &client, paid_since.as_deref()).await?,
+        ExternalLog::Retry { paid_since, dry_run } => {
+            retry(globals, &client, paid_since.as_deref(), *dry_run).await?;
+        }
+        ExternalLog::GiveUp { registry, reason } => give_up(globals, &client, registry, reason).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -45,20 +48,52 @@ async fn list(globals: &Globals, client: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn retry(globals: &Globals, client: &Client, paid_since: Option<&str>) -> Result<(), Failure> {
+async fn retry(
+    globals: &Globals,
+    client: &Client,
+    paid_since: Option<&str>,
+    dry_run: bool,
+) -> Result<(), Failure> {
     let since = paid_since.map(|text| moment("--paid-since", text, SystemClock::new().now()));
     let (entries, path) = match since.transpose()? {
         // A time in RFC 3339 with Z has nothing that a query escapes.
-        Some(since) => ("paid", format!("api/v1/external-log/paid:retry?since={since}")),
-        None => ("refused", "api/v1/external-log/refused:retry".to_owned()),
+        Some(since) => (
+            "paid",
+            format!("api/v1/external-log/paid:retry?since={since}&dry_run={dry_run}"),
+        ),
+        None => (
+            "refused",
+            format!("api/v1/external-log/refused:retry?dry_run={dry_run}"),
+        ),
     };
     let done: Value = client.post(&path, &json!({})).await?;
+    if done["configured"] != true && !globals.quiet {
+        say("no external log is configured, so nobody pays");
+    }
     match globals.output {
         Output::Json | Output::Yaml => document(globals, &done),
         Output::Name => println(&done["owed_again"].to_string()),
+        Output::Table if dry_run => println(&format!(
+            "{} {entries} entries would be owed again; nothing was changed",
+            done["owed_again"]
+        )),
         Output::Table => println(&format!(
             "{} {entries} entries are owed again; portcullis status shows how they go",
             done["owed_again"]
+        )),
+    }
+    Ok(())
+}
+
+async fn give_up(globals: &Globals, client: &Client, registry: &str, reason: &str) -> Result<(), Failure> {
+    let body = json!({ "registry": registry, "reason": reason });
+    let done: Value = client.post("api/v1/external-log/registry:give-up", &body).await?;
+    match globals.output {
+        Output::Json | Output::Yaml => document(globals, &done),
+        Output::Name => println(registry),
+        Output::Table => println(&format!(
+            "{registry}: the evidence of {} entries is given up; they are settled within a minute",
+            done["given_up"]
         )),
     }
     Ok(())

@@ -78,8 +78,10 @@ pub(crate) async fn get(
 /// What is owed again.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct RetryBody {
-    /// Entries, of all projects.
+    /// Entries, of all projects; with `dry_run` as many as would be.
     pub owed_again: u64,
+    /// Whether signatures are owed to an external log; if not, nobody pays.
+    pub configured: bool,
 }
 
 /// What of the paid entries is owed again.
@@ -88,6 +90,9 @@ pub struct RetryBody {
 pub(crate) struct RetryQuery {
     /// What was paid from this time on, RFC 3339; for `paid:retry`, and needed there.
     since: Option<String>,
+    /// Count, and change nothing.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 /// Owes again what the log refused (`refused:retry`), or what was paid since a time (`paid:retry`), in every project. The
@@ -100,34 +105,79 @@ pub(crate) async fn retry(
     Path(action): Path<String>,
     Query(query): Query<RetryQuery>,
 ) -> Result<Json<RetryBody>, Problem> {
-    let invalid = |text: &str, why| AccessError::Invalid {
-        what: "since",
-        text: text.chars().take(60).collect(),
-        why,
-    };
-    let owed_again = match (action.as_str(), &query.since) {
-        ("refused:retry", None) => signing.retry_refused_debt(&context).await?,
+    let paid_since = match (action.as_str(), &query.since) {
+        ("refused:retry", None) => None,
         ("refused:retry", Some(since)) => {
-            return Err(invalid(since, "all that was refused is owed again; leave it out").into());
+            return Err(invalid("since", since, "all that was refused is owed again; leave it out").into());
         }
         ("paid:retry", Some(since)) => {
             let read = since.parse::<Timestamp>();
-            let at = read.map_err(|_| invalid(since, "a time is RFC 3339, with + written as %2B"))?;
+            let at =
+                read.map_err(|_| invalid("since", since, "a time is RFC 3339, with + written as %2B"))?;
             if at > signing.parts.clock.now() {
-                return Err(invalid(since, "it has not come yet").into());
+                return Err(invalid("since", since, "it has not come yet").into());
             }
-            signing.retry_paid_debt(&context, at).await?
+            Some(at)
         }
-        ("paid:retry", None) => return Err(invalid("", "it says what was paid from when on").into()),
-        _ => {
-            return Err(AccessError::NotFound {
-                what: "action on the external log named",
-                name: action.chars().take(60).collect(),
-            }
-            .into());
+        ("paid:retry", None) => {
+            return Err(invalid("since", "", "it says what was paid from when on").into());
+        }
+        (other, _) => {
+            let why = "it is refused:retry, paid:retry or registry:give-up";
+            return Err(invalid("action", other, why).into());
         }
     };
-    Ok(Json(RetryBody { owed_again }))
+    let owed_again = match (query.dry_run, paid_since) {
+        (true, _) => signing.count_debt(&context, paid_since).await?,
+        (false, Some(since)) => signing.retry_paid_debt(&context, since).await?,
+        (false, None) => signing.retry_refused_debt(&context).await?,
+    };
+    Ok(Json(RetryBody {
+        owed_again,
+        configured: signing.owes(),
+    }))
+}
+
+/// A registry that is gone for good.
+#[derive(Debug, serde::Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GiveUpBody {
+    /// As in the names of its images: a host, with its port if they have one.
+    pub registry: String,
+    /// It stands in the audit trail.
+    pub reason: String,
+}
+
+/// What was given up.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct GivenUpBody {
+    /// Entries whose evidence waited for the registry, of all projects.
+    pub given_up: u64,
+}
+
+/// Gives the evidence up that waits for a registry which is gone for good, in every project. What is signed there from now
+/// on gets its evidence.
+#[utoipa::path(post, path = "/api/v1/external-log/registry:give-up", tag = "dependencies",
+    request_body = GiveUpBody, responses((status = 200, body = GivenUpBody)))]
+pub(crate) async fn give_up(
+    State(signing): State<Signing>,
+    context: Context,
+    Json(body): Json<GiveUpBody>,
+) -> Result<Json<GivenUpBody>, Problem> {
+    let GiveUpBody { registry, reason } = body;
+    if reason.trim().is_empty() {
+        return Err(invalid("reason", &reason, "who reads the audit trail wants to know").into());
+    }
+    let given_up = signing.give_up_evidence(&context, &registry, &reason).await?;
+    Ok(Json(GivenUpBody { given_up }))
+}
+
+fn invalid(what: &'static str, text: &str, why: &'static str) -> AccessError {
+    AccessError::Invalid {
+        what,
+        text: text.chars().take(60).collect(),
+        why,
+    }
 }
 
 impl From<Troubled> for TroubledEntry {

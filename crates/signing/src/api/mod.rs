@@ -14,7 +14,7 @@ use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::{get, post};
 
-pub use external_log::{ExternalLogBody, RetryBody, TroubledEntry};
+pub use external_log::{ExternalLogBody, GiveUpBody, GivenUpBody, RetryBody, TroubledEntry};
 pub use image_policies::ImagePolicyBody;
 pub use items::{BatchLine, SignBody, SignatureBody};
 pub use keys::{CosignPub, KeyBody, NewKeyBody};
@@ -51,6 +51,7 @@ where
         .route("/operations/{id}", get(operations::get))
         .route("/quota", get(quota::get))
         .route("/external-log", get(external_log::get))
+        .route("/external-log/registry:give-up", post(external_log::give_up))
         .route("/external-log/{action}", post(external_log::retry))
         .route("/keys", get(keys::list).post(keys::create))
         .route("/keys/{name}", get(keys::one).post(keys::rotate))
@@ -73,6 +74,7 @@ where
     quota::get,
     external_log::get,
     external_log::retry,
+    external_log::give_up,
     keys::list,
     keys::create,
     keys::one,

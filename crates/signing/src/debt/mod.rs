@@ -41,7 +41,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 pub use standing::{Standing, Tally, Troubled};
-pub(crate) use tables::{DUE_MIGRATION, MIGRATION, PLACES_MIGRATION, at_image, owe, publish_again};
+pub(crate) use tables::{
+    AGAIN_MIGRATION, DUE_MIGRATION, MIGRATION, PLACES_MIGRATION, at_image, owe, publish_again,
+};
 
 use crate::ports::ExternalLog;
 use crate::{Signing, SigningError};
@@ -54,6 +56,8 @@ const LEASE: &str = "external-log";
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
 /// What is written down at once: meanwhile, for about a millisecond, nobody else writes to SQLite.
 const SETTLED_MAX: usize = 32;
+/// What is changed at once for a person: meanwhile, for about a twentieth of a second, nobody else writes to SQLite.
+const CHANGED_MAX: u32 = 1_000;
 /// How often is looked for what is new.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
 /// Characters of an error that are kept.
@@ -110,18 +114,81 @@ impl Signing {
     }
 
     /// Owes again what was paid since a time, in every project: for when it went to a log that was not the one. The answer
-    /// is how many entries.
+    /// is how many entries. They are changed some at a time, each with its record: whoever asks again after a failure goes
+    /// on.
     ///
     /// # Errors
     /// If the database does not answer, or if whoever asks is not the whole server's administrator.
     pub async fn retry_paid_debt(&self, context: &Context, since: Timestamp) -> Result<u64, SigningError> {
         context.require(Action::ManageLog)?;
         let parts = &self.parts;
-        let mut tx = parts.db.begin().await?;
         let (since_us, now_us) = (since.as_microsecond(), parts.clock.now_us());
-        let entries = tables::owe_paid_again(&mut tx, since_us, now_us).await?;
-        let detail = format!("{entries} entries that were paid since {since} owed again");
-        self.owed_again(tx, context, "paid", &detail).await?;
+        let mut all = 0;
+        loop {
+            let mut tx = parts.db.begin().await?;
+            let entries = tables::owe_paid_again(&mut tx, since_us, now_us, CHANGED_MAX).await?;
+            if entries > 0 || all == 0 {
+                let detail = format!("{entries} entries that were paid since {since} owed again");
+                self.owed_again(tx, context, "paid", &detail).await?;
+            }
+            all += entries;
+            if entries < u64::from(CHANGED_MAX) {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// How many entries [`Signing::retry_paid_debt`] would owe again, or [`Signing::retry_refused_debt`] without a time.
+    ///
+    /// # Errors
+    /// As theirs.
+    pub async fn count_debt(
+        &self,
+        context: &Context,
+        paid_since: Option<Timestamp>,
+    ) -> Result<u64, SigningError> {
+        context.require(Action::ManageLog)?;
+        tables::count(&self.parts.db, paid_since.map(|since| since.as_microsecond())).await
+    }
+
+    /// Gives the evidence up that is to be attached to images at a registry, of all projects: for one that is gone for
+    /// good. What is signed there from now on gets its evidence. The answer is how many entries waited for it; they are
+    /// settled within seconds.
+    ///
+    /// # Errors
+    /// [`SigningError::NothingUnpublished`] if none did; if the database does not answer, or if whoever asks is not the
+    /// whole server's administrator.
+    pub async fn give_up_evidence(
+        &self,
+        context: &Context,
+        registry: &str,
+        reason: &str,
+    ) -> Result<u64, SigningError> {
+        context.require(Action::ManageLog)?;
+        let parts = &self.parts;
+        let entries = tables::unpublished_at(&parts.db, registry).await?;
+        if entries == 0 {
+            return Err(SigningError::NothingUnpublished(registry.to_owned()));
+        }
+        let now_us = parts.clock.now_us();
+        let mut tx = parts.db.begin().await?;
+        tables::give_up(&mut tx, registry, now_us).await?;
+        let record = Record {
+            action: "external-log.give-up",
+            resource: registry,
+            detail: reason,
+        };
+        audit::record(&mut tx, context, &*parts.clock, &*parts.random, record).await?;
+        tx.commit().await?;
+        // The rest only hastens it.
+        loop {
+            let mut tx = parts.db.begin_unsynced().await?;
+            let entries = tables::hurry(&mut tx, registry, now_us, CHANGED_MAX).await?;
+            tx.commit().await?;
+            if entries < u64::from(CHANGED_MAX) {
+                break;
+            }
+        }
         Ok(entries)
     }
 

@@ -67,7 +67,7 @@ pub(super) struct Payer {
     running: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// Of what is waiting, running, or answered and not settled.
     busy: HashSet<String>,
-    /// Since when is owed what was read last, and its id.
+    /// When what was read last is due, and its id.
     read: (i64, String),
     held: Answers,
     held_max: usize,
@@ -168,7 +168,7 @@ impl Payer {
             let last = owed.last().filter(|_| owed.len() == READ_MAX);
             // After the end from the beginning: what was put off or dropped lies there.
             let is_end = last.is_none();
-            self.read = last.map_or(BEGINNING, |last| (last.since_us, last.id.clone()));
+            self.read = last.map_or(BEGINNING, |last| (last.next_at, last.id.clone()));
             for owed in owed {
                 if self.busy.insert(owed.id.clone()) {
                     self.waiting.push_back(owed);
@@ -263,10 +263,10 @@ impl Payer {
 
     fn send(&self, owed: Owed) {
         let (log, began) = (self.log.clone(), self.now());
-        let entry = owed.entry.clone();
+        let (entry, last_index) = (owed.entry.clone(), owed.last_index);
         self.running.push(Box::pin(async move {
             let answer = match entry {
-                Ok(entry) => log.append(entry).await,
+                Ok(entry) => log.append(entry, last_index).await,
                 Err(why) => Err(ExternalLogError::Unproven(why)),
             };
             (owed, began, answer)

@@ -12,6 +12,8 @@ use crate::ports::ExternalLogError;
 const SPEED_SECONDS: u32 = 5;
 /// Entries with a trouble of their own that are named, of each sort.
 const NAMED_MAX: u32 = 20;
+/// They are found among so many, the oldest of all projects: of each, its row is read.
+const SEARCHED_MAX: u32 = 10_000;
 
 /// The debt of all servers together, as the database has it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -83,7 +85,7 @@ impl Debts {
 
 /// Reads how the debt stands.
 pub(super) async fn standing(db: &Db, now_us: i64) -> Result<Standing, SigningError> {
-    let sql = "SELECT state, COUNT(*) AS n, MIN(since) AS oldest, MIN(logged_at) AS logged FROM external_debt \
+    let sql = "SELECT state, COUNT(*) AS n, MIN(since) AS oldest FROM external_debt \
                WHERE state IN ('owed', 'logged', 'refused') GROUP BY state";
     let mut standing = Standing::default();
     let age = |since: i64| {
@@ -97,15 +99,18 @@ pub(super) async fn standing(db: &Db, now_us: i64) -> Result<Standing, SigningEr
                 standing.owed = count;
                 standing.oldest = age(row.int("oldest")?);
             }
-            "logged" => {
-                standing.unpublished = count;
-                standing.oldest_unpublished = age(row.int("logged")?);
-            }
+            "logged" => standing.unpublished = count,
             _ => standing.refused = count,
         }
     }
+    let sql = "SELECT logged_at FROM external_debt WHERE state = 'logged' AND logged_at IS NOT NULL \
+               ORDER BY logged_at LIMIT 1";
+    if let Some(row) = db.read_one(sql, Vec::new()).await? {
+        standing.oldest_unpublished = age(row.int("logged_at")?);
+    }
     let since = now_us.saturating_sub(i64::from(SPEED_SECONDS) * 1_000_000);
-    let sql = "SELECT COUNT(*) AS n FROM external_debt WHERE logged_at > $1";
+    let sql =
+        "SELECT COUNT(*) AS n FROM external_debt WHERE state IN ('logged', 'published') AND logged_at > $1";
     if let Some(row) = db.read_one(sql, args![since]).await? {
         let paid = u32::try_from(row.int("n")?).unwrap_or(u32::MAX);
         standing.paid_per_second = f64::from(paid) / f64::from(SPEED_SECONDS);
@@ -120,20 +125,22 @@ pub(super) async fn standing(db: &Db, now_us: i64) -> Result<Standing, SigningEr
 
 /// The oldest entries of a project that the log refused.
 pub(super) async fn refused(db: &Db, project: &str) -> Result<Vec<Troubled>, SigningError> {
-    let sql = "SELECT d.signature_id, d.last_error FROM external_debt d JOIN signature s ON s.id = d.signature_id \
-               WHERE d.state = 'refused' AND s.project = $1 ORDER BY d.since, d.signature_id LIMIT $2";
-    troubled(db.read(sql, args![project, NAMED_MAX]).await?)
+    troubled(db, "refused", project).await
 }
 
 /// The oldest entries of a project whose evidence was tried to be published, and was not.
 pub(super) async fn unpublished(db: &Db, project: &str) -> Result<Vec<Troubled>, SigningError> {
-    let sql = "SELECT d.signature_id, d.last_error FROM external_debt d JOIN signature s ON s.id = d.signature_id \
-               WHERE d.state = 'logged' AND d.last_error <> '' AND s.project = $1 \
-               ORDER BY d.since, d.signature_id LIMIT $2";
-    troubled(db.read(sql, args![project, NAMED_MAX]).await?)
+    troubled(db, "logged", project).await
 }
 
-fn troubled(rows: Vec<store::Row>) -> Result<Vec<Troubled>, SigningError> {
+async fn troubled(db: &Db, state: &str, project: &str) -> Result<Vec<Troubled>, SigningError> {
+    let sql = "SELECT d.signature_id, d.last_error \
+               FROM (SELECT signature_id, since, last_error FROM external_debt WHERE state = $1 \
+                 ORDER BY since, signature_id LIMIT $2) d JOIN signature s ON s.id = d.signature_id \
+               WHERE d.last_error <> '' AND s.project = $3 ORDER BY d.since, d.signature_id LIMIT $4";
+    let rows = db
+        .read(sql, args![state, SEARCHED_MAX, project, NAMED_MAX])
+        .await?;
     let troubled = |row: &store::Row| {
         Ok(Troubled {
             signature: row.text("signature_id")?,

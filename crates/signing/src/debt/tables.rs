@@ -39,12 +39,25 @@ pub(crate) const DUE_MIGRATION: Migration = Migration {
     sql: "CREATE INDEX external_debt_due ON external_debt (state, next_at, signature_id);",
 };
 
+pub(crate) const AGAIN_MIGRATION: Migration = Migration {
+    domain: "signing",
+    version: 7,
+    // `last_index` is where the log had the entry before it was owed again. What was finished at `registry` up to `until`
+    // gets no evidence any more.
+    sql: "ALTER TABLE external_debt ADD COLUMN last_index BIGINT;
+          DROP INDEX external_debt_logged;
+          CREATE INDEX external_debt_logged ON external_debt (state, logged_at) WHERE logged_at IS NOT NULL;
+          CREATE TABLE given_up_registry (registry TEXT PRIMARY KEY, until BIGINT NOT NULL);",
+};
+
 /// An entry that the log has yet to get.
 pub(super) struct Owed {
     pub id: String,
-    /// Microseconds since 1970.
-    pub since_us: i64,
+    /// When it is due, in microseconds since 1970.
+    pub next_at: i64,
     pub attempts: u32,
+    /// Where the log had it, if it is owed again.
+    pub last_index: Option<u64>,
     /// What is wrong, where the entry cannot be made of what is stored.
     pub entry: Result<NewEntry, String>,
 }
@@ -112,8 +125,15 @@ pub(crate) async fn owe(tx: &mut Tx, finished: &BTreeMap<&Id, i64>, now_us: i64)
     Ok(())
 }
 
-/// Has the evidence published again, for who finds that the registry lost it.
-pub(crate) async fn publish_again(tx: &mut Tx, id: &Id, now_us: i64) -> Result<(), SigningError> {
+/// Has the evidence published again, for who finds that the registry lost it; a registry that was given up is there again.
+pub(crate) async fn publish_again(
+    tx: &mut Tx,
+    id: &Id,
+    registry: &str,
+    now_us: i64,
+) -> Result<(), SigningError> {
+    let sql = "DELETE FROM given_up_registry WHERE registry = $1";
+    tx.execute(sql, args![registry]).await?;
     tx.execute(
         "UPDATE external_debt SET state = 'logged', attempts = 0, next_at = $1 \
          WHERE signature_id = $2 AND state = 'published'",
@@ -130,16 +150,67 @@ pub(super) async fn owe_again(tx: &mut Tx, now_us: i64) -> Result<u64, SigningEr
     Ok(tx.execute(sql, args![now_us]).await?)
 }
 
-/// Owes again what the log has had since a time, in every project, as if it was owed from now on; how many entries. What
-/// is at the images of an earlier answer stays there.
-pub(super) async fn owe_paid_again(tx: &mut Tx, since_us: i64, now_us: i64) -> Result<u64, SigningError> {
+/// Owes again some of what the log has had from a time until now, in every project, as if it was owed from now on; how
+/// many entries. What is at the images of an earlier answer stays there.
+pub(super) async fn owe_paid_again(
+    tx: &mut Tx,
+    since_us: i64,
+    now_us: i64,
+    limit: u32,
+) -> Result<u64, SigningError> {
     let sql = "UPDATE external_debt SET state = 'owed', since = $1, attempts = 0, next_at = $1, last_error = '', \
-                 log_index = NULL, evidence = NULL, logged_at = NULL, published_at = NULL \
-               WHERE logged_at >= $2 AND state IN ('logged', 'published')";
-    Ok(tx.execute(sql, args![now_us, since_us]).await?)
+                 last_index = log_index, log_index = NULL, evidence = NULL, logged_at = NULL, published_at = NULL \
+               WHERE signature_id IN (SELECT signature_id FROM external_debt \
+                 WHERE state IN ('logged', 'published') AND logged_at >= $2 AND logged_at <= $1 LIMIT $3)";
+    Ok(tx.execute(sql, args![now_us, since_us, limit]).await?)
 }
 
-/// The oldest entries that may be sent, of those after `after` (since when, and the signature's id).
+/// How many entries would be owed again: what was refused, or what the log has had since a time.
+pub(super) async fn count(db: &Db, paid_since_us: Option<i64>) -> Result<u64, SigningError> {
+    let (sql, args) = match paid_since_us {
+        None => (
+            "SELECT COUNT(*) AS n FROM external_debt WHERE state = 'refused'",
+            Vec::new(),
+        ),
+        Some(since_us) => (
+            "SELECT COUNT(*) AS n FROM external_debt WHERE state IN ('logged', 'published') AND logged_at >= $1",
+            args![since_us],
+        ),
+    };
+    let row = db.read_one(sql, args).await?;
+    let count = row.map_or(Ok(0), |row| row.int("n"))?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// What of it is not published is not published any more to what was finished at a registry until now.
+pub(super) async fn give_up(tx: &mut Tx, registry: &str, now_us: i64) -> Result<(), SigningError> {
+    let sql = "INSERT INTO given_up_registry (registry, until) VALUES ($1, $2) \
+               ON CONFLICT (registry) DO UPDATE SET until = excluded.until";
+    tx.execute(sql, args![registry, now_us]).await?;
+    Ok(())
+}
+
+/// How many of the entries that are not published have an image at a registry.
+pub(super) async fn unpublished_at(db: &Db, registry: &str) -> Result<u64, SigningError> {
+    let sql = "SELECT COUNT(*) AS n FROM external_debt d WHERE d.state = 'logged' \
+                 AND EXISTS (SELECT 1 FROM signed_image i WHERE i.signature_id = d.signature_id \
+                   AND substr(i.repository, 1, length($1) + 1) = $1 || '/')";
+    let row = db.read_one(sql, args![registry]).await?;
+    let count = row.map_or(Ok(0), |row| row.int("n"))?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// Has some of what was put off at a registry looked at now; how many entries.
+pub(super) async fn hurry(tx: &mut Tx, registry: &str, now_us: i64, limit: u32) -> Result<u64, SigningError> {
+    let sql = "UPDATE external_debt SET next_at = $2 WHERE signature_id IN \
+                 (SELECT d.signature_id FROM external_debt d WHERE d.state = 'logged' AND d.next_at > $2 \
+                   AND EXISTS (SELECT 1 FROM signed_image i WHERE i.signature_id = d.signature_id \
+                     AND substr(i.repository, 1, length($1) + 1) = $1 || '/') LIMIT $3)";
+    Ok(tx.execute(sql, args![registry, now_us, limit]).await?)
+}
+
+/// Entries that may be sent, what is due the longest first, of those after `after` (when it is due, and the signature's
+/// id).
 pub(super) async fn owed(
     db: &Db,
     now_us: i64,
@@ -148,12 +219,12 @@ pub(super) async fn owed(
 ) -> Result<Vec<Owed>, SigningError> {
     let rows = db
         .read(
-            "SELECT d.signature_id, d.since, d.attempts, s.statement, s.signature, s.key_id, \
+            "SELECT d.signature_id, d.next_at, d.attempts, d.last_index, s.statement, s.signature, s.key_id, \
                     (SELECT MIN(k.public_pem) FROM signing_key k \
                      WHERE k.project = s.project AND k.key_id = s.key_id) AS public_pem \
              FROM external_debt d JOIN signature s ON s.id = d.signature_id \
-             WHERE d.state = 'owed' AND d.next_at <= $1 AND (d.since, d.signature_id) > ($2, $3) \
-             ORDER BY d.since, d.signature_id LIMIT $4",
+             WHERE d.state = 'owed' AND d.next_at <= $1 AND (d.next_at, d.signature_id) > ($2, $3) \
+             ORDER BY d.next_at, d.signature_id LIMIT $4",
             args![
                 now_us,
                 after.0,
@@ -172,8 +243,11 @@ pub(super) async fn owed(
         };
         Ok(Owed {
             id: row.text("signature_id")?,
-            since_us: row.int("since")?,
+            next_at: row.int("next_at")?,
             attempts: attempts(row)?,
+            last_index: row
+                .opt_int("last_index")?
+                .and_then(|index| u64::try_from(index).ok()),
             entry: match key_of(row)? {
                 Ok(key) => Ok(entry(key)?),
                 Err(why) => Err(why),
@@ -221,14 +295,17 @@ pub(super) async fn unpublished(
     rows.iter().map(unpublished).collect()
 }
 
-/// The images that a signature was published to as a bundle; why not, where one cannot be read, perhaps because a newer
-/// server wrote it.
+/// The images that a signature was published to as a bundle, without those whose registry was given up; why not, where
+/// one cannot be read, perhaps because a newer server wrote it.
 pub(super) async fn images(
     db: &Db,
     id: &str,
 ) -> Result<Result<Vec<(Repository, Digest)>, String>, SigningError> {
     let sql = "SELECT repository, digest, formats FROM signed_image \
-               WHERE signature_id = $1 AND done_at IS NOT NULL ORDER BY repository, digest";
+               WHERE signature_id = $1 AND done_at IS NOT NULL \
+                 AND NOT EXISTS (SELECT 1 FROM given_up_registry g WHERE done_at <= g.until \
+                   AND substr(repository, 1, length(g.registry) + 1) = g.registry || '/') \
+               ORDER BY repository, digest";
     let rows = db.read(sql, args![id]).await?;
     let mut images = Vec::with_capacity(rows.len());
     for row in &rows {
@@ -326,22 +403,13 @@ pub(super) async fn logged(
     now_us: i64,
 ) -> Result<bool, SigningError> {
     let index = i64::try_from(entry.index).map_err(|error| SigningError::Row(error.to_string()))?;
-    let args = args![now_us, index, entry.json.get(), id];
-    // One question for nearly all: the second is for a place that somebody else's signature has.
-    let sql = "UPDATE external_debt SET state = 'logged', attempts = 0, next_at = $1, last_error = '', \
-                 log_index = $2, evidence = $3, logged_at = $1 WHERE signature_id = $4 AND state = 'owed' \
-               AND NOT EXISTS (SELECT 1 FROM external_debt d JOIN signature s ON s.id = d.signature_id \
-                 WHERE d.log_index = $2 \
-                   AND s.signature <> (SELECT own.signature FROM signature own WHERE own.id = $4))";
-    if tx.execute(sql, args.clone()).await? > 0 {
-        return Ok(true);
-    }
     if is_taken(tx, id, index, entry).await? {
         return Ok(false);
     }
     let sql = "UPDATE external_debt SET state = 'logged', attempts = 0, next_at = $1, last_error = '', \
                  log_index = $2, evidence = $3, logged_at = $1 WHERE signature_id = $4 AND state = 'owed'";
-    tx.execute(sql, args).await?;
+    tx.execute(sql, args![now_us, index, entry.json.get(), id])
+        .await?;
     Ok(true)
 }
 

@@ -52,21 +52,21 @@ pub struct Logged {
 
 impl Client {
     /// Has the log include a signature. One that it has already is a success: this may be called again after any
-    /// failure, and the log has the entry once.
+    /// failure, and the log has the entry once. Where it lay once, if that is known, it is looked for first.
     ///
     /// # Errors
     /// [`RekorReason::Refused`] if whoever answers there says that it does not take it, [`RekorReason::Unproven`] if it says that it did and
     /// does not prove it, [`RekorReason::WrongLog`] if the proof is another log's.
-    pub async fn append(&self, entry: &HashedRekord) -> Result<Logged, RekorError> {
+    pub async fn append(&self, entry: &HashedRekord, last_index: Option<u64>) -> Result<Logged, RekorError> {
         let work = async {
             match self.api() {
                 // Not found out yet: a checkpoint tells, and that it is the right log.
                 Api::Auto => match self.checkpoint().await.map_err(|error| error.reason)?.api {
                     Api::V1 => self.append_v1(entry).await,
-                    Api::V2 | Api::Auto => self.append_v2(entry).await,
+                    Api::V2 | Api::Auto => self.append_v2(entry, last_index).await,
                 },
                 Api::V1 => self.append_v1(entry).await,
-                Api::V2 => self.append_v2(entry).await,
+                Api::V2 => self.append_v2(entry, last_index).await,
             }
         };
         let span =
@@ -79,7 +79,7 @@ impl Client {
         outcome
     }
 
-    async fn append_v2(&self, entry: &HashedRekord) -> Result<Logged, RekorReason> {
+    async fn append_v2(&self, entry: &HashedRekord, last_index: Option<u64>) -> Result<Logged, RekorReason> {
         let refused = |error: tlog::EntryError| RekorReason::Refused(error.to_string());
         // What the log will make of it; it is not sent if it cannot be right.
         let accepted = entry.accept().map_err(refused)?;
@@ -99,7 +99,7 @@ impl Client {
             .post("api/v2/log/entries", request.to_string())
             .await?;
         match answer.status {
-            StatusCode::CONFLICT => self.search(&accepted).await,
+            StatusCode::CONFLICT => self.search(&accepted, last_index).await,
             StatusCode::OK | StatusCode::CREATED => {
                 let included = document::v2_entry(&answer.body).map_err(RekorReason::Unproven)?;
                 if included.body != accepted.body {
@@ -138,20 +138,22 @@ impl Client {
         })
     }
 
-    /// Finds an entry that a Rekor v2 has already, by its hash in the newest tiles, and proves it.
-    async fn search(&self, accepted: &Accepted) -> Result<Logged, RekorReason> {
-        let observed = self.checkpoint_by(Api::V2).await?;
-        let note = observed.checkpoint.note.as_str();
-        let view = View::new(
-            Tiles(&self.transport, Connections::Fresh),
-            self.verifier(Api::V2),
-            note,
-        )
-        .map_err(unproven)?;
+    /// Finds an entry that a Rekor v2 has already, by its hash where it lay once and in the newest tiles, and proves it.
+    /// Whoever said that it has it is asked: over the connection that was kept.
+    async fn search(&self, accepted: &Accepted, last_index: Option<u64>) -> Result<Logged, RekorReason> {
+        let observed = self.checkpoint_by(Api::V2, Connections::Kept).await?;
+        let tiles = Tiles(&self.transport, Connections::Kept);
+        let view = View::new(tiles, self.verifier(Api::V2), &observed.checkpoint.note).map_err(unproven)?;
         let size = observed.checkpoint.size;
         let newest = size.div_ceil(TILE_WIDTH);
         let tiles = self.tiles_to_search(&accepted.leaf);
-        for tile in (newest.saturating_sub(tiles)..newest).rev() {
+        let last = last_index
+            .map(|index| index / TILE_WIDTH)
+            .filter(|tile| *tile < newest);
+        for tile in last
+            .into_iter()
+            .chain((newest.saturating_sub(tiles)..newest).rev())
+        {
             let hashes = leaves(&view, tile, size).await?;
             let Some(at) = hashes.iter().position(|hash| *hash == accepted.leaf) else {
                 continue;

@@ -105,19 +105,20 @@ impl Client {
     pub async fn checkpoint(&self) -> Result<Observed, RekorError> {
         let read = async {
             match self.api() {
-                Api::Auto => match self.checkpoint_by(Api::V2).await {
-                    Err(RekorReason::NotALog(v2)) => {
-                        self.checkpoint_by(Api::V1).await.map_err(|error| match error {
+                Api::Auto => match self.checkpoint_by(Api::V2, Connections::Fresh).await {
+                    Err(RekorReason::NotALog(v2)) => self
+                        .checkpoint_by(Api::V1, Connections::Fresh)
+                        .await
+                        .map_err(|error| match error {
                             RekorReason::NotALog(v1) if v1 == v2 => RekorReason::NotALog(v1),
                             RekorReason::NotALog(v1) => {
                                 RekorReason::NotALog(format!("as Rekor v2: {v2}; as Rekor v1: {v1}"))
                             }
                             other => other,
-                        })
-                    }
+                        }),
                     other => other,
                 },
-                known => self.checkpoint_by(known).await,
+                known => self.checkpoint_by(known, Connections::Fresh).await,
             }
         };
         self.failed("reading the checkpoint", read.await)
@@ -150,12 +151,12 @@ impl Client {
         }
     }
 
-    async fn checkpoint_by(&self, api: Api) -> Result<Observed, RekorReason> {
+    async fn checkpoint_by(&self, api: Api, connections: Connections) -> Result<Observed, RekorReason> {
         let path = match api {
             Api::V1 => "api/v1/log",
             Api::V2 | Api::Auto => "api/v2/checkpoint",
         };
-        let answer = self.transport.get(Connections::Fresh, path).await?.found()?;
+        let answer = self.transport.get(connections, path).await?.found()?;
         let note = match api {
             Api::V1 => document::signed_tree_head(&answer.body),
             Api::V2 | Api::Auto => document::note(&answer.body),

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom as Rng;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -17,7 +18,7 @@ use kernel::Digest;
 use probing::{Marks, Probe as _, References, State as Found};
 use serde_json::{Value, json};
 use tlog::merkle::{Hash, consistency_ranges, empty_root, inclusion_ranges, leaf_hash, node_hash};
-use tlog::{HashedRekord, Verifier};
+use tlog::{HashedRekord, LogKey, Tlog, Verifier};
 use upstream::rekor::{Api, Client, LogProbe, RekorError, RekorReason, Settings};
 
 const HOST: &str = "rekor.example";
@@ -261,7 +262,7 @@ async fn an_entry_is_in_a_rekor_v1_once_and_proven() {
     let (url, log) = start(&["a", "b", "c"], Lie::Not).await;
     let own = client(&url, &pem(&log.pair), Api::Auto);
     let entry = rekord(b"signed");
-    let new = own.append(&entry).await.unwrap();
+    let new = own.append(&entry, None).await.unwrap();
     assert_eq!((new.index, new.already), (1_003, false));
     let evidence: Value = serde_json::from_str(new.entry.get()).unwrap();
     assert_eq!(evidence["logIndex"], "1003");
@@ -269,15 +270,84 @@ async fn an_entry_is_in_a_rekor_v1_once_and_proven() {
     assert_eq!(evidence["kindVersion"]["version"], "0.0.1");
     assert_eq!(new.at.map(|at| at.as_second()), Some(1_700_000_000));
     // The retry of an answer that was lost.
-    let again = own.append(&entry).await.unwrap();
+    let again = own.append(&entry, None).await.unwrap();
     assert_eq!((again.index, again.already), (1_003, true));
     assert_eq!(log.leaves().len(), 4);
 
     for lie in [Lie::AnotherEntry, Lie::AnotherProof] {
         let (url, liar) = start(&["a", "b"], lie).await;
         let own = client(&url, &pem(&liar.pair), Api::V1);
-        let found = reason(own.append(&entry).await);
+        let found = reason(own.append(&entry, None).await);
         assert!(matches!(found, RekorReason::Unproven(_)), "{lie:?}: {found}");
+    }
+}
+
+/// A log of our own engine that answers each write as rekor-tiles does one that it knows: with a bare 409. Its paths that
+/// are read are kept.
+async fn knows_all(
+    origin: &str,
+    entries: &[HashedRekord],
+) -> (Tlog, String, Arc<Mutex<Vec<String>>>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("log.db").display());
+    let db = store::Db::open(&url).await.unwrap();
+    let migrations = [store::MIGRATIONS, tlog::MIGRATIONS].concat();
+    db.migrate(&migrations).await.unwrap();
+    let pkcs8 = LogKey::generate(&kernel::SystemRandom).unwrap();
+    let settings = tlog::Settings {
+        db,
+        blobs: store::Blobs::folder(&folder.path().join("blobs")).unwrap(),
+        key: LogKey::new(origin, &pkcs8).unwrap(),
+        name: tlog::Name::Signatures,
+        holder: "test".to_owned(),
+        server: "test".to_owned(),
+        lease_ttl: std::time::Duration::from_secs(60),
+        shared: false,
+        mark: None,
+        owner: None,
+    };
+    let log = Tlog::open(settings).await.unwrap();
+    while log.append(&entries[0]).await.is_err() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    for some in entries.chunks(500) {
+        let all = futures::future::join_all(some.iter().map(|entry| log.append(entry))).await;
+        assert!(all.iter().all(Result::is_ok));
+    }
+    let read = Arc::new(Mutex::new(Vec::new()));
+    let own = read.clone();
+    let known = move |request: Request, next: Next| {
+        let own = own.clone();
+        async move {
+            if request.method() == axum::http::Method::POST {
+                return StatusCode::CONFLICT.into_response();
+            }
+            own.lock().unwrap().push(request.uri().path().to_owned());
+            next.run(request).await
+        }
+    };
+    let router = tlog::router(log.clone()).layer(axum::middleware::from_fn(known));
+    (log, serve(router).await, read, folder)
+}
+
+/// Shown to fail: without `last` in `Client::search`, all tiles from the newest on are read.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_a_rekor_v2_has_is_looked_for_where_it_was_first() {
+    let mut entries = vec![rekord(b"the oldest")];
+    entries.extend((0..2_600_u32).map(|number| rekord(&number.to_be_bytes())));
+    let (log, url, read, _folder) = knows_all(HOST, &entries).await;
+    let client = client(&url, &log.verifier().pem(), Api::V2);
+    let found = async |last_index| {
+        read.lock().unwrap().clear();
+        let found = client.append(&entries[0], last_index).await.unwrap();
+        assert_eq!((found.index, found.already), (0, true));
+        let read = read.lock().unwrap();
+        read.iter().filter(|path| path.contains("/tile/0/")).count()
+    };
+    // The tile that it lies in, and the newest, which is partial, for the proof.
+    assert!(found(Some(0)).await <= 3);
+    for elsewhere in [None, Some(2_600), Some(u64::MAX)] {
+        assert!(found(elsewhere).await >= 11, "{elsewhere:?}");
     }
 }
 
@@ -515,7 +585,7 @@ async fn a_checkpoint_of_another_key_or_host_is_named() {
     assert!(found.contains(&id(&log.pair)) && found.contains(TREE), "{found}");
     // Nothing is written into it either.
     assert!(matches!(
-        reason(own.append(&rekord(b"x")).await),
+        reason(own.append(&rekord(b"x"), None).await),
         RekorReason::WrongLog { .. }
     ));
     assert_eq!(log.leaves().len(), 1);
@@ -541,7 +611,7 @@ async fn what_a_log_refuses_or_puts_off_is_told_apart() {
         (404, "no log"),
     ] {
         let client = client(&answers(status).await, &pem(&pair), Api::V2);
-        let outcome = client.append(&rekord(b"x")).await;
+        let outcome = client.append(&rekord(b"x"), None).await;
         let found = match &outcome {
             Ok(_) => "logged",
             Err(error) => match &error.reason {

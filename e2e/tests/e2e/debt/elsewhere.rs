@@ -131,6 +131,13 @@ async fn p14_an_external_log_that_changed_on_purpose_is_taken_once_an_administra
         .run(&["external-log", "retry", "--paid-since", "soon"])
         .unwrap();
     assert_eq!(wrong.code, Some(2), "{}", wrong.text());
+    let count = ["external-log", "retry", "--paid-since", "1h", "--dry-run"];
+    let counted = server.run(&count).unwrap().expect_ok();
+    assert!(
+        counted.stdout.starts_with("5 paid entries would be"),
+        "{}",
+        counted.stdout
+    );
     let again = ["external-log", "retry", "--paid-since", "1h"];
     let again = server.run(&again).unwrap().expect_ok();
     assert!(again.stdout.starts_with("5 paid entries"), "{}", again.stdout);

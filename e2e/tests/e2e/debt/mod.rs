@@ -318,6 +318,63 @@ async fn p13_what_the_log_refused_is_named_and_owed_again_by_an_administrator() 
     assert!(audit.stdout.contains("5 entries owed again"), "{}", audit.stdout);
 }
 
+/// Shown to fail: without `given_up_registry` in `tables::images`, the evidence stays unpublished.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_gone_for_good_is_given_up_by_an_administrator() {
+    let scene = Scene::new().await;
+    let server = scene.server(50);
+    let api = server.api().unwrap();
+    scene.name.now_leads(Target::Closed);
+    scene.sign(&api, "gone", 3).await;
+    scene.registry.fault(|plan| plan.fail_reads = u32::MAX);
+    scene.name.now_leads(Target::To(scene.log.address));
+    let (clock, mut standing) = (SystemClock::new(), Value::Null);
+    let began = clock.monotonic();
+    while standing["unpublished"] != 3 {
+        assert!(clock.monotonic().since(began) < PAID_WITHIN, "{standing}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        standing = debt(&api).await;
+    }
+    let give_up = |registry: &str, reason: &str| {
+        let arguments = [
+            "external-log",
+            "give-up",
+            "--registry",
+            registry,
+            "--reason",
+            reason,
+        ];
+        server.run(&arguments).unwrap()
+    };
+    let other = give_up("mistyped.example", "gone");
+    assert!(
+        other.code == Some(4) && other.text().contains("PC1220"),
+        "{:?} {}",
+        other.code,
+        other.text()
+    );
+    let host = scene.running.host();
+    assert!(!give_up(&host, " ").ok());
+    let done = give_up(&host, "switched off").expect_ok();
+    assert!(done.stdout.contains("evidence of 3 entries"), "{}", done.stdout);
+    paid(&api).await;
+    let audit = ["audit", "list", "--action", "external-log.give-up", "-o", "json"];
+    let audit = server.run(&audit).unwrap().expect_ok();
+    assert!(
+        audit.stdout.contains("switched off") && audit.stdout.contains(&host),
+        "{}",
+        audit.stdout
+    );
+    // It is there all the same: who signs again gets what is missing.
+    scene.registry.fault(|plan| plan.fail_reads = 0);
+    scene.sign(&api, "new", 1).await;
+    paid(&api).await;
+    let tree = server
+        .run(&["image", "tree", &format!("{host}/team/app:new-0")])
+        .unwrap();
+    assert_eq!(tree.expect_ok().stdout.matches("cosign/sign/v1").count(), 2);
+}
+
 /// Real rekor-tiles, away and back; real cosign, which believes that log and not ours.
 #[tokio::test(flavor = "multi_thread")]
 async fn cosign_verifies_with_the_external_log_alone_when_the_debt_is_paid() {

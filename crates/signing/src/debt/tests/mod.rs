@@ -320,9 +320,11 @@ async fn an_image_that_is_finished_later_is_published_too() {
         let item = read().await;
         let mut tx = db.begin().await.unwrap();
         assert!(tables::published(&mut tx, &item, "", now).await.unwrap());
-        publish_again(&mut tx, &signed.id, now).await.unwrap();
+        publish_again(&mut tx, &signed.id, "r.example", now)
+            .await
+            .unwrap();
         let stranger = Id::new("sig", &*world.clock, &SystemRandom);
-        publish_again(&mut tx, &stranger, now).await.unwrap();
+        publish_again(&mut tx, &stranger, "r.example", now).await.unwrap();
         tx.commit().await.unwrap();
         row(State::Logged).await;
     })

@@ -3,13 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use kernel::{Clock as _, Digest};
+use access::Context;
+use kernel::{Clock as _, Digest, Fault as _};
 
 use super::world::context;
 use super::{LONG, MINUTE, on_both};
 use crate::Formats;
 use crate::debt::publish::Publisher;
-use crate::debt::tables;
+use crate::debt::{publish_again, tables};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_away_delays_only_what_is_published_there() {
@@ -235,6 +236,106 @@ async fn what_is_owed_again_while_it_is_published_is_published_again() {
         assert_eq!(world.standing().await.unpublished, 1);
         world.publish(&lease).await;
         assert_eq!(world.standing().await.unpublished, 0);
+    })
+    .await;
+}
+
+/// Shown to fail: without `given_up_registry` in `tables::images`, the registry is asked for ever; without `until` there,
+/// what is signed there later gets no evidence; without `tables::hurry`, all of it waits until it is due.
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_for_a_registry_that_is_gone_for_good_is_given_up_by_a_person() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        world.outside.knows.store(true, Ordering::SeqCst);
+        for number in 0..100 {
+            let name = format!("image {number}");
+            world.sign_in("gone.example/app", &name, Formats::BUNDLE).await;
+        }
+        world
+            .sign_in("gone.example:5000/app", "elsewhere", Formats::BUNDLE)
+            .await;
+        world.pays_for(&mut payer, MINUTE).await;
+        for host in ["gone.example", "gone.example:5000"] {
+            world.shelf.down.lock().unwrap().insert(host.to_owned());
+        }
+        world.publish(&lease).await;
+        let asked = world.shelf.unanswered.load(Ordering::SeqCst);
+        assert_eq!(world.standing().await.unpublished, 101);
+
+        let give_up = async |context: &Context, registry: &str| {
+            let given_up = world.signing.give_up_evidence(context, registry, "it was sold");
+            given_up.await.map_err(|error| error.code().id)
+        };
+        let mut bound = context();
+        bound.everywhere = false;
+        assert!(give_up(&bound, "gone.example").await.is_err());
+        for other in ["gone", "gone.example/app", "r.example", "%", ""] {
+            assert_eq!(give_up(&context(), other).await, Err("PC1220"), "{other}");
+        }
+        world.clock.advance(Duration::from_secs(1));
+        assert_eq!(give_up(&context(), "gone.example").await, Ok(100));
+        world.publish(&lease).await;
+        assert_eq!(world.standing().await.unpublished, 1);
+        assert!(world.shelf.unanswered.load(Ordering::SeqCst) <= asked + 1);
+        let sql = "SELECT resource, detail FROM audit WHERE action = 'external-log.give-up'";
+        let records = world.db.read(sql, Vec::new()).await.unwrap();
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].text("detail").unwrap(), "it was sold");
+
+        // Its name is another's now.
+        world.shelf.down.lock().unwrap().clear();
+        world.clock.advance(Duration::from_secs(1));
+        world.sign_in("gone.example/app", "new", Formats::BUNDLE).await;
+        world.pays_for(&mut payer, 2 * MINUTE).await;
+        world.publish(&lease).await;
+        assert_eq!(world.standing().await.unpublished, 0);
+        assert_eq!(world.shelf.attached("gone.example/app"), 102);
+        assert_eq!(world.shelf.attached("gone.example:5000/app"), 2);
+        // Somebody repairs what was given up: then it is there again.
+        let row = "SELECT signature_id AS id FROM external_debt ORDER BY since LIMIT 1";
+        let row = world.db.read_one(row, Vec::new()).await.unwrap().unwrap();
+        let mut tx = world.db.begin().await.unwrap();
+        let first = row.text("id").unwrap().parse().unwrap();
+        publish_again(&mut tx, &first, "gone.example", world.clock.now_us())
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        world.publish(&lease).await;
+        assert_eq!(world.shelf.attached("gone.example/app"), 103);
+    })
+    .await;
+}
+
+/// Shown to fail: with a `retry_paid_debt` that changes all rows with one statement, as it was, there is one record; without
+/// `last_index` in `tables::owe_paid_again`, an entry is looked for in a quarter of a million.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_paid_is_owed_again_some_at_a_time_and_looked_for_where_it_was() {
+    on_both(async |world| {
+        let began = world.clock.now();
+        world.owe(2_500).await;
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer_at(&lease, 1_000);
+        world.pays_for(&mut payer, MINUTE).await;
+        assert_eq!(world.standing().await.unpublished, 2_501);
+        world.clock.advance(MINUTE);
+        let since = Some(began);
+        assert_eq!(world.signing.count_debt(&context(), since).await.unwrap(), 2_501);
+        assert_eq!(world.standing().await.owed, 0);
+        let again = world.signing.retry_paid_debt(&context(), began).await.unwrap();
+        assert_eq!(again, 2_501);
+        let standing = world.standing().await;
+        assert_eq!((standing.owed, standing.unpublished), (2_501, 0));
+        assert_eq!(world.signing.count_debt(&context(), since).await.unwrap(), 0);
+        let sql = "SELECT detail FROM audit WHERE action = 'external-log.retry'";
+        let records = world.db.read(sql, Vec::new()).await.unwrap();
+        assert_eq!(records.len(), 3);
+        let looked_at = std::mem::take(&mut *world.outside.looked_at.lock().unwrap());
+        assert!(looked_at.iter().all(Option::is_none));
+        world.pays_for(&mut payer, Duration::from_secs(5)).await;
+        let looked_at = world.outside.looked_at.lock().unwrap().clone();
+        let places: std::collections::BTreeSet<u64> = looked_at.into_iter().flatten().collect();
+        assert!(places.into_iter().eq(10_000..12_501));
     })
     .await;
 }

@@ -84,6 +84,8 @@ pub struct Outside {
     pub place: Mutex<Option<u64>>,
     /// When it was asked, in microseconds since 1970, also while it was down.
     pub asked: Mutex<Vec<i64>>,
+    /// Where it was told to look first, if anywhere.
+    pub looked_at: Mutex<Vec<Option<u64>>>,
     /// What was found there; `None` is well at every moment.
     pub looks: Mutex<Option<Looks>>,
     /// A person had another log taken for it, which has none of this.
@@ -145,9 +147,10 @@ impl Outside {
 
 #[async_trait]
 impl ExternalLog for Outside {
-    async fn append(&self, entry: NewEntry) -> Result<Answered, ExternalLogError> {
+    async fn append(&self, entry: NewEntry, last_index: Option<u64>) -> Result<Answered, ExternalLogError> {
         let clock = self.clock.lock().unwrap().clone().unwrap();
         self.asked.lock().unwrap().push(clock.now_us());
+        self.looked_at.lock().unwrap().push(last_index);
         if self.down.load(Ordering::SeqCst) {
             return Err(ExternalLogError::Away("connection refused".to_owned()));
         }
