@@ -92,7 +92,7 @@ async fn give_up(globals: &Globals, client: &Client, registry: &str, reason: &st
         Output::Json | Output::Yaml => document(globals, &done),
         Output::Name => println(registry),
         Output::Table => println(&format!(
-            "{registry}: the evidence of {} entries is given up; they are settled within a minute",
+            "{registry}: the evidence of {} entries is given up; they are settled within minutes",
             done["given_up"]
         )),
     }

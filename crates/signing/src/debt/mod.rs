@@ -153,7 +153,7 @@ impl Signing {
 
     /// Gives the evidence up that is to be attached to images at a registry, of all projects: for one that is gone for
     /// good. What is signed there from now on gets its evidence. The answer is how many entries waited for it; they are
-    /// settled within seconds.
+    /// settled some hundreds in a second.
     ///
     /// # Errors
     /// [`SigningError::NothingUnpublished`] if none did; if the database does not answer, or if whoever asks is not the
