@@ -1,7 +1,7 @@
 //! Routes: what servers have seen of a log that the database does not have, and dismissing it.
 
 use access::audit::{self, Record};
-use access::{AccessError, Action, Context};
+use access::{Action, Context};
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
@@ -10,9 +10,6 @@ use tlog::Name;
 use web::{Json, Problem};
 
 use crate::wiring::App;
-
-/// Characters of a reason.
-const REASON_CHARS_MAX: usize = 500;
 
 /// One of the logs.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
@@ -97,14 +94,9 @@ pub(crate) async fn dismiss(
 ) -> Result<Json<SeenBody>, Problem> {
     context.require(Action::ManageLog)?;
     let Dismissal { log, size, reason } = dismissal;
-    let reason = reason.trim();
-    if reason.is_empty() || reason.chars().count() > REASON_CHARS_MAX {
-        let (what, text) = ("reason", reason.chars().take(60).collect());
-        let why = "give a reason of 1 to 500 characters; it is kept in the audit trail";
-        return Err(AccessError::Invalid { what, text, why }.into());
-    }
+    let reason = audit::reason(&reason)?;
     let mut tx = app.db.begin().await?;
-    let roots = tlog::dismiss(&mut tx, log.name(), size, reason, app.clock.now_us()).await?;
+    let roots = tlog::dismiss(&mut tx, log.name(), size, &reason, app.clock.now_us()).await?;
     let resource = format!("{}, checkpoint of {size} entries", log.name());
     let detail = format!("roots {}; reason: {reason}", roots.join(" "));
     let record = Record {

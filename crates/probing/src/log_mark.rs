@@ -21,7 +21,6 @@ use kernel::{Clock, Random};
 use store::{Db, StoreError, args};
 
 use crate::log::Seen;
-use crate::loss;
 use crate::marks::{self, Marks};
 
 /// What all servers know of the log.
@@ -141,7 +140,7 @@ impl LogMark {
         random: &dyn Random,
     ) -> Result<(String, Seen), AccessError> {
         context.require(Action::ManageDependencies)?;
-        let reason = loss::reason(reason)?;
+        let reason = audit::reason(reason)?;
         let found = self
             .contradicts
             .lock()

@@ -24,8 +24,6 @@ pub(crate) const MIGRATION: Migration = Migration {
             id BIGINT PRIMARY KEY, known BIGINT NOT NULL, found BIGINT NOT NULL, found_at BIGINT NOT NULL
           );",
 };
-/// Characters of the reason of an acknowledgement, which stands in the audit trail.
-pub const REASON_CHARS_MAX: usize = 500;
 
 /// Which numbers are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +119,7 @@ impl Losses {
     /// whoever is not the whole server's administrator may not.
     pub async fn acknowledge(&self, context: &Context, reason: &str) -> Result<Loss, AccessError> {
         context.require(Action::ManageDependencies)?;
-        let reason = self::reason(reason)?;
+        let reason = audit::reason(reason)?;
         let mut tx = self.db.begin().await?;
         let sql = "DELETE FROM database_loss RETURNING id, known, found, found_at";
         let mut losses = Vec::new();
@@ -145,17 +143,4 @@ impl Losses {
         tx.commit().await?;
         Ok(loss)
     }
-}
-
-/// The reason of an acknowledgement, as it stands in the audit trail.
-pub(crate) fn reason(text: &str) -> Result<String, AccessError> {
-    let reason = kernel::words(text);
-    if reason.trim().is_empty() || reason.chars().count() > REASON_CHARS_MAX {
-        return Err(AccessError::Invalid {
-            what: "reason",
-            text: reason.chars().take(60).collect(),
-            why: "a reason is 1 to 500 characters: what was looked for, and what was found",
-        });
-    }
-    Ok(reason)
 }

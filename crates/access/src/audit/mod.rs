@@ -35,7 +35,7 @@ mod trail;
 use kernel::{Clock, Id, Random};
 use store::{StoreError, Tx};
 
-use crate::Context;
+use crate::{AccessError, Context};
 
 pub use api::{Docs, router};
 pub use asker::{Asker, layer};
@@ -49,6 +49,9 @@ pub use refusals::{ACTOR_REFUSALS_MAX, REFUSALS_MAX, Refusals, WINDOW_SECONDS};
 pub use trail::{CRASH_POINTS, SEAL_MS, SealLog, Status, Trail};
 
 pub(crate) use tables::MIGRATION;
+
+/// Characters of a reason that a person gives.
+const REASON_CHARS_MAX: usize = 500;
 
 /// What happened to what.
 #[derive(Debug, Clone, Copy)]
@@ -86,4 +89,20 @@ pub async fn record(
         times: 1,
     };
     tables::insert(tx, &record).await
+}
+
+/// The reason that a person gives for a change, as it stands in a record: in printable characters.
+///
+/// # Errors
+/// [`AccessError::Invalid`] if there is none, or it is longer than 500 characters.
+pub fn reason(text: &str) -> Result<String, AccessError> {
+    let reason = kernel::words(text).trim().to_owned();
+    if reason.is_empty() || reason.chars().count() > REASON_CHARS_MAX {
+        return Err(AccessError::Invalid {
+            what: "reason",
+            text: reason.chars().take(60).collect(),
+            why: "it is kept in the audit trail: 1 to 500 characters that say what was looked for and what was found",
+        });
+    }
+    Ok(reason)
 }

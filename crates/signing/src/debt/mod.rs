@@ -156,7 +156,7 @@ impl Signing {
     /// settled some hundreds in a second.
     ///
     /// # Errors
-    /// [`SigningError::NothingUnpublished`] if none did; if the database does not answer, or if whoever asks is not the
+    /// [`SigningError::NothingUnpublished`] if none did; for no reason or one that is too long; if the database does not answer, or if whoever asks is not the
     /// whole server's administrator.
     pub async fn give_up_evidence(
         &self,
@@ -165,7 +165,7 @@ impl Signing {
         reason: &str,
     ) -> Result<u64, SigningError> {
         context.require(Action::ManageLog)?;
-        let parts = &self.parts;
+        let (parts, reason) = (&self.parts, audit::reason(reason)?);
         let entries = tables::unpublished_at(&parts.db, registry).await?;
         if entries == 0 {
             return Err(SigningError::NothingUnpublished(registry.to_owned()));
@@ -176,7 +176,7 @@ impl Signing {
         let record = Record {
             action: "external-log.give-up",
             resource: registry,
-            detail: reason,
+            detail: &reason,
         };
         audit::record(&mut tx, context, &*parts.clock, &*parts.random, record).await?;
         tx.commit().await?;
