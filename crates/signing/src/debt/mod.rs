@@ -19,6 +19,7 @@
 //! `logged` and `published` are two states, because they are two dependencies: a registry that is away delays the
 //! second bundle of its own images, and no entry.
 
+mod evidence;
 mod held;
 mod pay;
 mod publish;
@@ -40,10 +41,9 @@ use store::{Lease, Tx};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use evidence::publish_again;
 pub use standing::{Standing, Tally, Troubled};
-pub(crate) use tables::{
-    AGAIN_MIGRATION, DUE_MIGRATION, MIGRATION, PLACES_MIGRATION, at_image, owe, publish_again,
-};
+pub(crate) use tables::{AGAIN_MIGRATION, DUE_MIGRATION, MIGRATION, PLACES_MIGRATION, at_image, owe};
 
 use crate::ports::ExternalLog;
 use crate::{Signing, SigningError};
@@ -166,13 +166,13 @@ impl Signing {
     ) -> Result<u64, SigningError> {
         context.require(Action::ManageLog)?;
         let (parts, reason) = (&self.parts, audit::reason(reason)?);
-        let entries = tables::unpublished_at(&parts.db, registry).await?;
+        let entries = evidence::unpublished_at(&parts.db, registry).await?;
         if entries == 0 {
             return Err(SigningError::NothingUnpublished(registry.to_owned()));
         }
         let now_us = parts.clock.now_us();
         let mut tx = parts.db.begin().await?;
-        tables::give_up(&mut tx, registry, now_us).await?;
+        evidence::give_up(&mut tx, registry, now_us).await?;
         let record = Record {
             action: "external-log.give-up",
             resource: registry,
@@ -183,7 +183,7 @@ impl Signing {
         // The rest only hastens it.
         loop {
             let mut tx = parts.db.begin_unsynced().await?;
-            let entries = tables::hurry(&mut tx, registry, now_us, CHANGED_MAX).await?;
+            let entries = evidence::hurry(&mut tx, registry, now_us, CHANGED_MAX).await?;
             tx.commit().await?;
             if entries < u64::from(CHANGED_MAX) {
                 break;

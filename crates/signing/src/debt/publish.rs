@@ -21,8 +21,8 @@ use futures::stream::FuturesUnordered;
 use kernel::{Digest, Fault as _, Kind, Monotonic, Repository};
 use tokio::time::sleep;
 
+use super::evidence::{self, PutOff, Unpublished};
 use super::pay::later;
-use super::tables::{self, PutOff, Unpublished};
 use super::{LEASE, LOOK_AFTER, SETTLED_MAX, Stopped, rules, shortened};
 use crate::parts::Parts;
 use crate::ports::{RegistryError, RegistryReason};
@@ -183,7 +183,7 @@ impl Publisher {
     async fn look(&mut self) -> Result<Duration, Stopped> {
         let parts = self.attaching.parts.clone();
         let now = parts.clock.now_us();
-        let items = tables::unpublished(&parts.db, now, &self.read, READ_MAX).await?;
+        let items = evidence::unpublished(&parts.db, now, &self.read, READ_MAX).await?;
         let last = items.last().filter(|_| items.len() as i64 == READ_MAX);
         let is_end = last.is_none();
         self.read = last.map_or(BEGINNING, |last| (last.next_at, last.id.clone()));
@@ -326,7 +326,7 @@ impl Work {
 
 impl Attaching {
     async fn work(&self, item: Unpublished) -> Result<Result<Work, (Unpublished, String)>, Stopped> {
-        let images = tables::images(&self.parts.db, &item.id).await?;
+        let images = evidence::images(&self.parts.db, &item.id).await?;
         Ok(match images {
             Ok(images) => Ok(Work { item, images }),
             Err(why) => Err((item, why)),
@@ -434,7 +434,7 @@ impl Attaching {
             return Err(Stopped::Lost);
         }
         let now = self.parts.clock.now_us();
-        tables::all_published(&mut tx, &published, now).await?;
+        evidence::all_published(&mut tx, &published, now).await?;
         let mut put_off = Vec::new();
         for (item, outcome) in outcomes {
             let chance = rules::chance(&*self.parts.random);
@@ -442,7 +442,7 @@ impl Attaching {
                 Outcome::Published => continue,
                 Outcome::Gone(why) => {
                     let why = shortened(why);
-                    tables::published(&mut tx, item, &why, now).await?;
+                    evidence::published(&mut tx, item, &why, now).await?;
                     continue;
                 }
                 Outcome::Busy(why) => (0, why, rules::retry(0, chance)),
@@ -457,7 +457,7 @@ impl Attaching {
                 next_at: later(now, wait),
             });
         }
-        tables::all_put_off(&mut tx, &put_off).await?;
+        evidence::all_put_off(&mut tx, &put_off).await?;
         Ok(tx.commit().await?)
     }
 }

@@ -1,9 +1,8 @@
-//! The debt in the database.
+//! What is owed, in the database.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kernel::{Digest, Id, Repository};
-use serde_json::value::RawValue;
+use kernel::{Digest, Id};
 use store::{Db, Migration, Row, Tx, args};
 
 use crate::SigningError;
@@ -62,22 +61,6 @@ pub(super) struct Owed {
     pub entry: Result<NewEntry, String>,
 }
 
-/// An entry that is in the log, and its evidence not yet at the images.
-pub(super) struct Unpublished {
-    pub id: String,
-    pub attempts: u32,
-    pub project: String,
-    pub images: i64,
-    /// When its evidence came, in microseconds since 1970: later evidence is not what was published.
-    pub logged_at: i64,
-    /// When it is due, in microseconds since 1970.
-    pub next_at: i64,
-    pub statement: Vec<u8>,
-    pub signature: Vec<u8>,
-    /// What is wrong, where the bundle cannot be made of what is stored.
-    pub material: Result<(PublicKey, Box<RawValue>), String>,
-}
-
 /// A signature of an image that is owed, or in the log and not published yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Owing {
@@ -125,24 +108,6 @@ pub(crate) async fn owe(tx: &mut Tx, finished: &BTreeMap<&Id, i64>, now_us: i64)
     Ok(())
 }
 
-/// Has the evidence published again, for who finds that the registry lost it; a registry that was given up is there again.
-pub(crate) async fn publish_again(
-    tx: &mut Tx,
-    id: &Id,
-    registry: &str,
-    now_us: i64,
-) -> Result<(), SigningError> {
-    let sql = "DELETE FROM given_up_registry WHERE registry = $1";
-    tx.execute(sql, args![registry]).await?;
-    tx.execute(
-        "UPDATE external_debt SET state = 'logged', attempts = 0, next_at = $1 \
-         WHERE signature_id = $2 AND state = 'published'",
-        args![now_us, id],
-    )
-    .await?;
-    Ok(())
-}
-
 /// Owes again what was refused, in every project; how many entries. The log has each once, whatever it said.
 pub(super) async fn owe_again(tx: &mut Tx, now_us: i64) -> Result<u64, SigningError> {
     let sql = "UPDATE external_debt SET state = 'owed', attempts = 0, next_at = $1, last_error = '' \
@@ -180,33 +145,6 @@ pub(super) async fn count(db: &Db, paid_since_us: Option<i64>) -> Result<u64, Si
     let row = db.read_one(sql, args).await?;
     let count = row.map_or(Ok(0), |row| row.int("n"))?;
     Ok(u64::try_from(count).unwrap_or(0))
-}
-
-/// What of it is not published is not published any more to what was finished at a registry until now.
-pub(super) async fn give_up(tx: &mut Tx, registry: &str, now_us: i64) -> Result<(), SigningError> {
-    let sql = "INSERT INTO given_up_registry (registry, until) VALUES ($1, $2) \
-               ON CONFLICT (registry) DO UPDATE SET until = excluded.until";
-    tx.execute(sql, args![registry, now_us]).await?;
-    Ok(())
-}
-
-/// How many of the entries that are not published have an image at a registry.
-pub(super) async fn unpublished_at(db: &Db, registry: &str) -> Result<u64, SigningError> {
-    let sql = "SELECT COUNT(*) AS n FROM external_debt d WHERE d.state = 'logged' \
-                 AND EXISTS (SELECT 1 FROM signed_image i WHERE i.signature_id = d.signature_id \
-                   AND substr(i.repository, 1, length($1) + 1) = $1 || '/')";
-    let row = db.read_one(sql, args![registry]).await?;
-    let count = row.map_or(Ok(0), |row| row.int("n"))?;
-    Ok(u64::try_from(count).unwrap_or(0))
-}
-
-/// Has some of what was put off at a registry looked at now; how many entries.
-pub(super) async fn hurry(tx: &mut Tx, registry: &str, now_us: i64, limit: u32) -> Result<u64, SigningError> {
-    let sql = "UPDATE external_debt SET next_at = $2 WHERE signature_id IN \
-                 (SELECT d.signature_id FROM external_debt d WHERE d.state = 'logged' AND d.next_at > $2 \
-                   AND EXISTS (SELECT 1 FROM signed_image i WHERE i.signature_id = d.signature_id \
-                     AND substr(i.repository, 1, length($1) + 1) = $1 || '/') LIMIT $3)";
-    Ok(tx.execute(sql, args![registry, now_us, limit]).await?)
 }
 
 /// Entries that may be sent, what is due the longest first, of those after `after` (when it is due, and the signature's
@@ -255,77 +193,6 @@ pub(super) async fn owed(
         })
     };
     rows.iter().map(owed).collect()
-}
-
-/// Evidence that may be published, what is due the longest first, of that after `after` (when it is due, and the
-/// signature's id).
-pub(super) async fn unpublished(
-    db: &Db,
-    now_us: i64,
-    after: &(i64, String),
-    limit: i64,
-) -> Result<Vec<Unpublished>, SigningError> {
-    let rows = db
-        .read(
-            "SELECT d.signature_id, d.attempts, d.images, d.evidence, d.logged_at, d.next_at, s.project, s.statement, \
-                    s.signature, s.key_id, \
-                    (SELECT MIN(k.public_pem) FROM signing_key k \
-                     WHERE k.project = s.project AND k.key_id = s.key_id) AS public_pem \
-             FROM external_debt d JOIN signature s ON s.id = d.signature_id \
-             WHERE d.state = 'logged' AND d.next_at <= $1 AND (d.next_at, d.signature_id) > ($2, $3) \
-             ORDER BY d.next_at, d.signature_id LIMIT $4",
-            args![now_us, after.0, &after.1, limit],
-        )
-        .await?;
-    let unpublished = |row: &Row| {
-        let evidence = RawValue::from_string(row.text("evidence")?);
-        let evidence = evidence.map_err(|_| "its evidence does not read".to_owned());
-        Ok(Unpublished {
-            id: row.text("signature_id")?,
-            attempts: attempts(row)?,
-            project: row.text("project")?,
-            images: row.int("images")?,
-            logged_at: row.int("logged_at")?,
-            next_at: row.int("next_at")?,
-            statement: row.blob("statement")?,
-            signature: row.blob("signature")?,
-            material: key_of(row)?.and_then(|key| Ok((key, evidence?))),
-        })
-    };
-    rows.iter().map(unpublished).collect()
-}
-
-/// The images that a signature was published to as a bundle, without those whose registry was given up; why not, where
-/// one cannot be read, perhaps because a newer server wrote it.
-pub(super) async fn images(
-    db: &Db,
-    id: &str,
-) -> Result<Result<Vec<(Repository, Digest)>, String>, SigningError> {
-    let sql = "SELECT repository, digest, formats FROM signed_image \
-               WHERE signature_id = $1 AND done_at IS NOT NULL \
-                 AND NOT EXISTS (SELECT 1 FROM given_up_registry g WHERE done_at <= g.until \
-                   AND substr(repository, 1, length(g.registry) + 1) = g.registry || '/') \
-               ORDER BY repository, digest";
-    let rows = db.read(sql, args![id]).await?;
-    let mut images = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let (repository, digest, formats) =
-            (row.text("repository")?, row.text("digest")?, row.text("formats")?);
-        let Ok(formats) = formats.parse::<crate::Formats>() else {
-            return Ok(Err(format!(
-                "the formats {formats:?} of {repository} do not read"
-            )));
-        };
-        // Who reads only the legacy tag has no use for a bundle.
-        if !formats.bundle {
-            continue;
-        }
-        match (repository.parse(), digest.parse()) {
-            (Ok(repository), Ok(digest)) => images.push((repository, digest)),
-            _ => return Ok(Err(format!("the image {repository}@{digest} does not read"))),
-        }
-    }
-    Ok(Ok(images))
 }
 
 /// The signatures of one image that are not published in the external log's evidence.
@@ -391,7 +258,7 @@ pub(super) async fn all_logged(
 }
 
 /// Rows as an array of JSON.
-fn json(rows: &impl serde::Serialize) -> Result<String, SigningError> {
+pub(super) fn json(rows: &impl serde::Serialize) -> Result<String, SigningError> {
     serde_json::to_string(rows).map_err(|error| SigningError::Row(error.to_string()))
 }
 
@@ -456,75 +323,12 @@ fn log_id(evidence: &str) -> Option<String> {
     evidence["logId"]["keyId"].as_str().map(str::to_owned)
 }
 
-/// Marks the evidence of `item` as published to all of its images that are there, and `why` not to others; not if another
-/// image or other evidence came meanwhile.
-pub(super) async fn published(
-    tx: &mut Tx,
-    item: &Unpublished,
-    why: &str,
-    now_us: i64,
-) -> Result<bool, SigningError> {
-    let sql = "UPDATE external_debt SET state = 'published', published_at = $1, last_error = $2 \
-               WHERE signature_id = $3 AND state = 'logged' AND images = $4 AND logged_at = $5";
-    let args = args![now_us, why, &item.id, item.images, item.logged_at];
-    Ok(tx.execute(sql, args).await? > 0)
-}
-
-/// The same for many that are published whole.
-pub(super) async fn all_published(
-    tx: &mut Tx,
-    items: &[&Unpublished],
-    now_us: i64,
-) -> Result<(), SigningError> {
-    if items.is_empty() {
-        return Ok(());
-    }
-    let rows: Vec<_> = items
-        .iter()
-        .map(|item| (&item.id, item.images, item.logged_at))
-        .collect();
-    let sql = "UPDATE external_debt SET state = 'published', published_at = $2, last_error = '' \
-               FROM (SELECT value ->> 0 AS id, CAST(value ->> 1 AS BIGINT) AS images, \
-                 CAST(value ->> 2 AS BIGINT) AS logged_at FROM {rows}) v \
-               WHERE signature_id = v.id AND state || '' = 'logged' AND external_debt.images = v.images \
-                 AND external_debt.logged_at = v.logged_at";
-    tx.execute_for_rows(sql, json(&rows)?, args![now_us]).await?;
-    Ok(())
-}
-
-/// A publication that is tried again later.
-#[derive(serde::Serialize)]
-pub(super) struct PutOff<'a> {
-    pub id: &'a str,
-    pub logged_at: i64,
-    /// How many more it has had.
-    pub attempts: i64,
-    pub why: String,
-    /// Microseconds since 1970.
-    pub next_at: i64,
-}
-
-/// Tries publications again later.
-pub(super) async fn all_put_off(tx: &mut Tx, items: &[PutOff<'_>]) -> Result<(), SigningError> {
-    if items.is_empty() {
-        return Ok(());
-    }
-    let sql = "UPDATE external_debt SET attempts = external_debt.attempts + v.attempts, last_error = v.why, \
-                 next_at = v.next_at \
-               FROM (SELECT value ->> 'id' AS id, CAST(value ->> 'attempts' AS BIGINT) AS attempts, \
-                 value ->> 'why' AS why, CAST(value ->> 'next_at' AS BIGINT) AS next_at, \
-                 CAST(value ->> 'logged_at' AS BIGINT) AS logged_at FROM {rows}) v \
-               WHERE signature_id = v.id AND state || '' = 'logged' AND external_debt.logged_at = v.logged_at";
-    tx.execute_for_rows(sql, json(&items)?, Vec::new()).await?;
-    Ok(())
-}
-
-fn attempts(row: &Row) -> Result<u32, SigningError> {
+pub(super) fn attempts(row: &Row) -> Result<u32, SigningError> {
     Ok(u32::try_from(row.int("attempts")?).unwrap_or(u32::MAX))
 }
 
 /// The key that made the signature, by its id.
-fn key_of(row: &Row) -> Result<Result<PublicKey, String>, SigningError> {
+pub(super) fn key_of(row: &Row) -> Result<Result<PublicKey, String>, SigningError> {
     let id = row.text("key_id")?;
     let Some(pem) = row.opt_text("public_pem")? else {
         return Ok(Err(format!("the key {id} is not there")));

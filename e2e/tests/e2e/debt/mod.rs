@@ -105,12 +105,20 @@ async fn debt(api: &Api) -> Value {
 
 /// Waits until nothing is owed and everything is published.
 async fn paid(api: &Api) {
+    until(api, |standing| {
+        standing["owed"] == 0 && standing["unpublished"] == 0
+    })
+    .await;
+}
+
+/// Waits until the debt stands so; a server that does not answer is asked again.
+async fn until(api: &Api, stands: impl Fn(&Value) -> bool) {
     let clock = SystemClock::new();
     let began = clock.monotonic();
     loop {
         let answer = api.get("/api/v1/external-log").await;
         let last = answer.map(|answer| answer.body).unwrap_or_default();
-        if last["owed"] == 0 && last["unpublished"] == 0 {
+        if stands(&last) {
             return;
         }
         assert!(clock.monotonic().since(began) < PAID_WITHIN, "{last}");
@@ -291,13 +299,7 @@ async fn p13_what_the_log_refused_is_named_and_owed_again_by_an_administrator() 
     let server = scene.server(50);
     let api = server.api().unwrap();
     scene.sign(&api, "refused", 5).await;
-    let (clock, mut standing) = (SystemClock::new(), Value::Null);
-    let began = clock.monotonic();
-    while standing["refused"] != 5 {
-        assert!(clock.monotonic().since(began) < PAID_WITHIN, "{standing}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        standing = debt(&api).await;
-    }
+    until(&api, |standing| standing["refused"] == 5).await;
     let status = server.run(&["status"]).unwrap();
     assert!(
         status.stdout.contains("refused the entry: status 400"),
@@ -318,7 +320,7 @@ async fn p13_what_the_log_refused_is_named_and_owed_again_by_an_administrator() 
     assert!(audit.stdout.contains("5 entries owed again"), "{}", audit.stdout);
 }
 
-/// Shown to fail: without `given_up_registry` in `tables::images`, the evidence stays unpublished.
+/// Shown to fail: without `given_up_registry` in `evidence::images`, the evidence stays unpublished.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_gone_for_good_is_given_up_by_an_administrator() {
     let scene = Scene::new().await;
@@ -328,13 +330,7 @@ async fn a_registry_that_is_gone_for_good_is_given_up_by_an_administrator() {
     scene.sign(&api, "gone", 3).await;
     scene.registry.fault(|plan| plan.fail_reads = u32::MAX);
     scene.name.now_leads(Target::To(scene.log.address));
-    let (clock, mut standing) = (SystemClock::new(), Value::Null);
-    let began = clock.monotonic();
-    while standing["unpublished"] != 3 {
-        assert!(clock.monotonic().since(began) < PAID_WITHIN, "{standing}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        standing = debt(&api).await;
-    }
+    until(&api, |standing| standing["unpublished"] == 3).await;
     let give_up = |registry: &str, reason: &str| {
         let arguments = [
             "external-log",

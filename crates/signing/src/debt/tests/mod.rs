@@ -13,7 +13,7 @@ use kernel::{Clock as _, Digest, Id, SystemRandom};
 use testkit::Postgres;
 
 use super::tables::{self, State, Unlogged};
-use super::{Stopped, at_image, owe, publish_again};
+use super::{Stopped, at_image, evidence, owe, publish_again};
 use world::{RATE, World, context};
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
@@ -270,7 +270,7 @@ async fn an_entry_with_a_trouble_of_its_own_delays_no_other() {
     .await;
 }
 
-/// Shown to fail: without `images` in `tables::published`, the image that was finished meanwhile is left out.
+/// Shown to fail: without `images` in `evidence::published`, the image that was finished meanwhile is left out.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_is_finished_later_is_published_too() {
     on_both(async |world| {
@@ -297,7 +297,7 @@ async fn an_image_that_is_finished_later_is_published_too() {
         row(State::Logged).await;
         let read = async || {
             let from = (i64::MIN, String::new());
-            let mut all = tables::unpublished(db, now, &from, 10).await.unwrap();
+            let mut all = evidence::unpublished(db, now, &from, 10).await.unwrap();
             all.remove(0)
         };
         let one_more = BTreeMap::from([(&signed.id, 1)]);
@@ -307,9 +307,9 @@ async fn an_image_that_is_finished_later_is_published_too() {
         tx.commit().await.unwrap();
         let item = read().await;
         let mut tx = db.begin().await.unwrap();
-        assert!(!tables::published(&mut tx, &before, "", now).await.unwrap());
-        tables::all_published(&mut tx, &[&before], now).await.unwrap();
-        assert!(tables::published(&mut tx, &item, "", now).await.unwrap());
+        assert!(!evidence::published(&mut tx, &before, "", now).await.unwrap());
+        evidence::all_published(&mut tx, &[&before], now).await.unwrap();
+        assert!(evidence::published(&mut tx, &item, "", now).await.unwrap());
         tx.commit().await.unwrap();
         assert_eq!(world.standing().await.unpublished, 0);
         let mut tx = db.begin().await.unwrap();
@@ -319,7 +319,7 @@ async fn an_image_that_is_finished_later_is_published_too() {
         // As does who finds that the registry lost it.
         let item = read().await;
         let mut tx = db.begin().await.unwrap();
-        assert!(tables::published(&mut tx, &item, "", now).await.unwrap());
+        assert!(evidence::published(&mut tx, &item, "", now).await.unwrap());
         publish_again(&mut tx, &signed.id, "r.example", now)
             .await
             .unwrap();

@@ -10,7 +10,7 @@ use super::world::context;
 use super::{LONG, MINUTE, on_both};
 use crate::Formats;
 use crate::debt::publish::Publisher;
-use crate::debt::{publish_again, tables};
+use crate::debt::{evidence, publish_again};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_away_delays_only_what_is_published_there() {
@@ -45,10 +45,7 @@ async fn a_registry_that_is_away_is_asked_once_in_a_pause_and_no_other_waits_for
         let lease = world.lease("server-1", LONG).await;
         let mut payer = world.payer(&lease);
         world.outside.knows.store(true, Ordering::SeqCst);
-        for number in 0..100 {
-            let name = format!("image {number}");
-            world.sign_in("away.example/app", &name, Formats::BUNDLE).await;
-        }
+        world.sign_many("away.example/app", 100).await;
         world.sign("another").await;
         world.pays_for(&mut payer, MINUTE).await;
         world.shelf.down.lock().unwrap().insert("away.example".to_owned());
@@ -158,7 +155,7 @@ async fn that_our_own_door_is_full_is_not_held_against_the_registry() {
     .await;
 }
 
-/// As in a rolling upgrade. Shown to fail: with the error of `tables::images` handed on, the round fails, and with it the
+/// As in a rolling upgrade. Shown to fail: with the error of `evidence::images` handed on, the round fails, and with it the
 /// whole duty of this server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_does_not_read_is_put_off_with_its_reason_and_stops_no_other() {
@@ -190,10 +187,7 @@ async fn a_registry_that_is_slow_holds_up_no_other() {
         let mut payer = world.payer(&lease);
         world.outside.knows.store(true, Ordering::SeqCst);
         // More than are read at once, and more than wait in memory.
-        for number in 0..100 {
-            let name = format!("image {number}");
-            world.sign_in("slow.example/app", &name, Formats::BUNDLE).await;
-        }
+        world.sign_many("slow.example/app", 100).await;
         world.pays_for(&mut payer, MINUTE).await;
         world.sign("another").await;
         world.pays_for(&mut payer, MINUTE).await;
@@ -211,7 +205,7 @@ async fn a_registry_that_is_slow_holds_up_no_other() {
     .await;
 }
 
-/// Shown to fail: without `logged_at` in `tables::all_published`, what was owed again is taken for published though the
+/// Shown to fail: without `logged_at` in `evidence::all_published`, what was owed again is taken for published though the
 /// images have the evidence of before.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_owed_again_while_it_is_published_is_published_again() {
@@ -223,15 +217,15 @@ async fn what_is_owed_again_while_it_is_published_is_published_again() {
         world.pays_for(&mut payer, MINUTE).await;
         let (db, from) = (&world.db, (i64::MIN, String::new()));
         let now = world.clock.now_us();
-        let item = tables::unpublished(db, now, &from, 1).await.unwrap().remove(0);
+        let item = evidence::unpublished(db, now, &from, 1).await.unwrap().remove(0);
         // Its evidence is on the way to the registry.
         let again = world.signing.retry_paid_debt(&context(), began).await.unwrap();
         assert_eq!(again, 1);
         world.clock.advance(MINUTE);
         world.pays_for(&mut payer, MINUTE).await;
         let mut tx = db.begin().await.unwrap();
-        tables::all_published(&mut tx, &[&item], now).await.unwrap();
-        assert!(!tables::published(&mut tx, &item, "", now).await.unwrap());
+        evidence::all_published(&mut tx, &[&item], now).await.unwrap();
+        assert!(!evidence::published(&mut tx, &item, "", now).await.unwrap());
         tx.commit().await.unwrap();
         assert_eq!(world.standing().await.unpublished, 1);
         world.publish(&lease).await;
@@ -240,18 +234,15 @@ async fn what_is_owed_again_while_it_is_published_is_published_again() {
     .await;
 }
 
-/// Shown to fail: without `given_up_registry` in `tables::images`, the registry is asked for ever; without `until` there,
-/// what is signed there later gets no evidence; without `tables::hurry`, all of it waits until it is due.
+/// Shown to fail: without `given_up_registry` in `evidence::images`, the registry is asked for ever; without `until` there,
+/// what is signed there later gets no evidence; without `evidence::hurry`, all of it waits until it is due.
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_for_a_registry_that_is_gone_for_good_is_given_up_by_a_person() {
     on_both(async |world| {
         let lease = world.lease("server-1", LONG).await;
         let mut payer = world.payer(&lease);
         world.outside.knows.store(true, Ordering::SeqCst);
-        for number in 0..100 {
-            let name = format!("image {number}");
-            world.sign_in("gone.example/app", &name, Formats::BUNDLE).await;
-        }
+        world.sign_many("gone.example/app", 100).await;
         world
             .sign_in("gone.example:5000/app", "elsewhere", Formats::BUNDLE)
             .await;

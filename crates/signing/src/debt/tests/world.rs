@@ -445,6 +445,14 @@ impl World {
         self.signing.sign(&context(), &request).await.unwrap().remove(0)
     }
 
+    /// Signs so many images in a repository.
+    pub async fn sign_many(&self, repository: &str, count: usize) {
+        for number in 0..count {
+            let name = format!("image {number}");
+            self.sign_in(repository, &name, Formats::BUNDLE).await;
+        }
+    }
+
     /// What the external log would know the signature by.
     pub async fn entry_of(&self, signed: &Signed) -> Digest {
         let sql = "SELECT statement FROM signature WHERE id = $1";
