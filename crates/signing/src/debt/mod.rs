@@ -38,6 +38,7 @@ use access::audit::{self, Record};
 use access::{Action, Context};
 use jiff::Timestamp;
 use store::{Lease, Tx};
+use tokio::task::JoinError;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -275,6 +276,8 @@ async fn duty(signing: &Signing, settings: &Settings, stop: &CancellationToken) 
         stopped = payer.run() => stopped,
         stopped = publisher.run() => stopped,
         () = stop.cancelled() => {
+            // What it does may hold the turn to write.
+            drop(publisher);
             // What was answered meanwhile need not be asked again by the next.
             payer.settle().await?;
             lease.release().await?;
@@ -300,6 +303,11 @@ async fn renew(lease: &Lease, ttl: Duration) -> Result<Infallible, Stopped> {
             ),
         }
     }
+}
+
+/// What came of a task that was not stopped.
+fn ended<T>(joined: Result<Result<T, Stopped>, JoinError>) -> Result<T, Stopped> {
+    joined.unwrap_or_else(|_| Err(Stopped::Failed(SigningError::Lost)))
 }
 
 /// As much of an error as is kept.

@@ -1,4 +1,4 @@
-//! Sending what is owed, the oldest first.
+//! Sending what is owed, what is due the longest first.
 //!
 //! An answer proves at most that somebody with the log's key has the entry, and a refusal proves nothing at all: a web
 //! server behind the log's name refuses everything. That it is the log, and not a fork or an older copy, only the probe can
@@ -19,11 +19,12 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use kernel::Monotonic;
+use tokio::task::JoinSet;
 
 use super::held::{Answers, Held};
 use super::rules::{self, Pace};
 use super::tables::{self, Outcome, Owed, Unlogged};
-use super::{LOOK_AFTER, SETTLED_MAX, Settings, Stopped, shortened};
+use super::{LOOK_AFTER, SETTLED_MAX, Settings, Stopped, ended, shortened};
 use crate::parts::Parts;
 use crate::ports::{Answered, Contained, ExternalLog, ExternalLogError, Looks, TreeHead};
 
@@ -74,8 +75,8 @@ pub(super) struct Payer {
     /// One at most.
     proving: FuturesUnordered<BoxFuture<'static, Proven>>,
     answered: VecDeque<(String, Outcome)>,
-    /// One at most.
-    writing: FuturesUnordered<BoxFuture<'static, Written>>,
+    /// One at most. It is a task, so that it does not hold the turn to write while something else is waited for.
+    writing: JoinSet<Written>,
     first_answer: Monotonic,
     next_settle: Monotonic,
     settle_pause: Duration,
@@ -99,7 +100,7 @@ impl Payer {
             proving: FuturesUnordered::new(),
             held_max: per_second.saturating_mul(HELD_SECONDS).clamp(HELD_MIN, HELD_MAX),
             answered: VecDeque::new(),
-            writing: FuturesUnordered::new(),
+            writing: JoinSet::new(),
             first_answer: now,
             next_settle: now,
             settle_pause: settle_pause(settings.entries_per_second_max),
@@ -112,7 +113,7 @@ impl Payer {
             let wait = self.start().await?;
             tokio::select! {
                 answer = self.running.next(), if !self.running.is_empty() => self.take(answer),
-                Some(written) = self.writing.next(), if !self.writing.is_empty() => self.written(written?),
+                Some(written) = self.writing.join_next() => self.written(ended(written)?),
                 Some(proven) = self.proving.next(), if !self.proving.is_empty() => self.proven(proven),
                 () = tokio::time::sleep(wait) => {}
             }
@@ -201,7 +202,7 @@ impl Payer {
     /// is to be.
     fn judge(&mut self) {
         let in_vain = self.held.judge(&self.log.looks());
-        self.give_up(in_vain, "the log was not found well after it came");
+        self.disbelieve(in_vain, "the log was not found well after it came");
         if self.proving.is_empty() {
             let heads = self.held.next_heads();
             if !heads.is_empty() {
@@ -233,12 +234,12 @@ impl Payer {
                     .debts
                     .count_failure(&ExternalLogError::Wrong(String::new()));
             }
-            self.give_up(ids, &why);
+            self.disbelieve(ids, &why);
         }
     }
 
     /// Owes again what was answered and is not believed.
-    fn give_up(&mut self, ids: Vec<String>, why: &str) {
+    fn disbelieve(&mut self, ids: Vec<String>, why: &str) {
         if ids.is_empty() {
             return;
         }
@@ -360,10 +361,10 @@ impl Payer {
     pub(super) async fn settle(&mut self) -> Result<(), Stopped> {
         loop {
             self.write();
-            let Some(written) = self.writing.next().await else {
+            let Some(written) = self.writing.join_next().await else {
                 return Ok(());
             };
-            self.written(written?);
+            self.written(ended(written)?);
         }
     }
 
@@ -375,8 +376,7 @@ impl Payer {
         let some = self.answered.len().min(SETTLED_MAX);
         let answers = self.answered.drain(..some).collect();
         self.next_settle = self.now().after(self.settle_pause);
-        self.writing
-            .push(Box::pin(write(self.parts.clone(), self.fence, answers)));
+        self.writing.spawn(write(self.parts.clone(), self.fence, answers));
     }
 
     fn written(&mut self, (answers, contradiction): (Vec<(String, Outcome)>, Option<String>)) {

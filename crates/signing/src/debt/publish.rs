@@ -15,15 +15,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flow::{Caller, Class};
-use futures::StreamExt as _;
-use futures::future::{BoxFuture, join_all};
-use futures::stream::FuturesUnordered;
+use futures::future::join_all;
 use kernel::{Digest, Fault as _, Kind, Monotonic, Repository};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::evidence::{self, PutOff, Unpublished};
 use super::pay::later;
-use super::{LEASE, LOOK_AFTER, SETTLED_MAX, Stopped, rules, shortened};
+use super::{LEASE, LOOK_AFTER, SETTLED_MAX, Stopped, ended, rules, shortened};
 use crate::parts::Parts;
 use crate::ports::{RegistryError, RegistryReason};
 use crate::{SigningError, format, publish, resolve};
@@ -54,8 +53,8 @@ pub(super) struct Publisher {
     found: bool,
     /// By registry: what waits for its turn there. What has images in several is at the first.
     waiting: HashMap<String, Waiting>,
-    /// One for each registry.
-    running: FuturesUnordered<BoxFuture<'static, Result<Done, Stopped>>>,
+    /// One for each registry. They are tasks, because each may hold the turn to write that a look waits for.
+    running: JoinSet<Result<Done, Stopped>>,
     /// Registries with something under way.
     at_work: HashSet<String>,
     /// Of all that waits or is under way.
@@ -143,7 +142,7 @@ impl Publisher {
             read: BEGINNING,
             found: false,
             waiting: HashMap::new(),
-            running: FuturesUnordered::new(),
+            running: JoinSet::new(),
             at_work: HashSet::new(),
             busy: HashSet::new(),
             away: HashMap::new(),
@@ -155,7 +154,7 @@ impl Publisher {
         loop {
             let wait = next_read.since(self.now());
             tokio::select! {
-                Some(done) = self.running.next(), if !self.running.is_empty() => self.learn_all(done?),
+                Some(done) = self.running.join_next() => self.learn_all(ended(done)?),
                 () = sleep(wait) => {
                     let pause = self.look().await?;
                     next_read = self.now().after(pause);
@@ -170,9 +169,9 @@ impl Publisher {
     pub(super) async fn round(&mut self) -> Result<bool, Stopped> {
         let mut some = self.look().await? < LOOK_AFTER;
         self.start();
-        while let Some(done) = self.running.next().await {
+        while let Some(done) = self.running.join_next().await {
             some = true;
-            self.learn_all(done?);
+            self.learn_all(ended(done)?);
             self.start();
         }
         Ok(some)
@@ -243,9 +242,8 @@ impl Publisher {
             let at_once = if *answers { AT_ONCE } else { 1 };
             let works: Vec<Work> = works.drain(..at_once.min(works.len())).collect();
             let (attaching, registry) = (self.attaching.clone(), registry.clone());
-            self.running.push(Box::pin(
-                async move { attaching.publish_all(registry, works).await },
-            ));
+            self.running
+                .spawn(async move { attaching.publish_all(registry, works).await });
         }
     }
 

@@ -10,7 +10,7 @@ use super::world::context;
 use super::{LONG, MINUTE, on_both};
 use crate::Formats;
 use crate::debt::publish::Publisher;
-use crate::debt::{evidence, publish_again};
+use crate::debt::{LEASE, evidence, publish_again};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_away_delays_only_what_is_published_there() {
@@ -201,6 +201,53 @@ async fn a_registry_that_is_slow_holds_up_no_other() {
         world.publish(&lease).await;
         assert_eq!(world.standing().await.unpublished, 0);
         assert_eq!(world.shelf.attached("slow.example/app"), 200);
+    })
+    .await;
+}
+
+/// Shown to fail: with publications that are polled by `Publisher::run` alone and not tasks, as they were, the look waits
+/// for the turn to write that one of them has been given and nobody lets go on, and all who want to write with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_and_a_publication_that_want_to_write_at_once_do_not_wait_for_each_other() {
+    on_both(async |world| {
+        let lease = world.lease("server-1", LONG).await;
+        let mut payer = world.payer(&lease);
+        world.sign("image").await;
+        let later = world.sign_in("r.example/old", "legacy", Formats::LEGACY).await;
+        world.pays_for(&mut payer, MINUTE).await;
+        let mut tx = world.db.begin().await.unwrap();
+        let sql = "UPDATE external_debt SET next_at = $1 WHERE signature_id = $2";
+        let soon = world.clock.now_us() + 1_000_000;
+        tx.execute(sql, store::args![soon, later.id.as_str()])
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        let mut publisher = Publisher::new(world.signing.parts.clone(), lease.fence());
+        let mut other = world.db.begin().await.unwrap();
+        // The row that both of them check first, on a database on which many write at once.
+        let sql = "UPDATE lease SET holder = holder WHERE name = $1";
+        other.execute(sql, store::args![LEASE]).await.unwrap();
+        let driver = async {
+            // The image is published, and that is to be written down.
+            while world.shelf.attached("r.example/app") < 2 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            // A look finds what has no place for evidence, and that is to be written down.
+            world.clock.advance(Duration::from_secs(1));
+            tokio::time::sleep(Duration::from_millis(800)).await;
+            drop(other);
+            while world.standing().await.unpublished > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let published = tokio::time::timeout(Duration::from_secs(10), async {
+            tokio::select! {
+                stopped = publisher.run() => panic!("{:?}", stopped.err()),
+                () = driver => {}
+            }
+        });
+        assert!(published.await.is_ok(), "they wait for each other");
     })
     .await;
 }
