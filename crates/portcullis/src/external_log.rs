@@ -174,14 +174,16 @@ const fn bars(state: State) -> bool {
 fn meant(reason: RekorReason) -> ExternalLogError {
     let words = reason.to_string();
     match reason {
-        RekorReason::Unreachable(_) | RekorReason::Expired(_) => ExternalLogError::Away(words),
+        // What a proxy answers in its place is nobody's proof of anything.
+        RekorReason::Unreachable(_) | RekorReason::Expired(_) | RekorReason::NotALog(_) => {
+            ExternalLogError::Away(words)
+        }
         RekorReason::Throttled { after_seconds } => ExternalLogError::Throttled {
             after: after_seconds.map(Duration::from_secs),
         },
-        RekorReason::NotALog(_)
-        | RekorReason::WrongLog { .. }
-        | RekorReason::Impostor(_)
-        | RekorReason::Forked { .. } => ExternalLogError::Wrong(words),
+        RekorReason::WrongLog { .. } | RekorReason::Impostor(_) | RekorReason::Forked { .. } => {
+            ExternalLogError::Wrong(words)
+        }
         RekorReason::Unproven(_) => ExternalLogError::Unproven(words),
         RekorReason::Refused(_) => ExternalLogError::Refused(words),
     }

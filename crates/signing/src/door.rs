@@ -110,10 +110,8 @@ impl Door {
     }
 
     pub fn standing(&self) -> DoorStanding {
-        let registries: Vec<Gate> = {
-            let registries = self.registries.lock().unwrap_or_else(PoisonError::into_inner);
-            registries.values().cloned().collect()
-        };
+        // None is cloned: a gate that somebody has is one that is about to be entered.
+        let registries = self.registries.lock().unwrap_or_else(PoisonError::into_inner);
         let nothing = Standing {
             running: 0,
             limit: 0,
@@ -121,7 +119,7 @@ impl Door {
             oldest: [Duration::ZERO; Class::ALL.len()],
         };
         let work = registries
-            .iter()
+            .values()
             .map(Gate::standing)
             .fold(nothing, Standing::with);
         DoorStanding {

@@ -59,26 +59,32 @@ impl Draft {
             legacy: row.formats.legacy && !found.accepted_in("legacy"),
         };
         let stands = self.signed(row, true);
-        if missing == Formats::NONE {
+        let lost = missing != Formats::NONE;
+        if lost {
+            let lost = SignatureRow {
+                formats: missing,
+                legacy: row.legacy.clone().filter(|_| missing.legacy),
+                ..row.clone()
+            };
+            let entry = self.log(&lost).await?;
+            self.publish(subject, &lost, &entry).await?;
+        }
+        let mut tx = parts.db.begin().await?;
+        let (image, now_us) = ((self.repository(), subject.digest), parts.clock.now_us());
+        let evidence = debt::publish_again(&mut tx, &row.id, image, lost, now_us).await?;
+        if !lost && !evidence {
             return Ok(stands);
         }
-        let lost = SignatureRow {
-            formats: missing,
-            legacy: row.legacy.clone().filter(|_| missing.legacy),
-            ..row.clone()
-        };
-        let entry = self.log(&lost).await?;
-        self.publish(subject, &lost, &entry).await?;
         let resource = self.repository().at(subject.digest).to_string();
-        let detail = format!("{} {missing}", row.id);
+        let what = match lost {
+            true => missing.to_string(),
+            false => "evidence of the external log".to_owned(),
+        };
         let record = Record {
             action: "signature.repair",
             resource: &resource,
-            detail: &detail,
+            detail: &format!("{} {what}", row.id),
         };
-        let mut tx = parts.db.begin().await?;
-        let registry = self.repository().registry();
-        debt::publish_again(&mut tx, &row.id, registry, parts.clock.now_us()).await?;
         audit::record(&mut tx, &self.context, &*parts.clock, &*parts.random, record).await?;
         tx.commit().await?;
         parts.verdicts.signed(std::iter::once(subject.digest));

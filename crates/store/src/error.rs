@@ -101,6 +101,12 @@ impl StoreError {
         })
     }
 
+    /// Whether the cause is a table that others use (PostgreSQL's lock_not_available).
+    pub(crate) fn is_lock_timeout(&self) -> bool {
+        matches!(self, Self::Query { source, .. }
+            if source.as_database_error().is_some_and(|error| error.code().as_deref() == Some("55P03")))
+    }
+
     /// Whether the cause is a row that is there already (a unique constraint).
     #[must_use]
     pub fn is_duplicate(&self) -> bool {

@@ -147,6 +147,16 @@ pub async fn check(tx: &mut Tx, name: &str, fence: i64) -> Result<bool, StoreErr
     Ok(rows == 1)
 }
 
+/// Has whoever holds the duty `name` wait with its writes until the end of this transaction, which changes what they change.
+///
+/// # Errors
+/// If the database does not answer.
+pub async fn hold(tx: &mut Tx, name: &str) -> Result<(), StoreError> {
+    tx.execute("UPDATE lease SET fence = fence WHERE name = $1", args![name])
+        .await?;
+    Ok(())
+}
+
 /// Ends every duty, as in a database that was restored elsewhere: who held it is not there. The fencing numbers stay.
 ///
 /// # Errors

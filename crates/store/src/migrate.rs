@@ -1,6 +1,7 @@
 //! Tables come with the domains that own them.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::{Db, StoreError, Tx, args};
 
@@ -18,6 +19,12 @@ pub struct Migration {
 /// The number of PostgreSQL's advisory lock that keeps two starting servers from migrating at once.
 const MIGRATION_LOCK: i64 = 0x706f_7274;
 
+/// How long a table is waited for on PostgreSQL, and how often: whoever waits for a table to change has all others wait who
+/// come after, also those that only read. A backup reads for minutes, and so does a server that migrates.
+const LOCK_WAIT: &str = "SET LOCAL lock_timeout = '1s'";
+const LOCK_TURNS_MAX: u32 = 60;
+const LOCK_PAUSE: Duration = Duration::from_secs(2);
+
 /// The line of the table `migration` that says that a restore has begun and not ended.
 pub(crate) const RESTORING: &str = "restore";
 
@@ -31,7 +38,24 @@ impl Db {
         if self.is_current(migrations).await? {
             return Ok(());
         }
+        let mut turn = 1;
+        loop {
+            match self.migrate_now(migrations).await {
+                Err(error) if error.is_lock_timeout() && turn < LOCK_TURNS_MAX => {
+                    tracing::info!(turn, "the schema is changed as soon as nobody else uses it");
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                    turn += 1;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn migrate_now(&self, migrations: &[Migration]) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
+        if tx.is_postgres() {
+            tx.script(LOCK_WAIT.to_owned()).await?;
+        }
         lock(&mut tx).await?;
         create_table(&mut tx).await?;
         let sql = "SELECT version FROM migration WHERE domain = $1";

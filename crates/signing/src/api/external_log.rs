@@ -27,10 +27,10 @@ pub struct ExternalLogBody {
     pub paid_per_second: f64,
     /// What last went wrong with the entry that is owed the longest; empty if nothing did.
     pub last_error: String,
-    /// The oldest of the caller's project, at most 20.
+    /// The oldest of the caller's project, at most 20, among the oldest 10,000 of all projects.
     pub refused_entries: Vec<TroubledEntry>,
     /// Those whose evidence was tried to be attached to their images in vain; the oldest of the caller's project, at
-    /// most 20.
+    /// most 20, among the oldest 10,000 of all projects.
     pub unpublished_entries: Vec<TroubledEntry>,
 }
 
@@ -127,10 +127,9 @@ pub(crate) async fn retry(
             return Err(invalid("action", other, why).into());
         }
     };
-    let owed_again = match (query.dry_run, paid_since) {
-        (true, _) => signing.count_debt(&context, paid_since).await?,
-        (false, Some(since)) => signing.retry_paid_debt(&context, since).await?,
-        (false, None) => signing.retry_refused_debt(&context).await?,
+    let owed_again = match query.dry_run {
+        true => signing.count_debt(&context, paid_since).await?,
+        false => signing.retry_debt(&context, paid_since).await?,
     };
     Ok(Json(RetryBody {
         owed_again,

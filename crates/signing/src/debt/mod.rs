@@ -37,7 +37,8 @@ use std::time::Duration;
 use access::audit::{self, Record};
 use access::{Action, Context};
 use jiff::Timestamp;
-use store::{Lease, Tx};
+use kernel::Repository;
+use store::Lease;
 use tokio::task::JoinError;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -50,6 +51,7 @@ use crate::ports::ExternalLog;
 use crate::{Signing, SigningError};
 use pay::Payer;
 use publish::Publisher;
+use tables::Again;
 
 /// The duty's name on the lease.
 const LEASE: &str = "external-log";
@@ -61,6 +63,8 @@ const SETTLED_MAX: usize = 32;
 const CHANGED_MAX: u32 = 1_000;
 /// How often is looked for what is new.
 const LOOK_AFTER: Duration = Duration::from_millis(500);
+/// Before everything that is due.
+const BEGINNING: (i64, String) = (i64::MIN, String::new());
 /// Characters of an error that are kept.
 const ERROR_CHARS_MAX: usize = 300;
 
@@ -99,39 +103,39 @@ impl Signing {
         standing::unpublished(&self.parts.db, context.project.as_str()).await
     }
 
-    /// Owes again what the external log refused, in every project: for when it was not the log that refused it, or it
-    /// would take it now. The answer is how many entries.
+    /// Owes again what the external log refused, in every project: for when it was not the log that refused it, or it would
+    /// take it now. With a time, what was paid from then on: for when it went to a log that was not the one. The answer is how
+    /// many entries. They are changed some at a time, each with its record.
     ///
     /// # Errors
     /// If the database does not answer, or if whoever asks is not the whole server's administrator.
-    pub async fn retry_refused_debt(&self, context: &Context) -> Result<u64, SigningError> {
+    pub async fn retry_debt(
+        &self,
+        context: &Context,
+        paid_since: Option<Timestamp>,
+    ) -> Result<u64, SigningError> {
         context.require(Action::ManageLog)?;
         let parts = &self.parts;
-        let mut tx = parts.db.begin().await?;
-        let entries = tables::owe_again(&mut tx, parts.clock.now_us()).await?;
-        let detail = format!("{entries} entries owed again");
-        self.owed_again(tx, context, "refused", &detail).await?;
-        Ok(entries)
-    }
-
-    /// Owes again what was paid since a time, in every project: for when it went to a log that was not the one. The answer
-    /// is how many entries. They are changed some at a time, each with its record: whoever asks again after a failure goes
-    /// on.
-    ///
-    /// # Errors
-    /// If the database does not answer, or if whoever asks is not the whole server's administrator.
-    pub async fn retry_paid_debt(&self, context: &Context, since: Timestamp) -> Result<u64, SigningError> {
-        context.require(Action::ManageLog)?;
-        let parts = &self.parts;
-        let (since_us, now_us) = (since.as_microsecond(), parts.clock.now_us());
+        let again = self.again(paid_since).await?;
+        let (resource, which) = match paid_since {
+            None => ("refused", String::new()),
+            Some(since) => ("paid", format!(" that were paid since {since}")),
+        };
         let mut all = 0;
         loop {
             let mut tx = parts.db.begin().await?;
-            let entries = tables::owe_paid_again(&mut tx, since_us, now_us, CHANGED_MAX).await?;
+            // Whoever pays and publishes changes the same rows.
+            store::lease::hold(&mut tx, LEASE).await?;
+            let entries = tables::owe_again(&mut tx, again, parts.clock.now_us(), CHANGED_MAX).await?;
             if entries > 0 || all == 0 {
-                let detail = format!("{entries} entries that were paid since {since} owed again");
-                self.owed_again(tx, context, "paid", &detail).await?;
+                let record = Record {
+                    action: "external-log.retry",
+                    resource,
+                    detail: &format!("{entries} entries{which} owed again"),
+                };
+                audit::record(&mut tx, context, &*parts.clock, &*parts.random, record).await?;
             }
+            tx.commit().await?;
             all += entries;
             if entries < u64::from(CHANGED_MAX) {
                 return Ok(all);
@@ -139,26 +143,36 @@ impl Signing {
         }
     }
 
-    /// How many entries [`Signing::retry_paid_debt`] would owe again, or [`Signing::retry_refused_debt`] without a time.
+    /// How many entries [`Signing::retry_debt`] would owe again.
     ///
     /// # Errors
-    /// As theirs.
+    /// As there.
     pub async fn count_debt(
         &self,
         context: &Context,
         paid_since: Option<Timestamp>,
     ) -> Result<u64, SigningError> {
         context.require(Action::ManageLog)?;
-        tables::count(&self.parts.db, paid_since.map(|since| since.as_microsecond())).await
+        tables::count(&self.parts.db, self.again(paid_since).await?).await
+    }
+
+    async fn again(&self, paid_since: Option<Timestamp>) -> Result<Again, SigningError> {
+        Ok(match paid_since {
+            None => Again::Refused,
+            Some(since) => Again::Paid {
+                since_us: since.as_microsecond(),
+                until_us: tables::last_paid(&self.parts.db).await?,
+            },
+        })
     }
 
     /// Gives the evidence up that is to be attached to images at a registry, of all projects: for one that is gone for
-    /// good. What is signed there from now on gets its evidence. The answer is how many entries waited for it; they are
-    /// settled some hundreds in a second.
+    /// good. What is signed there from now on gets its evidence, and so does an image that is repaired. The answer is how
+    /// many entries waited for it, also such that are owed; they are settled some hundreds in a second.
     ///
     /// # Errors
-    /// [`SigningError::NothingUnpublished`] if none did; for no reason or one that is too long; if the database does not answer, or if whoever asks is not the
-    /// whole server's administrator.
+    /// [`SigningError::NothingUnpublished`] if none did; for no reason or one that is too long; if the database does not
+    /// answer, or if whoever asks is not the whole server's administrator.
     pub async fn give_up_evidence(
         &self,
         context: &Context,
@@ -167,47 +181,48 @@ impl Signing {
     ) -> Result<u64, SigningError> {
         context.require(Action::ManageLog)?;
         let (parts, reason) = (&self.parts, audit::reason(reason)?);
-        let entries = evidence::unpublished_at(&parts.db, registry).await?;
+        let registry = host(registry);
+        let entries = self.at(&registry, "owed", None).await? + self.at(&registry, "logged", None).await?;
         if entries == 0 {
-            return Err(SigningError::NothingUnpublished(registry.to_owned()));
+            return Err(SigningError::NothingUnpublished(registry));
         }
         let now_us = parts.clock.now_us();
         let mut tx = parts.db.begin().await?;
-        evidence::give_up(&mut tx, registry, now_us).await?;
+        evidence::give_up(&mut tx, &registry, now_us).await?;
         let record = Record {
             action: "external-log.give-up",
-            resource: registry,
+            resource: &registry,
             detail: &reason,
         };
         audit::record(&mut tx, context, &*parts.clock, &*parts.random, record).await?;
         tx.commit().await?;
-        // The rest only hastens it.
-        loop {
-            let mut tx = parts.db.begin_unsynced().await?;
-            let entries = evidence::hurry(&mut tx, registry, now_us, CHANGED_MAX).await?;
-            tx.commit().await?;
-            if entries < u64::from(CHANGED_MAX) {
-                break;
-            }
+        // It is done; this only hastens it.
+        if let Err(error) = self.at(&registry, "logged", Some(now_us)).await {
+            tracing::warn!(
+                error = kernel::chain(&error),
+                registry,
+                "what was given up is settled within the hour"
+            );
         }
         Ok(entries)
     }
 
-    async fn owed_again(
-        &self,
-        mut tx: Tx,
-        context: &Context,
-        resource: &str,
-        detail: &str,
-    ) -> Result<(), SigningError> {
-        let (clock, random) = (&*self.parts.clock, &*self.parts.random);
-        let record = Record {
-            action: "external-log.retry",
-            resource,
-            detail,
-        };
-        audit::record(&mut tx, context, clock, random, record).await?;
-        Ok(tx.commit().await?)
+    /// How many entries in a state have an image at a registry; with a time they are due then.
+    async fn at(&self, registry: &str, state: &str, due_us: Option<i64>) -> Result<u64, SigningError> {
+        let db = &self.parts.db;
+        let (mut all, mut after) = (0, Some(BEGINNING));
+        while let Some(from) = after {
+            let part = evidence::some_at(db, registry, state, &from, CHANGED_MAX).await?;
+            if let Some(due_us) = due_us.filter(|_| !part.own.is_empty()) {
+                let mut tx = db.begin_unsynced().await?;
+                store::lease::hold(&mut tx, LEASE).await?;
+                evidence::hasten(&mut tx, &part.own, due_us).await?;
+                tx.commit().await?;
+            }
+            all += part.own.len() as u64;
+            after = part.next;
+        }
+        Ok(all)
     }
 
     /// What this server has paid since its start.
@@ -302,6 +317,15 @@ async fn renew(lease: &Lease, ttl: Duration) -> Result<Infallible, Stopped> {
                 "renewing the lease on the external log"
             ),
         }
+    }
+}
+
+/// A registry as the images of it are stored.
+fn host(registry: &str) -> String {
+    let is_host = registry.contains(['.', ':']) || registry == "localhost";
+    match format!("{registry}/image").parse::<Repository>() {
+        Ok(repository) if is_host => repository.registry().to_owned(),
+        _ => registry.to_owned(),
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use super::held::{Answers, Held};
 use super::rules::{self, Pace};
 use super::tables::{self, Outcome, Owed, Unlogged};
-use super::{LOOK_AFTER, SETTLED_MAX, Settings, Stopped, ended, shortened};
+use super::{BEGINNING, LOOK_AFTER, SETTLED_MAX, Settings, Stopped, ended, shortened};
 use crate::parts::Parts;
 use crate::ports::{Answered, Contained, ExternalLog, ExternalLogError, Looks, TreeHead};
 
@@ -48,9 +48,6 @@ const HELD_ILL_MAX: usize = 1;
 
 /// As after so many failures is waited with an entry whose place another one has.
 const TAKEN_TIMES: u32 = 4;
-
-/// Before everything that is owed.
-const BEGINNING: (i64, String) = (i64::MIN, String::new());
 
 type Answer = (Owed, Monotonic, Result<Answered, ExternalLogError>);
 /// What was written down, and what about it is no log's.
@@ -426,7 +423,11 @@ async fn write(parts: Arc<Parts>, fence: i64, mut answers: Vec<(String, Outcome)
             tracing::warn!(signature = id, why, "the external log is not believed");
             let wait = rules::retry(TAKEN_TIMES, rules::chance(&*parts.random));
             parts.debts.count_failure(&ExternalLogError::Wrong(String::new()));
-            contradiction = Some(format!("two of our entries are proven to lie at {}", entry.index));
+            contradiction = Some(format!(
+                "two of our entries are proven to lie at {}; if the log was put back from an older copy, what it lost is to \
+                 be owed again: portcullis external-log retry --paid-since TIME",
+                entry.index
+            ));
             *outcome = Outcome::Not(Unlogged::PutOff(why, later(now, wait)));
         }
         if let Outcome::Not(why) = outcome {

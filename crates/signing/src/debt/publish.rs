@@ -22,7 +22,7 @@ use tokio::time::sleep;
 
 use super::evidence::{self, PutOff, Unpublished};
 use super::pay::later;
-use super::{LEASE, LOOK_AFTER, SETTLED_MAX, Stopped, ended, rules, shortened};
+use super::{BEGINNING, LEASE, LOOK_AFTER, SETTLED_MAX, Stopped, ended, rules, shortened};
 use crate::parts::Parts;
 use crate::ports::{RegistryError, RegistryReason};
 use crate::{SigningError, format, publish, resolve};
@@ -38,8 +38,6 @@ const REGISTRIES_MAX: usize = 64;
 const READ_PAUSE: Duration = Duration::from_millis(50);
 /// Before the next pass, after one that found something: what becomes due one by one is written down together.
 const GATHER_PAUSE: Duration = Duration::from_millis(250);
-/// Before everything that is due.
-const BEGINNING: (i64, String) = (i64::MIN, String::new());
 /// After so many attempts, which take twenty minutes, an image that its registry does not have is gone, and needs no
 /// evidence. Some registries say the same while they are put back or moved.
 const GONE_ATTEMPTS: u32 = 8;
@@ -192,10 +190,7 @@ impl Publisher {
                 continue;
             }
             match self.attaching.work(item).await? {
-                Err((item, why)) => outcomes.push((item, Outcome::Failed(why))),
-                // It was asked for in the legacy format alone, which has no place for evidence, or its registry was given
-                // up.
-                Ok(work) if work.images.is_empty() => outcomes.push((work.item, Outcome::Published)),
+                Err(settled) => outcomes.push(settled),
                 Ok(work) => match self.resting(&work) {
                     Some(away) => {
                         let outcome = Outcome::Spared(away.why.clone(), away.spared);
@@ -323,12 +318,22 @@ impl Work {
 }
 
 impl Attaching {
-    async fn work(&self, item: Unpublished) -> Result<Result<Work, (Unpublished, String)>, Stopped> {
-        let images = evidence::images(&self.parts.db, &item.id).await?;
-        Ok(match images {
-            Ok(images) => Ok(Work { item, images }),
-            Err(why) => Err((item, why)),
-        })
+    /// Its images; or what came of it without any.
+    async fn work(&self, item: Unpublished) -> Result<Result<Work, (Unpublished, Outcome)>, Stopped> {
+        let images = match evidence::images(&self.parts.db, &item.id).await? {
+            Ok(images) => images,
+            Err(why) => return Ok(Err((item, Outcome::Failed(why)))),
+        };
+        let outcome = match (images.there.is_empty(), images.given_up) {
+            (false, _) => {
+                let images = images.there;
+                return Ok(Ok(Work { item, images }));
+            }
+            (true, Some(registry)) => Outcome::Gone(format!("the registry {registry} was given up")),
+            // It was asked for in the legacy format alone, which has no place for evidence.
+            (true, None) => Outcome::Published,
+        };
+        Ok(Err((item, outcome)))
     }
 
     /// Publishes some at once, and writes down what came of it.

@@ -42,11 +42,11 @@ pub(crate) const AGAIN_MIGRATION: Migration = Migration {
     domain: "signing",
     version: 7,
     // `last_index` is where the log had the entry before it was owed again. What was finished at `registry` up to `until`
-    // gets no evidence any more.
-    sql: "ALTER TABLE external_debt ADD COLUMN last_index BIGINT;
+    // gets no evidence any more. The table is locked for readers only at the end.
+    sql: "CREATE INDEX external_debt_paid ON external_debt (state, logged_at) WHERE logged_at IS NOT NULL;
+          CREATE TABLE given_up_registry (registry TEXT PRIMARY KEY, until BIGINT NOT NULL);
           DROP INDEX external_debt_logged;
-          CREATE INDEX external_debt_logged ON external_debt (state, logged_at) WHERE logged_at IS NOT NULL;
-          CREATE TABLE given_up_registry (registry TEXT PRIMARY KEY, until BIGINT NOT NULL);",
+          ALTER TABLE external_debt ADD COLUMN last_index BIGINT;",
 };
 
 /// An entry that the log has yet to get.
@@ -108,38 +108,67 @@ pub(crate) async fn owe(tx: &mut Tx, finished: &BTreeMap<&Id, i64>, now_us: i64)
     Ok(())
 }
 
-/// Owes again what was refused, in every project; how many entries. The log has each once, whatever it said.
-pub(super) async fn owe_again(tx: &mut Tx, now_us: i64) -> Result<u64, SigningError> {
-    let sql = "UPDATE external_debt SET state = 'owed', attempts = 0, next_at = $1, last_error = '' \
-               WHERE state = 'refused'";
-    Ok(tx.execute(sql, args![now_us]).await?)
+/// What is owed again.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Again {
+    Refused,
+    /// What the log has had from one time until another, in microseconds since 1970.
+    Paid {
+        since_us: i64,
+        until_us: i64,
+    },
 }
 
-/// Owes again some of what the log has had from a time until now, in every project, as if it was owed from now on; how
-/// many entries. What is at the images of an earlier answer stays there.
-pub(super) async fn owe_paid_again(
+/// When the log got the newest entry that it has: whoever owes paid entries again looks no further, by no clock but that of
+/// who paid.
+pub(super) async fn last_paid(db: &Db) -> Result<i64, SigningError> {
+    let mut last = i64::MIN;
+    for state in ["logged", "published"] {
+        let sql = "SELECT logged_at FROM external_debt WHERE state = $1 AND logged_at IS NOT NULL \
+                   ORDER BY logged_at DESC LIMIT 1";
+        if let Some(row) = db.read_one(sql, args![state]).await? {
+            last = last.max(row.int("logged_at")?);
+        }
+    }
+    Ok(last)
+}
+
+/// Owes some entries again, in every project; how many. What was paid is owed as if from now on, and what is at the images
+/// of an earlier answer stays there. The log has each entry once, whatever it said.
+pub(super) async fn owe_again(
     tx: &mut Tx,
-    since_us: i64,
+    again: Again,
     now_us: i64,
     limit: u32,
 ) -> Result<u64, SigningError> {
-    let sql = "UPDATE external_debt SET state = 'owed', since = $1, attempts = 0, next_at = $1, last_error = '', \
-                 last_index = log_index, log_index = NULL, evidence = NULL, logged_at = NULL, published_at = NULL \
-               WHERE signature_id IN (SELECT signature_id FROM external_debt \
-                 WHERE state IN ('logged', 'published') AND logged_at >= $2 AND logged_at <= $1 LIMIT $3)";
-    Ok(tx.execute(sql, args![now_us, since_us, limit]).await?)
+    let (sql, args) = match again {
+        Again::Refused => (
+            "UPDATE external_debt SET state = 'owed', attempts = 0, next_at = $1, last_error = '' \
+             WHERE signature_id IN (SELECT signature_id FROM external_debt WHERE state = 'refused' LIMIT $2)",
+            args![now_us, limit],
+        ),
+        Again::Paid { since_us, until_us } => (
+            "UPDATE external_debt SET state = 'owed', since = $1, attempts = 0, next_at = $1, last_error = '', \
+               last_index = log_index, log_index = NULL, evidence = NULL, logged_at = NULL, published_at = NULL \
+             WHERE signature_id IN (SELECT signature_id FROM external_debt \
+               WHERE state IN ('logged', 'published') AND logged_at >= $2 AND logged_at <= $3 LIMIT $4)",
+            args![now_us, since_us, until_us, limit],
+        ),
+    };
+    Ok(tx.execute(sql, args).await?)
 }
 
-/// How many entries would be owed again: what was refused, or what the log has had since a time.
-pub(super) async fn count(db: &Db, paid_since_us: Option<i64>) -> Result<u64, SigningError> {
-    let (sql, args) = match paid_since_us {
-        None => (
+/// How many entries would be owed again.
+pub(super) async fn count(db: &Db, again: Again) -> Result<u64, SigningError> {
+    let (sql, args) = match again {
+        Again::Refused => (
             "SELECT COUNT(*) AS n FROM external_debt WHERE state = 'refused'",
             Vec::new(),
         ),
-        Some(since_us) => (
-            "SELECT COUNT(*) AS n FROM external_debt WHERE state IN ('logged', 'published') AND logged_at >= $1",
-            args![since_us],
+        Again::Paid { since_us, until_us } => (
+            "SELECT COUNT(*) AS n FROM external_debt \
+             WHERE state IN ('logged', 'published') AND logged_at >= $1 AND logged_at <= $2",
+            args![since_us, until_us],
         ),
     };
     let row = db.read_one(sql, args).await?;

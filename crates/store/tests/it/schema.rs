@@ -1,5 +1,7 @@
 //! Migrations.
 
+use std::time::Duration;
+
 use kernel::Fault as _;
 use store::{Migration, StoreError, args};
 
@@ -33,6 +35,7 @@ on_both! {
     a_step_that_fails_leaves_nothing,
     a_newer_database_is_refused,
     servers_that_start_together_migrate_once,
+    who_reads_does_not_wait_for_a_step_that_waits_for_another_reader,
 }
 
 async fn each_step_runs_once(place: Place) {
@@ -146,4 +149,37 @@ async fn every_commit_of_sqlite_is_synced_but_those_that_ask_for_less() {
         tx.commit().await.unwrap();
     }
     db.close().await;
+}
+
+/// As during a backup, which reads for minutes. Shown to fail: without `LOCK_WAIT` on PostgreSQL, who only reads waits behind
+/// the step until the first reader ends.
+async fn who_reads_does_not_wait_for_a_step_that_waits_for_another_reader(place: Place) {
+    let first = [store::MIGRATIONS, &[FIRST]].concat();
+    let db = place.open().await;
+    db.migrate(&first).await.unwrap();
+    let sql = "SELECT COUNT(*) AS n FROM one";
+    let mut tx = db.begin().await.unwrap();
+    tx.read_one(sql, args![]).await.unwrap();
+    let own = db.clone();
+    let steps = [store::MIGRATIONS, &[FIRST, SECOND]].concat();
+    let migrating = tokio::spawn(async move { own.migrate(&steps).await });
+    let half_a_second = Duration::from_millis(500);
+    let reads_on = async {
+        for _ in 0..8 {
+            tokio::time::sleep(half_a_second).await;
+            tx.read_one(sql, args![]).await.unwrap();
+        }
+    };
+    let reads = async {
+        tokio::time::sleep(half_a_second).await;
+        db.read(sql, args![]).await.unwrap();
+    };
+    tokio::select! {
+        () = reads_on => panic!("who only reads waits"),
+        () = reads => {}
+    }
+    drop(tx);
+    migrating.await.unwrap().unwrap();
+    let rows = db.read("SELECT more FROM one", args![]).await.unwrap();
+    assert!(rows.is_empty());
 }

@@ -150,11 +150,15 @@ impl Client {
         let last = last_index
             .map(|index| index / TILE_WIDTH)
             .filter(|tile| *tile < newest);
-        for tile in last
-            .into_iter()
-            .chain((newest.saturating_sub(tiles)..newest).rev())
-        {
-            let hashes = leaves(&view, tile, size).await?;
+        let newest_first = (newest.saturating_sub(tiles)..newest)
+            .rev()
+            .map(|tile| (tile, false));
+        for (tile, is_last) in last.map(|tile| (tile, true)).into_iter().chain(newest_first) {
+            let hashes = match leaves(&view, tile, size).await {
+                // An old tile may have been put away.
+                Err(_) if is_last => continue,
+                hashes => hashes?,
+            };
             let Some(at) = hashes.iter().position(|hash| *hash == accepted.leaf) else {
                 continue;
             };

@@ -14,6 +14,9 @@ use crate::oci::is_loopback;
 
 /// How long is waited for what the servers share, each time: a database that hangs must not make the log look ill.
 const SHARED_MS_MAX: u64 = 500;
+/// For how long the log is asked again in one look, while other servers move the mark on: a log that grows has another
+/// checkpoint for each of them.
+const TURNS_MS_MAX: u64 = 1_000;
 
 /// Looks at the external log, and holds it against what this server and all others saw there last.
 pub struct LogProbe {
@@ -73,15 +76,16 @@ impl LogProbe {
         Ok(read)
     }
 
-    /// Holds a checkpoint of the right log against those that were seen before it was asked for.
-    async fn held(&self, observed: &Observed, shared: Result<Option<Read>, MarkError>) -> Finding {
+    /// Holds a checkpoint of the right log against those that were seen before it was asked for. `None`: another server moved
+    /// the mark on meanwhile, perhaps by a newer checkpoint.
+    async fn held(&self, observed: &Observed, shared: Result<Option<Read>, MarkError>) -> Option<Finding> {
         let now = seen(&observed.checkpoint);
         let shared = match shared {
             Ok(shared) => shared,
             Err(error) => {
                 let found = format!("{}, and {error}", now.described());
                 self.mark.found(Some(now));
-                return Finding::new(State::Forked, self.expected(), found);
+                return Some(Finding::new(State::Forked, self.expected(), found));
             }
         };
         let Own {
@@ -102,7 +106,7 @@ impl LogProbe {
                 // What could not be asked contradicts nothing.
                 let contradicts = [State::RolledBack, State::Forked, State::WrongLog].contains(&wrong.state);
                 self.mark.found(contradicts.then_some(now));
-                return wrong;
+                return Some(wrong);
             }
         }
         self.mark.found(None);
@@ -114,25 +118,27 @@ impl LogProbe {
         };
         let is_shared = match &shared {
             Some(read) => self.share(read, &known).await,
-            None => false,
-        };
+            None => Some(false),
+        }?;
         if is_shared {
             // Only what all servers agree on is what answers are proven by.
             self.client.found_well(observed.clone(), taken);
         }
         *self.own() = Own { known, is_shared };
-        finding
+        Some(finding)
     }
 
-    /// Moves the shared mark on from what was `read`; whether it says now what is `known`. Where another server was faster
-    /// with something else, the next look tells.
-    async fn share(&self, read: &Read, known: &Known) -> bool {
+    /// Moves the shared mark on from what was `read`; whether it says now what is `known`, as far as the database tells.
+    /// `None`: another server was faster with something else.
+    async fn share(&self, read: &Read, known: &Known) -> Option<bool> {
         match within(self.mark.replace(read, known, self.clock.now())).await {
-            Ok(true) => true,
-            Ok(false) => within(self.mark.read())
-                .await
-                .is_ok_and(|read| read.known == *known),
-            Err(_) => false,
+            Ok(true) => Some(true),
+            Ok(false) => match within(self.mark.read()).await {
+                Ok(read) if read.known == *known => Some(true),
+                Ok(_) => None,
+                Err(_) => Some(false),
+            },
+            Err(_) => Some(false),
         }
     }
 
@@ -200,20 +206,32 @@ impl Probe for LogProbe {
     async fn look(&self) -> Finding {
         // What is found counts for what is sent from now on, so that has to go where the name leads now.
         self.client.let_go();
-        // Before the log is asked, so that what is found is no older than what it is held against.
-        let shared = self.shared().await;
-        let observed = match self.client.checkpoint().await {
-            Ok(observed) => observed,
-            Err(error) => {
-                self.mark.found(None);
-                return self.failed(&error.reason);
+        let began = self.clock.monotonic();
+        let may_ask_again = || self.clock.monotonic().since(began) < Duration::from_millis(TURNS_MS_MAX);
+        let (observed, mut finding) = loop {
+            // Before the log is asked, so that what is found is no older than what it is held against.
+            let shared = self.shared().await;
+            let observed = match self.client.checkpoint().await {
+                Ok(observed) => observed,
+                Err(error) => {
+                    self.mark.found(None);
+                    return self.failed(&error.reason);
+                }
+            };
+            match self.held(&observed, shared).await {
+                Some(finding) => break (observed, finding),
+                None if may_ask_again() => {}
+                // It is well, and what is proven by it is what was proven before.
+                None => {
+                    let found = seen(&observed.checkpoint).described();
+                    break (observed, Finding::new(State::Ok, self.expected(), found));
+                }
             }
         };
         let here = reqwest::Url::parse(self.client.url()).is_ok_and(|url| is_loopback(&url));
         if let Some(date) = observed.date.filter(|_| !here) {
             self.references.note("the external log", date, &*self.clock);
         }
-        let mut finding = self.held(&observed, shared).await;
         if finding.state == State::Ok
             && let Some(reason) = self.client.contradiction()
         {

@@ -361,14 +361,26 @@ async fn a_registry_that_is_gone_for_good_is_given_up_by_an_administrator() {
         "{}",
         audit.stdout
     );
-    // It is there all the same: who signs again gets what is missing.
+    // It is there all the same: who repairs an image gets what was given up, and once; what is new gets it anyway.
     scene.registry.fault(|plan| plan.fail_reads = 0);
     scene.sign(&api, "new", 1).await;
+    let gone = format!("{host}/team/app:gone-0");
+    let repair = || {
+        server
+            .run(&["sign", "--repair", &gone, "-o", "json"])
+            .unwrap()
+            .expect_ok()
+    };
+    assert!(repair().stdout.contains("\"repaired\": true"));
     paid(&api).await;
-    let tree = server
-        .run(&["image", "tree", &format!("{host}/team/app:new-0")])
-        .unwrap();
-    assert_eq!(tree.expect_ok().stdout.matches("cosign/sign/v1").count(), 2);
+    assert!(repair().stdout.contains("\"repaired\": false"));
+    for (tag, bundles) in [("new-0", 2), ("gone-0", 2), ("gone-1", 1)] {
+        let tree = server
+            .run(&["image", "tree", &format!("{host}/team/app:{tag}")])
+            .unwrap();
+        let tree = tree.expect_ok().stdout;
+        assert_eq!(tree.matches("cosign/sign/v1").count(), bundles, "{tree}");
+    }
 }
 
 /// Real rekor-tiles, away and back; real cosign, which believes that log and not ours.

@@ -233,7 +233,7 @@ async fn p13_what_was_proven_of_a_log_is_not_of_one_that_took_its_place() {
         assert_eq!(world.standing().await.unpublished, 1);
         // Another log takes its place, and the name still leads there for those who write.
         let (context, ever) = (super::world::context(), jiff::Timestamp::UNIX_EPOCH);
-        let again = world.signing.retry_paid_debt(&context, ever).await.unwrap();
+        let again = world.signing.retry_debt(&context, Some(ever)).await.unwrap();
         assert_eq!(again, 1);
         world.outside.other_was_taken.store(true, Ordering::SeqCst);
         world.outside.is_looked_at(true);

@@ -10,7 +10,7 @@ use super::world::context;
 use super::{LONG, MINUTE, on_both};
 use crate::Formats;
 use crate::debt::publish::Publisher;
-use crate::debt::{LEASE, evidence, publish_again};
+use crate::debt::{LEASE, evidence};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_away_delays_only_what_is_published_there() {
@@ -266,7 +266,7 @@ async fn what_is_owed_again_while_it_is_published_is_published_again() {
         let now = world.clock.now_us();
         let item = evidence::unpublished(db, now, &from, 1).await.unwrap().remove(0);
         // Its evidence is on the way to the registry.
-        let again = world.signing.retry_paid_debt(&context(), began).await.unwrap();
+        let again = world.signing.retry_debt(&context(), Some(began)).await.unwrap();
         assert_eq!(again, 1);
         world.clock.advance(MINUTE);
         world.pays_for(&mut payer, MINUTE).await;
@@ -308,7 +308,7 @@ async fn evidence_for_a_registry_that_is_gone_for_good_is_given_up_by_a_person()
         let mut bound = context();
         bound.everywhere = false;
         assert!(give_up(&bound, "gone.example").await.is_err());
-        for other in ["gone", "gone.example/app", "r.example", "%", ""] {
+        for other in ["gone", "gone.example/app", "r.example", "docker.io", "%", ""] {
             assert_eq!(give_up(&context(), other).await, Err("PC1220"), "{other}");
         }
         world.clock.advance(Duration::from_secs(1));
@@ -330,22 +330,18 @@ async fn evidence_for_a_registry_that_is_gone_for_good_is_given_up_by_a_person()
         assert_eq!(world.standing().await.unpublished, 0);
         assert_eq!(world.shelf.attached("gone.example/app"), 102);
         assert_eq!(world.shelf.attached("gone.example:5000/app"), 2);
-        // Somebody repairs what was given up: then it is there again.
-        let row = "SELECT signature_id AS id FROM external_debt ORDER BY since LIMIT 1";
-        let row = world.db.read_one(row, Vec::new()).await.unwrap().unwrap();
-        let mut tx = world.db.begin().await.unwrap();
-        let first = row.text("id").unwrap().parse().unwrap();
-        publish_again(&mut tx, &first, "gone.example", world.clock.now_us())
-            .await
-            .unwrap();
-        tx.commit().await.unwrap();
+        // It is there all the same: who repairs an image gets what was given up.
+        let mut request = world.request("gone.example/app", "image 7", Formats::BUNDLE);
+        request.repair = true;
+        world.sign_as(&request).await;
+        assert_eq!(world.standing().await.unpublished, 1);
         world.publish(&lease).await;
         assert_eq!(world.shelf.attached("gone.example/app"), 103);
     })
     .await;
 }
 
-/// Shown to fail: with a `retry_paid_debt` that changes all rows with one statement, as it was, there is one record; without
+/// Shown to fail: with a `retry_debt` that changes all rows with one statement, as it was, there is one record; without
 /// `last_index` in `tables::owe_paid_again`, an entry is looked for in a quarter of a million.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_paid_is_owed_again_some_at_a_time_and_looked_for_where_it_was() {
@@ -360,7 +356,7 @@ async fn what_was_paid_is_owed_again_some_at_a_time_and_looked_for_where_it_was(
         let since = Some(began);
         assert_eq!(world.signing.count_debt(&context(), since).await.unwrap(), 2_501);
         assert_eq!(world.standing().await.owed, 0);
-        let again = world.signing.retry_paid_debt(&context(), began).await.unwrap();
+        let again = world.signing.retry_debt(&context(), Some(began)).await.unwrap();
         assert_eq!(again, 2_501);
         let standing = world.standing().await;
         assert_eq!((standing.owed, standing.unpublished), (2_501, 0));

@@ -432,8 +432,16 @@ impl World {
     }
 
     pub async fn sign_in(&self, repository: &str, name: &str, formats: Formats) -> Signed {
+        self.sign_as(&self.request(repository, name, formats)).await
+    }
+
+    pub async fn sign_as(&self, request: &SignRequest) -> Signed {
+        self.signing.sign(&context(), request).await.unwrap().remove(0)
+    }
+
+    pub fn request(&self, repository: &str, name: &str, formats: Formats) -> SignRequest {
         let repository: Repository = repository.parse().unwrap();
-        let request = SignRequest {
+        SignRequest {
             image: repository.at(Digest::of(name.as_bytes())),
             key: None,
             annotations: Annotations::new(),
@@ -441,8 +449,7 @@ impl World {
             repair: false,
             formats: Some(formats),
             class: Class::Sign,
-        };
-        self.signing.sign(&context(), &request).await.unwrap().remove(0)
+        }
     }
 
     /// Signs so many images in a repository.
