@@ -252,10 +252,11 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let access = Access::from_ref(state);
         let asker = Asker::from_request_parts(parts, state).await.unwrap_or_default();
-        let value = parts
-            .headers
-            .get(header::AUTHORIZATION)
-            .ok_or(AccessError::NoToken)?;
+        let mut values = parts.headers.get_all(header::AUTHORIZATION).iter();
+        let value = values.next().ok_or(AccessError::NoToken)?;
+        if values.next().is_some() {
+            return Err(AccessError::BadToken("the request has two of them").into());
+        }
         let value = value
             .to_str()
             .map_err(|_| AccessError::BadToken("it is not text"))?;

@@ -361,7 +361,7 @@ pub enum Project {
         #[arg(value_parser = name)]
         name: String,
     },
-    /// Change a project; what is not named stays
+    /// Change a project; what is not named stays. A rate and its burst are given together
     Set(ProjectChange),
     /// Show how many new signatures the project may make, and what is left of that now
     Quota,

@@ -124,6 +124,8 @@ async fn render_metrics(State(app): State<App>) -> String {
     let standing = app.signing.debt().await.ok();
     app.metrics.debt(standing.as_ref(), &app.signing);
     app.metrics.signing(&app.signing);
+    let open = app.signing.open_operations().await.ok();
+    app.metrics.operations(open.as_ref());
     app.metrics.render()
         + &dependency_metrics::render(&app.watch.board().all(), &*app.clock)
         + &traces::metrics()

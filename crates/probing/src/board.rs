@@ -68,7 +68,8 @@ impl Status {
     /// What is known after a look that ended now.
     fn after(&self, finding: Finding, latency: Duration, at: (Timestamp, Monotonic)) -> Self {
         let (now, ended) = at;
-        let good = finding.state.severity() != Severity::Broken;
+        // That nothing is known is not that it was good.
+        let good = finding.state.severity() != Severity::Broken && finding.state != State::Unknown;
         Self {
             since: if finding.state == self.state {
                 self.since

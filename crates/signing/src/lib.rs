@@ -49,6 +49,7 @@ mod verify_service;
 pub use door::DoorStanding;
 pub use error::{SigningError, codes};
 pub use keyring::{DamagedKey, KeyInfo, Keyring};
+pub use operations::Open;
 pub use parts::{FormatsOf, Settings};
 pub use publish::Formats;
 pub use request::{SignRequest, Signed};
@@ -67,4 +68,5 @@ pub const MIGRATIONS: &[store::Migration] = &[
     debt::PLACES_MIGRATION,
     debt::DUE_MIGRATION,
     debt::AGAIN_MIGRATION,
+    operations::SHARES_MIGRATION,
 ];

@@ -152,3 +152,70 @@ async fn p11_an_accepted_operation_is_done_after_kill_9() {
         assert_eq!(signed().await, 3, "{step}");
     }
 }
+
+/// Shown to fail: without the sums in `Operations::accept`, nothing is refused; with the oldest first in `Operations::begin`,
+/// the other project's is not done before the flood is, which takes months.
+#[tokio::test(flavor = "multi_thread")]
+async fn p16_a_project_that_asks_for_months_of_work_is_refused_more_and_holds_up_no_other() {
+    let (_registry, running, images) = images(6).await;
+    let mut server = Server::start(Setup::default()).unwrap();
+    for command in [
+        &["project", "create", "flood", "--image", "**"][..],
+        &[
+            "project",
+            "set",
+            "flood",
+            "--signatures-per-minute",
+            "1",
+            "--burst",
+            "1",
+        ],
+        &["--project", "flood", "key", "create", "default"],
+    ] {
+        server.run(command).unwrap().expect_ok();
+    }
+    let token = ["--project", "flood", "token", "create", "ci", "--role", "signer"];
+    let token = server.run(&token).unwrap().expect_ok();
+    let flooding = Api::new(&server.url(), token.stdout.trim())
+        .unwrap()
+        .preferring("wait=0");
+    let batch = |nth: usize| {
+        let image = |number: usize| {
+            let digest = kernel::Digest::of(format!("{nth} {number}").as_bytes());
+            json!({ "image": format!("{}/app@{digest}", running.host()) })
+        };
+        json!({ "items": (0..1_000).map(image).collect::<Vec<_>>() })
+    };
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = flooding
+            .post("/api/v1/signatures:batch", &batch(accepted))
+            .await
+            .unwrap();
+        if answer.status != 202 {
+            break answer;
+        }
+        accepted += 1;
+    };
+    assert_eq!((accepted, refused.status), (32, 429), "{}", refused.body);
+    assert_eq!(refused.body["code"], "PC2002");
+    for half in [&images[..3], &images[3..]] {
+        let api = server.api().unwrap();
+        let items: Vec<_> = half.iter().map(|image| json!({ "image": image })).collect();
+        let items = json!({ "items": items });
+        let answer = api
+            .preferring("wait=0")
+            .post("/api/v1/signatures:batch", &items)
+            .await
+            .unwrap();
+        let lines = done(&api, &answer).await;
+        assert!(
+            lines.iter().all(|line| line["signature"].is_object()),
+            "{lines:?}"
+        );
+        let metrics = String::from_utf8(api.bytes("/metrics").await.unwrap()).unwrap();
+        assert!(metrics.contains("portcullis_operations_open 32\n"), "{metrics}");
+        server.kill();
+        server.restart().unwrap();
+    }
+}

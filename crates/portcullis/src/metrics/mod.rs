@@ -1,6 +1,7 @@
 //! Metrics in Prometheus' text format. Labels are bounded: never an image, a digest or a user.
 
 mod debt;
+mod operations;
 mod queues;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use prometheus::{
     Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 use queues::Queues;
+use signing::Open;
 use signing::Signing;
 use signing::debt::Standing;
 use web::ProblemDocument;
@@ -50,6 +52,7 @@ struct Inner {
     audit: Audit,
     queues: Mutex<Queues>,
     debt: Mutex<debt::Debt>,
+    operations: operations::Operations,
     canary: IntCounterVec,
 }
 
@@ -148,6 +151,7 @@ impl Metrics {
         let audit = Audit::new(&registry)?;
         let queues = Mutex::new(Queues::new(&registry)?);
         let debt = Mutex::new(debt::Debt::new(&registry)?);
+        let operations = operations::Operations::new(&registry)?;
         for outcome in CANARY_OUTCOMES {
             canary.with_label_values(&[outcome]);
         }
@@ -162,6 +166,7 @@ impl Metrics {
             audit,
             queues,
             debt,
+            operations,
             canary,
         })))
     }
@@ -183,6 +188,11 @@ impl Metrics {
     pub fn signing(&self, signing: &Signing) {
         let queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.set(&signing.standing(), signing.tally());
+    }
+
+    /// What was accepted and is not finished, if that is known.
+    pub fn operations(&self, open: Option<&Open>) {
+        self.0.operations.are(open);
     }
 
     /// How the debt to the external log stands, if that is known, and what this server has paid of it.

@@ -12,19 +12,18 @@ use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use kernel::Kind;
 use tokio::select;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use web::{Json, Problem};
 
 use super::items::{self, BATCH_CONCURRENT_MAX, BatchLine, SignBody};
-use crate::operations::{self, Operation};
+use crate::operations::{self, Open, Operation};
 use crate::{Signing, SigningError};
 
 /// The longest wait that is kept to, in seconds: what proxies let pass.
 const WAIT_SECONDS_MAX: u64 = 50;
-/// How often an item that is refused for load is tried again before that is its answer.
-const TRIES_MAX: u32 = 120;
 /// Seconds between two tries where the refusal says none.
 const RETRY_SECONDS: u64 = 2;
 /// The longest pause between two tries, in seconds.
@@ -94,12 +93,12 @@ pub(super) async fn accept(
     waited: Duration,
 ) -> Result<Response, Problem> {
     let request = serde_json::to_string(&order).map_err(|_| SigningError::Lost)?;
-    let operation = signing.parts.operations.accept(context, request).await?;
+    let operations = &signing.parts.operations;
+    let operation = operations.accept(context, request, order.items.len()).await?;
     kernel::crash_point("operation.accepted");
     let location = format!("/api/v1/operations/{}", operation.id);
     let applied = format!("wait={}", waited.as_secs());
-    let own = work(signing.clone(), context.clone(), operation.clone(), order);
-    signing.parts.runtime.spawn(own.in_current_span());
+    signing.begin_operations().await;
     let headers = [
         (header::LOCATION, location),
         (HeaderName::from_static("preference-applied"), applied),
@@ -116,20 +115,37 @@ impl Signing {
                 () = stop.cancelled() => return,
                 _ = rounds.tick() => {}
             }
-            match self.parts.operations.take_over().await {
-                Ok(taken) => taken.into_iter().for_each(|operation| self.go_on_with(operation)),
-                Err(error) => tracing::warn!(error = kernel::chain(&error), "looking for operations"),
+            if let Err(error) = self.parts.operations.forget().await {
+                tracing::warn!(error = kernel::chain(&error), "forgetting finished operations");
             }
+            self.begin_operations().await;
         }
     }
 
-    fn go_on_with(&self, operation: Operation) {
+    /// Begins what nobody works on, as far as there is room. What is not begun now is looked for again within seconds.
+    async fn begin_operations(&self) {
+        match self.parts.operations.begin().await {
+            Ok(begun) => begun
+                .into_iter()
+                .for_each(|(operation, room)| self.go_on_with(operation, room)),
+            Err(error) => tracing::warn!(error = kernel::chain(&error), "looking for operations"),
+        }
+    }
+
+    fn go_on_with(&self, operation: Operation, room: OwnedSemaphorePermit) {
         let order = serde_json::from_str::<Order>(&operation.request);
         let context = Context::from_json(&operation.asker);
         match (order, context) {
             (Ok(order), Some(context)) => {
-                tracing::info!(operation.id = operation.id.as_str(), "taking over an operation");
-                tokio::spawn(work(self.clone(), context, operation, order));
+                tracing::debug!(operation.id = operation.id.as_str(), "an operation is begun");
+                let own = self.clone();
+                let work = async move {
+                    work(own.clone(), context, operation, order).await;
+                    drop(room);
+                    // Its place is another's at once.
+                    own.begin_operations().await;
+                };
+                self.parts.runtime.spawn(work.in_current_span());
             }
             // Its claim ends again and again, and each time this is said.
             _ => tracing::error!(
@@ -137,6 +153,14 @@ impl Signing {
                 "a stored operation does not read"
             ),
         }
+    }
+
+    /// What was accepted and is not finished, of all servers.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn open_operations(&self) -> Result<Open, SigningError> {
+        self.parts.operations.open().await
     }
 }
 
@@ -190,20 +214,18 @@ async fn fulfil(signing: &Signing, context: &Context, order: Order) -> Vec<Batch
         .await
 }
 
-/// What was accepted is not refused for load: it is tried again.
+/// What was accepted is not refused for load, however long that lasts: it is tried again.
 async fn persistently<T, F>(attempt: impl Fn() -> F) -> Result<T, Problem>
 where
     F: Future<Output = Result<T, Problem>>,
 {
-    let mut tries = 1;
     loop {
         let outcome = attempt().await;
         let Err(problem) = &outcome else { return outcome };
         let load = matches!(problem.kind(), Kind::Quota | Kind::Overloaded);
-        if !load || tries == TRIES_MAX {
+        if !load {
             return outcome;
         }
-        tries += 1;
         let wait = problem
             .retry_after()
             .map_or(RETRY_SECONDS, |wait| wait.as_secs() + 1);

@@ -74,7 +74,7 @@ pub(super) struct Images {
 pub(super) async fn images(db: &Db, id: &str) -> Result<Result<Images, String>, SigningError> {
     let sql = "SELECT repository, digest, formats, \
                  CAST(CASE WHEN EXISTS (SELECT 1 FROM given_up_registry g WHERE done_at <= g.until \
-                   AND substr(repository, 1, length(g.registry) + 1) = g.registry || '/') THEN 1 ELSE 0 END AS BIGINT) \
+                   AND lower(substr(repository, 1, length(g.registry) + 1)) = g.registry || '/') THEN 1 ELSE 0 END AS BIGINT) \
                  AS given_up \
                FROM signed_image WHERE signature_id = $1 AND done_at IS NOT NULL ORDER BY repository, digest";
     let rows = db.read(sql, args![id]).await?;
@@ -213,7 +213,7 @@ pub(super) async fn some_at(
 ) -> Result<Part, SigningError> {
     let sql = "SELECT d.next_at, d.signature_id, \
                  CAST(CASE WHEN EXISTS (SELECT 1 FROM signed_image i WHERE i.signature_id = d.signature_id \
-                   AND substr(i.repository, 1, length($1) + 1) = $1 || '/') THEN 1 ELSE 0 END AS BIGINT) AS own \
+                   AND lower(substr(i.repository, 1, length($1) + 1)) = $1 || '/') THEN 1 ELSE 0 END AS BIGINT) AS own \
                FROM external_debt d WHERE d.state = $2 AND (d.next_at, d.signature_id) > ($3, $4) \
                ORDER BY d.next_at, d.signature_id LIMIT $5";
     let rows = db

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use access::audit::{self, Record};
-use access::{Action, Context};
+use access::{AccessError, Action, Context};
 use jiff::Timestamp;
 use kernel::Repository;
 use store::Lease;
@@ -181,7 +181,7 @@ impl Signing {
     ) -> Result<u64, SigningError> {
         context.require(Action::ManageLog)?;
         let (parts, reason) = (&self.parts, audit::reason(reason)?);
-        let registry = host(registry);
+        let registry = host(registry)?;
         let entries = self.at(&registry, "owed", None).await? + self.at(&registry, "logged", None).await?;
         if entries == 0 {
             return Err(SigningError::NothingUnpublished(registry));
@@ -320,13 +320,23 @@ async fn renew(lease: &Lease, ttl: Duration) -> Result<Infallible, Stopped> {
     }
 }
 
-/// A registry as the images of it are stored.
-fn host(registry: &str) -> String {
-    let is_host = registry.contains(['.', ':']) || registry == "localhost";
-    match format!("{registry}/image").parse::<Repository>() {
-        Ok(repository) if is_host => repository.registry().to_owned(),
-        _ => registry.to_owned(),
+/// A registry as the names of its images have it, in lower case.
+fn host(registry: &str) -> Result<String, AccessError> {
+    let of_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    if registry.is_empty() || !registry.bytes().all(of_host) {
+        return Err(AccessError::Invalid {
+            what: "registry",
+            text: registry.chars().take(60).collect(),
+            why: "it is the part of an image's name before the first slash: a host, with its port if there is one",
+        });
     }
+    let registry = registry.to_ascii_lowercase();
+    let is_host = registry.contains(['.', ':']) || registry == "localhost";
+    // Docker Hub has a name of its own.
+    Ok(match format!("{registry}/image").parse::<Repository>() {
+        Ok(repository) if is_host => repository.registry().to_owned(),
+        _ => registry,
+    })
 }
 
 /// What came of a task that was not stopped.

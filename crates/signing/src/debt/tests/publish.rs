@@ -308,11 +308,14 @@ async fn evidence_for_a_registry_that_is_gone_for_good_is_given_up_by_a_person()
         let mut bound = context();
         bound.everywhere = false;
         assert!(give_up(&bound, "gone.example").await.is_err());
-        for other in ["gone", "gone.example/app", "r.example", "docker.io", "%", ""] {
+        for other in ["gone", "r.example", "docker.io", "gone.example:50"] {
             assert_eq!(give_up(&context(), other).await, Err("PC1220"), "{other}");
         }
+        for no_host in ["gone.example/app", "https://gone.example", "%", "a b", ""] {
+            assert_eq!(give_up(&context(), no_host).await, Err("PC1606"), "{no_host}");
+        }
         world.clock.advance(Duration::from_secs(1));
-        assert_eq!(give_up(&context(), "gone.example").await, Ok(100));
+        assert_eq!(give_up(&context(), "Gone.Example").await, Ok(100));
         world.publish(&lease).await;
         assert_eq!(world.standing().await.unpublished, 1);
         assert!(world.shelf.unanswered.load(Ordering::SeqCst) <= asked + 1);
