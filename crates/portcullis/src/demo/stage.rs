@@ -107,7 +107,7 @@ impl Stage {
 
     /// Runs one command of the story.
     pub async fn run(&mut self, words: &[&str], expect: Expect) -> Result<(), Failure> {
-        println(&format!("$ portcullis {}", words.join(" ")));
+        println(&format!("$ portcullis {}", typed(words)));
         let ran = self.command(words).await?;
         self.judge(&ran, &expect);
         Ok(())
@@ -115,7 +115,7 @@ impl Stage {
 
     /// Begins a command that runs beside the next ones.
     pub fn begin(&self, words: &[&str]) -> Begun {
-        println(&format!("$ portcullis {} &", words.join(" ")));
+        println(&format!("$ portcullis {} &", typed(words)));
         let (stage, words) = (self.other(), words.iter().map(|word| (*word).to_owned()));
         let words: Vec<String> = words.collect();
         Begun(tokio::spawn(async move {
@@ -241,4 +241,14 @@ fn show(text: &str) {
 fn is_progress(line: &str) -> bool {
     line.split_once('/')
         .is_some_and(|(done, all)| done.parse::<u32>().is_ok() && all.parse::<u32>().is_ok())
+}
+
+/// A command line as a person would type it into a shell.
+fn typed(words: &[&str]) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@=,%+".contains(&byte);
+    let typed = words.iter().map(|word| match !word.is_empty() && word.bytes().all(is_plain) {
+        true => (*word).to_owned(),
+        false => format!("'{word}'"),
+    });
+    typed.collect::<Vec<_>>().join(" ")
 }

@@ -161,7 +161,8 @@ async fn p13_a_place_that_another_signature_has_is_not_believed() {
         assert_eq!((standing.owed, standing.unpublished), (1, 1));
         assert!(standing.last_error.contains("lies at 10000"), "{standing:?}");
         let named = world.outside.contradictions.lock().unwrap().clone();
-        assert_eq!(named, ["two of our entries are proven to lie at 10000"]);
+        assert_eq!(named.len(), 1);
+        assert!(named[0].starts_with("two of our entries are proven to lie at 10000"), "{named:?}");
         assert_eq!(world.signing.debt_tally().paid, 1);
         // Of another log it is another place.
         let mut tx = world.db.begin().await.unwrap();

@@ -289,14 +289,15 @@ impl Shelf {
 impl Registry for Shelf {
     async fn manifest(&self, _: Caller<'_>, image: &Reference) -> Result<Manifest, RegistryError> {
         self.answers(image.repository()).await?;
-        let digest = image.digest().unwrap();
-        if self.gone.lock().unwrap().contains(&digest) {
+        // Nothing is under a tag.
+        let digest = image.digest();
+        let Some(digest) = digest.filter(|digest| !self.gone.lock().unwrap().contains(digest)) else {
             return Err(RegistryError {
                 operation: "reading".to_owned(),
                 registry: image.repository().registry().to_owned(),
                 reason: RegistryReason::NotFound,
             });
-        }
+        };
         Ok(Manifest {
             media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
             digest,
