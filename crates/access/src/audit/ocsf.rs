@@ -7,17 +7,26 @@
 use serde_json::{Value, json};
 
 use super::{AuditRecord, Outcome};
-use crate::codes;
+use crate::{codes, oidc};
 
 /// The version of the schema that the events are written in.
 const VERSION: &str = "1.8.0";
 /// Severities: informational, and low for what was refused.
 const SEVERITIES: [(u8, &str); 2] = [(1, "Informational"), (2, "Low")];
 
+/// That a token was refused, ours or a workload's. An issuer that does not answer is no refusal.
+const AUTHENTICATION: [&str; 5] = [
+    codes::TOKEN.id,
+    oidc::codes::FORM.id,
+    oidc::codes::RULE.id,
+    oidc::codes::KEY.id,
+    oidc::codes::TIME.id,
+];
+
 /// A record as an event; `sequence` is its place under the seal. Pure.
 #[must_use]
 pub fn ocsf(record: &AuditRecord, sequence: Option<u64>) -> Value {
-    let authentication = record.code == codes::TOKEN.id;
+    let authentication = AUTHENTICATION.contains(&record.code.as_str());
     let (category, category_name, class, class_name) = if authentication {
         (3, "Identity & Access Management", 3002, "Authentication")
     } else {
@@ -49,6 +58,9 @@ pub fn ocsf(record: &AuditRecord, sequence: Option<u64>) -> Value {
         "src_endpoint": { "svc_name": "portcullis-api" },
         "unmapped": { "outcome": record.outcome, "sequence": sequence },
     });
+    if let Some((rule, ..)) = workload(&record.actor) {
+        event["unmapped"]["trust_rule"] = json!(rule);
+    }
     if refused {
         event["status_code"] = json!(record.code);
         event["status_detail"] = json!(record.detail);
@@ -83,8 +95,11 @@ fn activity(record: &AuditRecord, authentication: bool) -> (u32, &'static str) {
     }
 }
 
-/// An actor as it is written, `token NAME (ID)` or a word.
+/// An actor as it is written: `token NAME (ID)`, a workload, or a word.
 fn user(actor: &str) -> Value {
+    if let Some((_, subject, issuer)) = workload(actor) {
+        return json!({ "name": subject, "uid": subject, "domain": issuer, "type_id": 4, "type": "Service" });
+    }
     let token = actor
         .strip_prefix("token ")
         .and_then(|rest| rest.strip_suffix(')'));
@@ -93,6 +108,14 @@ fn user(actor: &str) -> Value {
         None if actor == "server" => json!({ "name": actor, "type_id": 3, "type": "System" }),
         None => json!({ "name": actor, "type_id": 0, "type": "Unknown" }),
     }
+}
+
+/// Rule, subject and issuer of `workload RULE (SUBJECT of ISSUER)`. A subject may have anything in it; the others have
+/// no spaces.
+fn workload(actor: &str) -> Option<(&str, &str, &str)> {
+    let (rule, rest) = actor.strip_prefix("workload ")?.split_once(" (")?;
+    let (subject, issuer) = rest.strip_suffix(')')?.rsplit_once(" of ")?;
+    Some((rule, subject, issuer))
 }
 
 #[cfg(test)]
@@ -161,6 +184,43 @@ mod tests {
                 assert_eq!(event["category_uid"], 3);
                 assert!(event["user"]["name"].is_string() && event["service"]["name"].is_string());
             }
+        }
+    }
+
+    /// Shown to fail: with the code of our own tokens alone, a workload's that is refused is a call that reads.
+    #[test]
+    fn a_refused_token_is_a_failed_logon_whosever_it_is() {
+        let of = |code| ocsf(&record("key.list", Outcome::Denied, code), None)["class_uid"].clone();
+        assert_eq!(of(codes::TOKEN.id), 3002);
+        for code in oidc::codes::ALL {
+            // Neither a yes nor a no.
+            let refuses = code.id != oidc::codes::UNHEARD.id;
+            assert_eq!(of(code.id), if refuses { 3002 } else { 6003 }, "{}", code.id);
+        }
+    }
+
+    /// Shown to fail: without [`workload`] a build system's job is somebody unknown, without an id.
+    #[test]
+    fn a_workload_is_its_subject_at_its_issuer_and_its_rule_stands_apart() {
+        let subject = "repo:acme/app (of b):ref:refs/heads/main";
+        let mut record = record("signature.create", Outcome::Success, "");
+        let actor = crate::Actor::Workload {
+            rule: "release".to_owned(),
+            issuer: "https://issuer.example".to_owned(),
+            subject: subject.to_owned(),
+        };
+        record.actor = actor.to_string();
+        let event = ocsf(&record, None);
+        assert_eq!(
+            event["actor"]["user"],
+            json!({ "name": subject, "uid": subject, "domain": "https://issuer.example", "type_id": 4, "type": "Service" })
+        );
+        assert_eq!(event["unmapped"]["trust_rule"], "release");
+        for (actor, kind) in [("server", 3), ("unknown", 0), ("workload x", 0)] {
+            record.actor = actor.to_owned();
+            let event = ocsf(&record, None);
+            assert_eq!(event["actor"]["user"]["type_id"], kind, "{event}");
+            assert!(event["unmapped"]["trust_rule"].is_null(), "{event}");
         }
     }
 }
