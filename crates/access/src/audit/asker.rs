@@ -96,8 +96,9 @@ impl Asked {
             action: kernel::words(action),
             outcome,
             code: problem.code.clone(),
+            detail: kernel::words(&problem.detail),
         };
-        self.refusals.note(kind, self.request_id.clone(), &problem.detail);
+        self.refusals.note(kind, self.request_id.clone());
     }
 }
 

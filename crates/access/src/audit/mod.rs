@@ -1,8 +1,9 @@
 //! The audit trail: who did what to what, with what outcome, and a seal over it.
 //!
 //! A change writes its record in its own transaction ([`record`]): both are durable, or neither. A refusal has no
-//! transaction; it is noted in memory and written within a second ([`Refusals`]), bounded, so that a flood of them
-//! neither fills the disk nor slows anybody. A task seals what was written ([`Trail`]): each record becomes a leaf of a
+//! transaction; it is noted in memory ([`Refusals`]). The first of a kind is written within a second; those like it are
+//! counted and written when the minute ends, so a process that is killed takes the count of up to a minute with it. All
+//! of it is bounded, so that a flood neither fills the disk nor slows anybody. A task seals what was written ([`Trail`]): each record becomes a leaf of a
 //! log that can only grow ([`SealLog`], a port), and gets its place there as its sequence number.
 //!
 //! ```text
@@ -45,7 +46,7 @@ pub use filter::Filter;
 pub use ocsf::ocsf;
 pub use operation::operation;
 pub use record::{AuditRecord, Outcome, RecordError};
-pub use refusals::{ACTOR_REFUSALS_MAX, REFUSALS_MAX, Refusals, WINDOW_SECONDS};
+pub use refusals::{ACTOR_DETAILS_MAX, ACTOR_REFUSALS_MAX, REFUSALS_MAX, Refusals, WINDOW_SECONDS};
 pub use trail::{CRASH_POINTS, SEAL_MS, SealLog, Status, Trail};
 
 pub(crate) use tables::MIGRATION;

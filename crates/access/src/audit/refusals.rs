@@ -1,9 +1,14 @@
 //! Refusals on their way to the trail: noted in memory, written soon, never waited for.
 //!
 //! A refusal must not become an outage. So the request that is refused only notes it ([`Refusals::note`]), and a task
-//! writes what was noted, many in one transaction. The first refusal of a kind is written within a second; the ones
-//! like it that follow within [`WINDOW_SECONDS`] are counted and written as one record with their number. Different
-//! ones are bounded for each actor and in all; what goes beyond is counted, and the count is a record too.
+//! writes what was noted, many in one transaction. The first refusal of a kind is written within a second. The ones
+//! like it that follow are counted, and written as one record with their number when the window of [`WINDOW_SECONDS`]
+//! ends, or the server stops: a process that is killed takes the count of up to a window with it, never a first one
+//! that is older than a second.
+//!
+//! A kind is who was refused what, with which code and detail. What differs in its detail alone is a kind of its own
+//! for the first [`ACTOR_DETAILS_MAX`] kinds of an actor; from there on it is not, and the record has the last detail.
+//! Kinds are bounded for each actor and in all; what goes beyond is counted, and the count is a record too.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -19,6 +24,9 @@ pub const WINDOW_SECONDS: u64 = 60;
 /// Different refusals of one actor in that time; all requests without a known token are one actor. More than a
 /// pipeline that is refused everything has reason to send, and 200 MB a day at the very most.
 pub const ACTOR_REFUSALS_MAX: usize = 128;
+/// Different refusals of one actor in that time from which on details make no difference: they have in them what the
+/// caller sent, and must not take the room of all else that he is refused.
+pub const ACTOR_DETAILS_MAX: usize = ACTOR_REFUSALS_MAX / 2;
 /// Different refusals in all in that time.
 pub const REFUSALS_MAX: usize = 512;
 
@@ -31,6 +39,8 @@ pub(super) struct Kind {
     pub resource: String,
     pub outcome: Outcome,
     pub code: String,
+    /// Empty: whatever it was.
+    pub detail: String,
 }
 
 /// Refusals of a kind, as the last of them was.
@@ -55,8 +65,12 @@ struct Window {
 
 impl Window {
     /// `false`: there is no room for it.
-    fn note(&mut self, kind: Kind, once: Repeats) -> bool {
+    fn note(&mut self, mut kind: Kind, once: Repeats) -> bool {
         let room = self.known.len() < REFUSALS_MAX && self.waiting.len() < 2 * REFUSALS_MAX;
+        let many = self.of_actor.get(&kind.actor) >= Some(&ACTOR_DETAILS_MAX);
+        if many && !self.known.contains_key(&kind) {
+            kind.detail.clear();
+        }
         match self.known.entry(kind) {
             Entry::Occupied(mut known) => {
                 let known = known.get_mut();
@@ -130,13 +144,13 @@ impl Refusals {
     }
 
     /// Notes a refusal; never waits.
-    pub(super) fn note(&self, kind: Kind, request_id: String, detail: &str) {
+    pub(super) fn note(&self, kind: Kind, request_id: String) {
         let once = Repeats {
             id: self.id(),
             times: 1,
             last_us: self.0.clock.now_us(),
             request_id,
-            detail: kernel::words(detail),
+            detail: kind.detail.clone(),
         };
         self.0.noted.fetch_add(1, Ordering::Relaxed);
         if !self.window().note(kind, once) {
@@ -205,6 +219,7 @@ impl Refusals {
                 resource: record.resource,
                 outcome: record.outcome,
                 code: record.code,
+                detail: record.detail.clone(),
             };
             let repeats = Repeats {
                 id: record.id,
@@ -245,6 +260,7 @@ impl Refusals {
             resource: String::new(),
             outcome: Outcome::Denied,
             code: String::new(),
+            detail: String::new(),
         };
         let detail = format!(
             "{lost} refusals were not recorded one by one: within {WINDOW_SECONDS} seconds there is room for \
@@ -286,11 +302,12 @@ mod tests {
             resource: resource.to_owned(),
             outcome: Outcome::Denied,
             code: "PC1603".to_owned(),
+            detail: "may not".to_owned(),
         }
     }
 
     fn note(refusals: &Refusals, actor: &str, resource: &str) {
-        refusals.note(kind(actor, resource), "req_1".to_owned(), "may not");
+        refusals.note(kind(actor, resource), "req_1".to_owned());
     }
 
     fn times(records: &[AuditRecord]) -> i64 {
@@ -310,6 +327,33 @@ mod tests {
         let rest = refusals.take(false);
         assert_eq!((rest.len(), times(&rest)), (1, 999));
         assert!(refusals.take(true).is_empty());
+    }
+
+    /// Shown to fail: without the bound on details, what an actor is refused besides is lost in their flood.
+    #[test]
+    fn reasons_are_told_apart_within_a_bound_that_leaves_room_for_other_kinds() {
+        let (clock, refusals) = refusals();
+        let because = |detail: usize| {
+            let detail = format!("because {detail}");
+            let kind = Kind {
+                detail,
+                ..kind("token a", "image")
+            };
+            refusals.note(kind, "req_1".to_owned());
+        };
+        (0..2).for_each(|_| (0..ACTOR_REFUSALS_MAX).for_each(&because));
+        note(&refusals, "token a", "another image");
+        let first = refusals.take(false);
+        // Each reason, the last of those that are not told apart, and the other image.
+        assert_eq!(first.len(), ACTOR_DETAILS_MAX + 2);
+        assert_eq!(first[1].detail, "because 1");
+        clock.advance(Duration::from_secs(WINDOW_SECONDS));
+        let rest = refusals.take(false);
+        assert_eq!(rest.len(), ACTOR_DETAILS_MAX + 1);
+        let last = format!("because {}", ACTOR_REFUSALS_MAX - 1);
+        assert!(rest.iter().any(|record| record.detail == last));
+        assert_eq!(times(&first) + times(&rest), 2 * ACTOR_REFUSALS_MAX as i64 + 1);
+        assert_eq!(refusals.counts().1, 0, "none is lost");
     }
 
     #[test]
