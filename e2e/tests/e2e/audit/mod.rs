@@ -3,6 +3,7 @@
 
 mod damage;
 mod flood;
+mod kept;
 mod kill;
 mod records;
 mod servers;

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use access::audit::{ExportLine, ocsf};
+use access::codes::TAMPERED;
 use tlog::View;
 use tlog::merkle::{leaf_hash, verify_inclusion};
 
-use super::server::{Shown, Tiles, each, seal};
+use super::server::{Shown, Tiles, each, follows, seal};
 use super::{failed, tampered};
 use crate::args::{ExportFormat, Globals};
 use crate::client::Client;
@@ -73,25 +74,26 @@ pub async fn run(
     file: Option<&Path>,
     filter: &str,
 ) -> Result<ExitCode, Failure> {
+    let kept = file
+        .map(|file| beside(file, "checkpoint"))
+        .filter(|kept| kept.exists());
+    let view = match (format, &kept) {
+        (ExportFormat::Ocsf, None) => None,
+        _ => Some(seal(globals, None).await?),
+    };
+    if let (Some(view), Some(kept)) = (&view, &kept) {
+        may_replace(globals, kept, view).await?;
+    }
     let mut sink = Sink::open(file)?;
     let (mut count, mut unproven) = (0_u64, Vec::new());
-    if format == ExportFormat::Ocsf {
-        let client = Client::new(globals)?;
-        each(&client, "sequence", filter, async |shown| {
-            count += 1;
-            let sequence = shown.place();
-            sink.line(&ocsf(&shown.record(), sequence).to_string())
-        })
-        .await?;
-    } else {
-        let view = seal(globals, None).await?;
+    if let (Some(view), ExportFormat::Jsonl) = (&view, format) {
         each(&view.files().0, "sequence", filter, async |shown| {
             // What was sealed since the checkpoint is for the next export.
-            let Some(line) = proven(&view, shown).await? else {
+            let Some(line) = proven(view, shown).await? else {
                 return Ok(());
             };
             count += 1;
-            if !holds(&view, &line) {
+            if !holds(view, &line) {
                 unproven.push(format!("{} (sequence {})", line.record.id, line.sequence));
             }
             sink.line(&line.render())
@@ -101,6 +103,14 @@ pub async fn run(
             text(&beside(file, "checkpoint"), &view.checkpoint().note)?;
             text(&beside(file, "pub"), &view.verifier().pem())?;
         }
+    } else {
+        let client = Client::new(globals)?;
+        each(&client, "sequence", filter, async |shown| {
+            count += 1;
+            let sequence = shown.place();
+            sink.line(&ocsf(&shown.record(), sequence).to_string())
+        })
+        .await?;
     }
     sink.finish()?;
     if let (Some(file), false) = (file, globals.quiet) {
@@ -113,6 +123,23 @@ pub async fn run(
         "written, and not what was sealed: {}",
         unproven.join(", ")
     )))
+}
+
+/// An export that is there is the evidence against a trail that does not go on from it, and is not replaced by that.
+async fn may_replace(globals: &Globals, kept: &Path, view: &View<Tiles>) -> Result<(), Failure> {
+    let why = match follows(kept, view).await {
+        Ok(None) => return Ok(()),
+        Ok(Some(finding)) => finding.detail,
+        Err(failure) if failure.code() == TAMPERED.id => failure.line(),
+        Err(failure) => return Err(failure),
+    };
+    let (server, kept) = (&globals.server, kept.display());
+    let origin = &view.checkpoint().origin;
+    let what =
+        format!("nothing was replaced: the trail of {server} ({origin}) does not follow {kept}: {why}");
+    Err(tampered(what).with_hint(
+        "keep the export that is there as evidence; export under another name to have this trail beside it",
+    ))
 }
 
 async fn proven(view: &View<Tiles>, shown: Shown) -> Result<Option<ExportLine>, Failure> {

@@ -135,9 +135,7 @@ pub async fn verify(globals: &Globals, key: Option<&Path>, kept: Option<&Path>) 
     let view = seal(globals, key).await?;
     let mut findings = Vec::new();
     if let Some(kept) = kept {
-        let note = read_text(kept)?;
-        let kept = view.verifier().verify(&note).map_err(unsigned)?;
-        findings.extend(grown(&kept, &view).await?);
+        findings.extend(follows(kept, &view).await?);
     }
     let size = view.checkpoint().size;
     let leaves = Mutex::new(Leaves::default());
@@ -202,6 +200,13 @@ async fn seal_again(globals: &Globals, verifier: &LogVerifier) -> Result<View<Ti
     let client = Client::new(globals)?;
     let note = asked(client.text(&format!("{LOG}/checkpoint")).await)?;
     View::new(Tiles(client), verifier.clone(), &note).map_err(failed)
+}
+
+/// That the seal has grown from the checkpoint in a file.
+pub async fn follows(kept: &Path, view: &View<Tiles>) -> Result<Option<Finding>, Failure> {
+    let note = read_text(kept)?;
+    let kept = view.verifier().verify(&note).map_err(unsigned)?;
+    grown(&kept, view).await
 }
 
 /// That the seal has grown from what it was.
