@@ -43,6 +43,20 @@ pub struct AuditRecordBody {
     pub sequence: Option<i64>,
 }
 
+/// How the seal over the records of all projects keeps up.
+#[derive(Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct SealBody {
+    /// Records under the seal; 0 if it cannot be read.
+    pub sealed: u64,
+    /// Records that wait for it.
+    pub unsealed: u64,
+    /// For how long the oldest of those has been waiting.
+    pub oldest_age_seconds: f64,
+    /// Why the server that answers does not seal, as far as it knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 /// In which order records are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
@@ -77,6 +91,7 @@ where
 {
     Router::new()
         .route("/audit", get(list))
+        .route("/audit/seal", get(seal))
         .route("/audit/log/checkpoint", get(checkpoint))
         .route("/audit/log/key", get(key))
         .route("/audit/log/tile/{*path}", get(tile))
@@ -126,6 +141,21 @@ pub(crate) async fn list(
     Ok(Json(Page {
         items: items.into_iter().map(AuditRecordBody::from).collect(),
         next,
+    }))
+}
+
+/// How the seal of the audit trail keeps up.
+///
+/// Nothing of what is recorded is in it: whoever may see how the server is may see this.
+#[utoipa::path(get, path = "/api/v1/audit/seal", tag = "audit", responses((status = 200, body = SealBody)))]
+pub(crate) async fn seal(State(trail): State<Trail>, context: Context) -> Result<Json<SealBody>, Problem> {
+    context.require(Action::ReadDependencies)?;
+    let status = trail.status().await?;
+    Ok(Json(SealBody {
+        sealed: status.sealed,
+        unsealed: status.unsealed,
+        oldest_age_seconds: status.unsealed_age_us as f64 / 1e6,
+        error: status.error,
     }))
 }
 
@@ -190,5 +220,5 @@ impl From<Stored> for AuditRecordBody {
 
 /// The descriptions of these routes.
 #[derive(utoipa::OpenApi)]
-#[openapi(paths(list, checkpoint, key, tile))]
+#[openapi(paths(list, seal, checkpoint, key, tile))]
 pub struct Docs;

@@ -50,7 +50,7 @@ pub trait SealLog: Send + Sync {
 }
 
 /// How the trail is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     /// Records under the seal; 0 if it cannot be asked.
     pub sealed: u64,
@@ -58,6 +58,8 @@ pub struct Status {
     pub unsealed: u64,
     /// How long the oldest of those has been waiting, in microseconds; by this server's clock, never negative.
     pub unsealed_age_us: u64,
+    /// Why this server does not seal, as far as it knows: its log cannot be asked, or its last round failed.
+    pub error: Option<String>,
     /// Refusals since the start.
     pub refusals: u64,
     /// Those of them that have no record but a count.
@@ -71,6 +73,8 @@ pub struct Trail {
     clock: Arc<dyn Clock>,
     pub(super) log: Arc<dyn SealLog>,
     refusals: Refusals,
+    /// What the last round failed of.
+    error: Arc<Mutex<Option<String>>>,
     stop: Arc<watch::Sender<bool>>,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -84,6 +88,7 @@ impl Trail {
             refusals: Refusals::new(clock.clone(), random),
             clock,
             log,
+            error: Arc::default(),
             stop: Arc::new(watch::Sender::new(false)),
             task: Arc::new(Mutex::new(None)),
         }
@@ -132,6 +137,8 @@ impl Trail {
                 _ => {}
             }
             well = failed.is_none();
+            *self.error.lock().unwrap_or_else(PoisonError::into_inner) =
+                failed.as_ref().map(|error| kernel::chain(error));
             if last {
                 return;
             }
@@ -213,8 +220,15 @@ impl Trail {
         let (refusals, refusals_lost) = self.refusals.counts();
         let now = self.clock.now_us();
         let age = oldest.map_or(0, |oldest| now.saturating_sub(oldest));
+        let size = self.log.size().await;
+        let failed = self.error.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Ok(Status {
-            sealed: self.log.size().await.unwrap_or(0),
+            error: size
+                .as_ref()
+                .err()
+                .map(|error| kernel::chain(&**error))
+                .or(failed),
+            sealed: size.unwrap_or(0),
             unsealed: u64::try_from(unsealed).unwrap_or(0),
             unsealed_age_us: u64::try_from(age).unwrap_or(0),
             refusals,

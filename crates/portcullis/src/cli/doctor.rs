@@ -313,20 +313,31 @@ impl Patient<'_> {
         }
     }
 
-    /// Whether nobody has seen more of a log than the database has: that stops it.
+    /// Whether nobody has seen more of a log than the database has, which stops it, and the audit trail is sealed.
     async fn logs_go_on(&self) -> Outcome {
         let seen: Value = match self.client.get("api/v1/log/seen").await {
             Ok(seen) => seen,
             Err(failure) => return failed(&failure),
         };
         let items = seen["items"].as_array().into_iter().flatten();
-        let stopped: Vec<String> = items
+        let mut told: Vec<String> = items
             .filter(|item| item["stops"] == true)
             .map(status::stops)
             .collect();
-        match stopped.is_empty() {
-            true => Fine("no server has seen more than the database has".to_owned()),
-            false => Problem(stopped.join("; "), status::STOPPED_HINT.to_owned()),
+        let mut hints = Vec::from_iter((!told.is_empty()).then_some(status::STOPPED_HINT));
+        let seal: Value = match self.client.get("api/v1/audit/seal").await {
+            Ok(seal) => seal,
+            Err(failure) => return failed(&failure),
+        };
+        if let Some(unsealed) = status::unsealed(&seal) {
+            told.push(format!("audit trail: {unsealed}"));
+            hints.push(status::UNSEALED_HINT);
+        }
+        match told.is_empty() {
+            true => {
+                Fine("no server has seen more than the database has, and audit records are sealed".to_owned())
+            }
+            false => Problem(told.join("; "), hints.join("; ")),
         }
     }
 
@@ -352,7 +363,33 @@ impl Patient<'_> {
                 )
             })
             .collect();
-        let hints: Vec<String> = ill.iter().map(|one| text(one, "hint")).collect();
-        Problem(told.join("; "), hints.join("; "))
+        let own = ill.iter().map(|one| (text(one, "name"), text(one, "hint")));
+        Problem(told.join("; "), hints(own))
+    }
+}
+
+/// Each hint once, behind the names of all that it is for.
+fn hints(own: impl Iterator<Item = (String, String)>) -> String {
+    let mut hints: Vec<(Vec<String>, String)> = Vec::new();
+    for (name, hint) in own {
+        match hints.iter_mut().find(|(_, known)| *known == hint) {
+            Some((names, _)) => names.push(name),
+            None => hints.push((vec![name], hint)),
+        }
+    }
+    let lines = hints
+        .iter()
+        .map(|(names, hint)| format!("{}: {hint}", names.join(", ")));
+    lines.collect::<Vec<String>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    /// Shown to fail: with the hints of all dependencies joined as they come, the first one is there twice.
+    #[test]
+    fn a_hint_of_several_dependencies_is_given_once_with_their_names() {
+        let own = [("a", "start it"), ("b", "ask"), ("c", "start it")]
+            .map(|(name, hint)| (name.to_owned(), hint.to_owned()));
+        assert_eq!(super::hints(own.into_iter()), "a, c: start it; b: ask");
     }
 }

@@ -18,6 +18,9 @@ use crate::output::{document, println, say, table};
 const WATCH_MS: u64 = 2_000;
 /// Refused entries that are named; more would not leave one screen.
 const NAMED_SHOWN_MAX: usize = 3;
+/// From how many seconds on it is told that a record waits for its seal, as by the alert `PortcullisAuditUnsealed`:
+/// another server has taken over by then.
+const UNSEALED_SECONDS_MAX: f64 = 60.0;
 /// The exit code where nothing can be signed.
 const NO: u8 = 6;
 
@@ -86,6 +89,10 @@ async fn read(client: &Client) -> Result<Value, Failure> {
     };
     // Of the audit trail's log nothing else tells.
     found["stopped"] = stopped(client).await;
+    found["audit"] = match client.get("api/v1/audit/seal").await {
+        Ok(seal) => seal,
+        Err(failure) => json!({ "error": failure.line() }),
+    };
     // The log says itself if it cannot be read; the rest is shown all the same.
     found["log"] = match client
         .text("api/v2/checkpoint")
@@ -120,7 +127,31 @@ pub fn stops(item: &Value) -> String {
     )
 }
 
+/// That records of the audit trail wait for their seal, and why; nothing while it keeps up.
+pub fn unsealed(seal: &Value) -> Option<String> {
+    let why = seal["error"].as_str();
+    let Some(count) = seal["unsealed"].as_u64() else {
+        return why.map(str::to_owned);
+    };
+    let oldest = seal["oldest_age_seconds"].as_f64().unwrap_or_default();
+    if why.is_none() && oldest <= UNSEALED_SECONDS_MAX {
+        return None;
+    }
+    let oldest = age(oldest as i64);
+    let waits = match count {
+        0 => "no record waits for its seal, and a new one would".to_owned(),
+        1 => format!("1 record waits for its seal, for {oldest}"),
+        _ => format!("{count} records wait for their seal, the oldest for {oldest}"),
+    };
+    let why = why.unwrap_or("this server does not know why, see the log of the one that leads");
+    Some(format!("{waits}: {why}"))
+}
+
 /// What to do about it.
+pub const UNSEALED_HINT: &str =
+    "portcullis audit verify names what is damaged; docs/runbooks/audit-unsealed.md says what to do";
+
+/// What to do about a log that is stopped.
 pub const STOPPED_HINT: &str =
     "portcullis log seen lists who saw what; docs/runbooks/rolled-back.md says when to dismiss it";
 
@@ -151,6 +182,10 @@ fn print(globals: &Globals, found: &Value) {
     for item in stopped.into_iter().flatten() {
         println(&format!("stopped         {}", stops(item)));
     }
+    let unsealed = unsealed(&found["audit"]);
+    if let Some(line) = &unsealed {
+        println(&format!("audit trail     {line}"));
+    }
     let outside = dependencies.iter().find(|one| one["name"] == "external-log");
     let state = outside.map_or_else(String::new, |one| text(&one["state"]));
     if let Some(line) = owed(&found["external_log"], &state) {
@@ -180,6 +215,9 @@ fn print(globals: &Globals, found: &Value) {
     );
     if !globals.quiet && stopped.is_some_and(|items| !items.is_empty()) {
         say(&format!("stopped; hint: {STOPPED_HINT}"));
+    }
+    if unsealed.is_some() && !globals.quiet {
+        say(&format!("audit trail; hint: {UNSEALED_HINT}"));
     }
     for one in &dependencies {
         let (name, hint) = (text(&one["name"]), text(&one["hint"]));
@@ -338,6 +376,30 @@ mod tests {
              the database does not have"
         );
         assert!(of("signatures").starts_with("the log is stopped, nothing new is signed: "));
+    }
+
+    #[test]
+    fn a_seal_that_does_not_keep_up_is_named_with_what_waits() {
+        let of = |count: u64, age: f64, why: Option<&str>| {
+            super::unsealed(&json!({ "unsealed": count, "oldest_age_seconds": age, "error": why }))
+        };
+        assert_eq!(of(0, 0.0, None), None);
+        assert_eq!(of(7, 60.0, None), None);
+        assert_eq!(
+            of(1_204, 300.0, Some("tile/0/000 is damaged")).unwrap(),
+            "1204 records wait for their seal, the oldest for 5 min: tile/0/000 is damaged"
+        );
+        assert_eq!(
+            of(0, 0.0, Some("damaged")).unwrap(),
+            "no record waits for its seal, and a new one would: damaged"
+        );
+        let unknown = of(1, 61.0, None).unwrap();
+        assert!(
+            unknown.starts_with("1 record waits for its seal, for 61 s: this server does not know why"),
+            "{unknown}"
+        );
+        let away = super::unsealed(&json!({ "error": "PC0001: away" }));
+        assert_eq!(away.as_deref(), Some("PC0001: away"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use e2e::{Server, Setup};
 use serde_json::json;
 
+use super::tamper::started;
 use super::{assert_found, assert_whole, records, sealed, token};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,4 +63,43 @@ async fn a_database_older_than_its_seal_is_told_and_stops_nobody() {
             .status,
         201
     );
+}
+
+/// Shown to fail: without the seal's error in the trail's status neither `status` nor `doctor` says a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_seal_is_in_status_and_doctor_until_it_is_put_back() {
+    let mut server = started(String::new()).await;
+    let api = server.api().unwrap();
+    let tile = server.data().join("blobs/audit/tile/0/000");
+    assert!(
+        testkit::wait_for(|| tile.is_file().then_some(())).is_some(),
+        "no tile was written"
+    );
+    let tells = |server: &Server, word: &str| {
+        let status = server.run(&["status"]).unwrap().expect_ok();
+        let doctor = server.run(&["doctor"]).unwrap();
+        let says = [&status.stdout, &doctor.stdout].map(|told| told.contains(word));
+        (says, doctor.code, status.text() + &doctor.text())
+    };
+    let (says, code, text) = tells(&server, "audit trail");
+    assert_eq!((says, code), ([false, false], Some(0)), "{text}");
+    let good = std::fs::read(&tile).unwrap();
+    let mut changed = good.clone();
+    changed[100] ^= 1;
+    std::fs::write(&tile, changed).unwrap();
+    server.restart().unwrap();
+    token(&api, "t", "viewer").await;
+    token(&api, "u", "viewer").await;
+    let (says, code, text) = tells(&server, "2 records wait for their seal, the oldest for ");
+    assert_eq!((says, code), ([true, true], Some(9)), "{text}");
+    assert!(
+        text.contains("the audit log was damaged when the server started")
+            && text.contains("audit-unsealed.md"),
+        "{text}"
+    );
+    std::fs::write(&tile, good).unwrap();
+    server.restart().unwrap();
+    sealed(&api, 264).await;
+    let (says, code, text) = tells(&server, "audit trail");
+    assert_eq!((says, code), ([false, false], Some(0)), "{text}");
 }

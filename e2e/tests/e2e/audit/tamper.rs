@@ -70,7 +70,7 @@ async fn execute(db: &Db, sql: &'static str, args: Vec<Value>) -> u64 {
     rows
 }
 
-async fn started(config: String) -> Server {
+pub async fn started(config: String) -> Server {
     let server = Server::start(Setup {
         config,
         ..Setup::default()
