@@ -246,9 +246,11 @@ fn is_progress(line: &str) -> bool {
 /// A command line as a person would type it into a shell.
 fn typed(words: &[&str]) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@=,%+".contains(&byte);
-    let typed = words.iter().map(|word| match !word.is_empty() && word.bytes().all(is_plain) {
-        true => (*word).to_owned(),
-        false => format!("'{word}'"),
-    });
+    let typed = words
+        .iter()
+        .map(|word| match !word.is_empty() && word.bytes().all(is_plain) {
+            true => (*word).to_owned(),
+            false => format!("'{word}'"),
+        });
     typed.collect::<Vec<_>>().join(" ")
 }
