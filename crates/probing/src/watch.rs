@@ -281,6 +281,7 @@ mod tests {
         watch.close().await;
     }
 
+    /// Shown to fail: with a `Watch::pause` from three quarters to one and a half times, one of 5.5 s.
     #[test]
     fn p14_the_longest_pause_and_the_longest_look_are_under_ten_seconds() {
         const { assert!(EVERY_MS_MAX + LOOK_MS_MAX < 10_000) };

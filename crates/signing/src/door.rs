@@ -151,6 +151,7 @@ mod tests {
 
     const SIGN: Caller<'_> = Caller::new("a", Class::Sign);
 
+    /// Shown to fail: with one gate for all registries in `Door::registry`, what is to be done at the other one waits for ever.
     #[tokio::test]
     async fn p19_work_at_one_registry_takes_no_turn_of_another() {
         let door = Door::new(Arc::new(SystemClock::new()));

@@ -271,7 +271,8 @@ async fn p14_the_logs_name_leads_to_a_fork() {
         .await;
 }
 
-/// A server starts without its external log, and without a name that resolves.
+/// A server starts without its external log, and without a name that resolves. Shown to fail: without `stops_signing` in
+/// `Verdict::of`, it says that nobody can deploy.
 #[tokio::test(flavor = "multi_thread")]
 async fn p14_a_server_starts_with_dns_gone() {
     let folder = tempfile::tempdir().unwrap();

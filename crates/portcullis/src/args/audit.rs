@@ -21,7 +21,7 @@ pub enum Audit {
     Export {
         #[arg(long, value_enum, default_value_t = ExportFormat::Jsonl)]
         format: ExportFormat,
-        /// Where to; standard output if left out
+        /// Where to; standard output if left out. An export that is there is replaced, if the trail follows its checkpoint
         #[arg(short, long, value_name = "FILE")]
         file: Option<PathBuf>,
         #[command(flatten)]

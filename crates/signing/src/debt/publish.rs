@@ -6,7 +6,8 @@
 //!        └── waits at its registry ── a few at once, for each registry by itself ──▶ published | put off
 //! ```
 //!
-//! So a registry that is away, or slow, holds up its own images and no others.
+//! So a registry that is away, or slow, holds up its own images and no others; only that with a hundred thousand due at a
+//! slow one, what is due after them is found some minutes later.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;

@@ -401,6 +401,7 @@ async fn a_candidate_whose_content_is_gone_is_no_failure() {
     assert!(world.verify(&world.policy().await).await.verified);
 }
 
+/// Shown to fail: with an `upstream` that tries no write again (`Session::pause`), signing fails with the first cut.
 #[tokio::test(flavor = "multi_thread")]
 async fn p12_a_registry_that_takes_a_put_and_drops_the_connection_ends_in_the_truth() {
     for cuts in 1..=4 {
