@@ -9,9 +9,9 @@ use kernel::{Clock, crash_point};
 use store::archive::{ArchiveError, LogState, Manifest, PartWriter, Writer};
 use store::{Blobs, Snapshot, args};
 use tlog::tile::{TILE_WIDTH, TilePath};
-use tlog::{LogKey, Name};
+use tlog::{LogKey, LogVerifier, Name};
 
-use super::{LOGS, PASSWORD, codes, log_secret, password, secret_file, steps};
+use super::{LOGS, PASSWORD, codes, log_secret, password, secret_file, steps, whole};
 use crate::codes as own_codes;
 use crate::config::Config;
 use crate::failure::Failure;
@@ -49,6 +49,7 @@ pub async fn make(
         let archive = Writer::new(BufWriter::new(file))?;
         let (output, manifest) = fill(config, archive, secrets, clock).await?;
         let file = output.into_inner().map_err(|error| failed(error.into_error()))?;
+        are_whole(&file, &manifest).await?;
         file.sync_all().map_err(failed)?;
         crash_point("backup.synced");
         let bytes = file.metadata().map_err(failed)?.len();
@@ -86,6 +87,7 @@ fn open(staged: &Path) -> Result<File, Failure> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
+        .read(true)
         .write(true)
         .mode(0o600)
         .open(staged)
@@ -184,6 +186,23 @@ async fn fill(
         }
     }
     Ok(archive.finish(manifest)?)
+}
+
+/// That every log in the archive leads to its checkpoint, so that it can be restored.
+async fn are_whole(file: &File, manifest: &Manifest) -> Result<(), Failure> {
+    for (name, _) in LOGS {
+        let Some(log) = manifest.logs.iter().find(|log| log.name == name.prefix()) else {
+            continue;
+        };
+        let verifier = LogVerifier::from_pem(&log.origin, &log.public_key)
+            .map_err(|error| Failure::content(format!("the key of {name}"), &error))?;
+        let view = whole::view(file, manifest, log, verifier)?;
+        if let Some(damage) = whole::damage(&view).await? {
+            let what = format!("{name}: {damage}");
+            return Err(Failure::coded(1, &codes::INCOMPLETE, what));
+        }
+    }
+    Ok(())
 }
 
 /// How far a log is, if there is one; that its checkpoint is signed by the configured key.

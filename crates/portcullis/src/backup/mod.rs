@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   backup ──▶ one read transaction: every table ──▶ the tiles that belong to it ──▶ the secrets ──▶ manifest
-//!   restore ─▶ the whole file is read and checked ─▶ would the log fork? ─▶ database marked
+//!                 ─▶ are its logs whole? ─▶ the file gets its name
+//!   restore ─▶ the whole file is read and checked ─▶ are its logs whole? would one fork? ─▶ database marked
 //!                 ─▶ one transaction: every table │ tiles, secrets ─▶ log fsck ─▶ mark taken away
 //! ```
 //!
@@ -11,12 +12,15 @@
 //! database that is marked, wherever it runs, so that nothing that was half restored ever serves.
 //!
 //! A log that is put back to where it was gives indexes out a second time, unless nobody has seen what came after. So a
-//! restore looks at the newest checkpoints that it is given or finds (`seen`), and refuses.
+//! restore looks at the newest checkpoints that it is given or finds (`seen`), and refuses. What is in an archive leads to
+//! its checkpoints before it counts as a backup, and again before anything is restored from it (`whole`): a last good
+//! backup is not replaced with one that can never be restored.
 
 mod make;
 mod password;
 mod restore;
 mod seen;
+mod whole;
 
 use std::collections::BTreeMap;
 
@@ -94,10 +98,12 @@ stays verifiable meanwhile, from the registries",
     };
     pub const INCOMPLETE: Code = Code {
         id: "PC1906",
-        title: "a part that belongs into the backup is missing",
-        explanation: "The database speaks of a tile or entry bundle of the log that is not among the blobs, or its \
-checkpoint is not signed by the configured key. A backup without it could not be restored, so none was made.",
-        hint: "check `blobs.url` and `log.key_file`; portcullis log fsck names everything that is damaged",
+        title: "a part that belongs into the backup is missing or damaged",
+        explanation: "The database speaks of a tile or entry bundle of a log that is not among the blobs, or a tile, an entry \
+bundle or a row does not lead to the log's checkpoint, or the checkpoint is not signed by the configured key. A backup of \
+that could not be restored, so none was made; one that stands under the name was left as it was.",
+        hint: "keep the last good backup; check `blobs.url` and the keys' files; portcullis log fsck names everything that is \
+damaged in the log, portcullis audit verify in the audit log",
     };
     pub const ALL: &[&Code] = &[&FORK, &INCOMPLETE];
 }

@@ -6,14 +6,14 @@ use std::io::{BufReader, Seek as _};
 use std::path::{Path, PathBuf};
 
 use kernel::{SystemClock, SystemRandom, crash_point};
-use store::archive::{self, ArchiveError, Manifest, Member, Part, Reader};
+use store::archive::{self, ArchiveError, LogState, Manifest, Member, Part, Reader};
 use store::{Blobs, Db, FolderLock, Tx};
 use tlog::tile::TilePath;
-use tlog::{Audit, Checkpoint, LogKey, LogVerifier, Name, Tlog, Told};
+use tlog::{Audit, Checkpoint, Damage, LogKey, LogVerifier, Name, Told};
 use zeroize::Zeroizing;
 
 use super::seen::{self, Seen};
-use super::{LOGS, PASSWORD, make, password, secret_file, steps};
+use super::{LOGS, PASSWORD, make, password, secret_file, steps, whole};
 use crate::codes;
 use crate::config::Config;
 use crate::failure::Failure;
@@ -48,7 +48,8 @@ pub struct Restored {
     pub manifest: Manifest,
     /// The transparency log as it is now, every entry hashed again.
     pub audit: Audit,
-    /// Where the checkpoints were found that it was held against.
+    /// For each log where the checkpoints were found that it was held against, or that there were none; empty if there
+    /// were none for any log.
     pub held_against: Vec<String>,
     /// Checkpoints in the backup that a server had told of and that stop a log: of which log, by whom, how many entries.
     pub stopped: Vec<(Name, Told)>,
@@ -58,14 +59,18 @@ pub struct Restored {
 struct Log {
     name: Name,
     secret: LogSecret,
+    verifier: LogVerifier,
     held: Checkpoint,
-    /// That the log goes on from these is still to be proven.
-    to_prove: Vec<Seen>,
+    /// Checkpoints of it that somebody kept.
+    seen: Vec<Seen>,
 }
 
 pub async fn restore(config: &Config, options: &Options) -> Result<Restored, Failure> {
-    let mut file =
-        File::open(&options.file).map_err(|error| Failure::file("reading", &options.file, &error))?;
+    restored(config, options).await.map_err(no_room)
+}
+
+async fn restored(config: &Config, options: &Options) -> Result<Restored, Failure> {
+    let mut file = open(&options.file)?;
     // A folder in use is said to be that, before anything else about it.
     let folder = &config.data.folder;
     let held = folder.join("lock").exists().then(|| FolderLock::take(folder));
@@ -76,22 +81,19 @@ pub async fn restore(config: &Config, options: &Options) -> Result<Restored, Fai
         true => secrets_of(&mut file)?,
         false => configured(config)?,
     };
-    let (mut logs, mut held_against) = (Vec::new(), Vec::new());
+    let mut logs = Vec::new();
     for (name, secret) in LOGS {
-        let found = log(
-            config,
-            &manifest,
-            name,
-            &secrets[secret],
-            options,
-            &mut held_against,
-        )?;
-        logs.extend(found);
+        logs.extend(log(&manifest, name, &secrets[secret])?);
     }
+    look(config, options, &mut logs)?;
+    let held_against = held_against(&logs);
     for (name, bytes) in &secrets {
         is_free(&secret_file(config, name), bytes)?;
     }
     empty(folder)?;
+    for log in &mut logs {
+        whole_and_no_fork(&file, &manifest, log).await?;
+    }
     let _lock = match held {
         Some(held) => held,
         None => FolderLock::take(folder)?,
@@ -111,6 +113,28 @@ pub async fn restore(config: &Config, options: &Options) -> Result<Restored, Fai
         manifest,
         held_against,
     })
+}
+
+fn open(path: &Path) -> Result<File, Failure> {
+    let failed = |error: std::io::Error| Failure::file("reading", path, &error);
+    let file = File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_dir() {
+        let what = format!("{} is a folder", path.display());
+        return Err(Failure::coded(1, &archive::codes::FOREIGN, what)
+            .with_hint("name the file that portcullis backup wrote; of a data folder make a backup first"));
+    }
+    Ok(file)
+}
+
+/// A server whose disk was full goes on by itself, a restore does not.
+fn no_room(failure: Failure) -> Failure {
+    if failure.code() != store::codes::FULL.id {
+        return failure;
+    }
+    failure.with_hint(
+        "make room and run the restore again, into an empty database where it says that this one is not (PC1110); nothing \
+         starts on what was written so far",
+    )
 }
 
 /// What was seen of a log and is not in the backup was true before the restore and is after it: it is carried, and told.
@@ -219,16 +243,9 @@ fn rewound(file: &mut File) -> Result<Reader<BufReader<&File>>, Failure> {
     Ok(Reader::new(BufReader::new(&*file))?)
 }
 
-/// A log of the backup, if it has it: by which key it is signed, and that going on from it forks nothing that was seen.
-fn log(
-    config: &Config,
-    manifest: &Manifest,
-    name: Name,
-    secret: &[u8],
-    options: &Options,
-    held_against: &mut Vec<String>,
-) -> Result<Option<Log>, Failure> {
-    let Some(state) = manifest.logs.iter().find(|log| log.name == name.prefix()) else {
+/// A log of the backup, if it has it, signed by its key.
+fn log(manifest: &Manifest, name: Name, secret: &[u8]) -> Result<Option<Log>, Failure> {
+    let Some(state) = state(manifest, name) else {
         return match name {
             Name::Audit => Ok(None),
             Name::Signatures => Err(ArchiveError::damaged(archive::MANIFEST, "it names no log").into()),
@@ -236,23 +253,70 @@ fn log(
     };
     let secret = secrets::parse_log_key(&format!("the key of {name}"), secret)?;
     let verifier = verifier(&secret)?;
-    let held = seen::held(state, &verifier)?;
-    let kept = config.data.folder.join(mark(name));
-    let mut places: Vec<&Path> = kept.exists().then_some(&*kept).into_iter().collect();
-    if name == Name::Signatures {
-        places.extend(options.checkpoints.iter().map(|path| &**path));
-    }
-    let found = places.into_iter().map(|path| seen::read(path, &verifier));
-    let found: Vec<Seen> = found.collect::<Result<_, _>>()?;
-    if name == Name::Signatures {
-        held_against.extend(found.iter().map(|seen| seen.place.clone()));
-    }
     Ok(Some(Log {
-        to_prove: seen::check(&held, found)?,
+        held: seen::held(state, &verifier)?,
+        seen: Vec::new(),
         name,
         secret,
-        held,
+        verifier,
     }))
+}
+
+fn state(manifest: &Manifest, name: Name) -> Option<&LogState> {
+    manifest.logs.iter().find(|log| log.name == name.prefix())
+}
+
+/// Reads the checkpoints that lie in the data folder and those that were given, each for the log whose it is.
+fn look(config: &Config, options: &Options, logs: &mut [Log]) -> Result<(), Failure> {
+    for log in logs.iter_mut() {
+        let kept = config.data.folder.join(mark(log.name));
+        if kept.exists() {
+            log.seen.push(seen::read(&kept, &[&log.verifier])?.1);
+        }
+    }
+    for path in &options.checkpoints {
+        let verifiers: Vec<&LogVerifier> = logs.iter().map(|log| &log.verifier).collect();
+        let (at, seen) = seen::read(path, &verifiers)?;
+        logs[at].seen.push(seen);
+    }
+    Ok(())
+}
+
+fn held_against(logs: &[Log]) -> Vec<String> {
+    if logs.iter().all(|log| log.seen.is_empty()) {
+        return Vec::new();
+    }
+    let of_log = |log: &Log| {
+        let places: Vec<&str> = log.seen.iter().map(|seen| &*seen.place).collect();
+        match &*places {
+            [] => format!("{}: no checkpoint", log.name),
+            places => format!("{}: {}", log.name, places.join(" and ")),
+        }
+    };
+    logs.iter().map(of_log).collect()
+}
+
+/// Refuses a log that is not whole, or that holds less or other entries than were seen.
+async fn whole_and_no_fork(file: &File, manifest: &Manifest, log: &mut Log) -> Result<(), Failure> {
+    let to_prove = seen::check(log.name, &log.held, std::mem::take(&mut log.seen))?;
+    let Some(state) = state(manifest, log.name) else {
+        return Ok(());
+    };
+    let view = whole::view(file, manifest, state, log.verifier.clone())?;
+    if let Some(damage) = whole::damage(&view).await? {
+        return Err(damaged(log.name, &damage).with_hint("nothing was restored; restore another backup"));
+    }
+    for seen in to_prove.iter().filter(|seen| seen.checkpoint.size > 0) {
+        let proof = view.consistency(seen.checkpoint.size, log.held.size).await;
+        if proof.map_err(Failure::log)?.old_root != seen.checkpoint.root {
+            return Err(seen::differs(log.name, seen));
+        }
+    }
+    Ok(())
+}
+
+fn damaged(name: Name, damage: &Damage) -> Failure {
+    Failure::coded(1, &tlog::codes::DAMAGED, format!("{name}: {damage}"))
 }
 
 /// The file of the data folder with a log's newest checkpoint.
@@ -423,30 +487,15 @@ async fn check(config: &Config, db: &Db, log: Log) -> Result<Audit, Failure> {
     let owner = place::owner(db, &SystemClock::new(), &SystemRandom).await?;
     let mark = mark(log.name);
     let tlog = wiring::open_named_log(config, db.clone(), holder, log.name, &log.secret, mark, owner).await?;
-    let checked = checked(&tlog, &log).await;
+    let audit = tlog.fsck(&mut |_| {}).await.map_err(Failure::log);
     tlog.close().await;
-    checked.map_err(|failure| match failure.code() == super::codes::FORK.id {
-        true => failure,
-        false => failure.with_hint(
-            "nothing starts on what was restored; remove the database and the data folder, and restore another backup",
-        ),
-    })
-}
-
-async fn checked(tlog: &Tlog, log: &Log) -> Result<Audit, Failure> {
-    for seen in log.to_prove.iter().filter(|seen| seen.checkpoint.size > 0) {
-        let proof = tlog.consistency(seen.checkpoint.size, log.held.size).await;
-        if proof.map_err(Failure::log)?.old_root != seen.checkpoint.root {
-            return Err(seen::differs(seen));
-        }
-    }
-    let audit = tlog.fsck(&mut |_| {}).await.map_err(Failure::log)?;
-    match audit.damage.first() {
-        Some(damage) => Err(Failure::coded(
-            1,
-            &tlog::codes::DAMAGED,
-            format!("{}: {damage}", log.name),
-        )),
+    let whole = audit.and_then(|audit| match audit.damage.first() {
+        Some(found) => Err(damaged(log.name, found)),
         None => Ok(audit),
-    }
+    });
+    whole.map_err(|failure| {
+        failure.with_hint(
+            "nothing starts on what was restored; remove the database and the data folder, and restore another backup",
+        )
+    })
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use store::archive::LogState;
-use tlog::{Checkpoint, CheckpointError, LogVerifier, TlogError};
+use tlog::{Checkpoint, CheckpointError, LogVerifier, Name, TlogError};
 
 use super::codes;
 use crate::cli::input::read_text;
@@ -35,14 +35,16 @@ fn judge(held: &Checkpoint, seen: &Checkpoint) -> Judgement {
     }
 }
 
-/// Reads a checkpoint that has to be of this log.
-pub fn read(path: &Path, verifier: &LogVerifier) -> Result<Seen, Failure> {
+/// Reads a checkpoint that has to be of one of these logs; of which one it is.
+pub fn read(path: &Path, logs: &[&LogVerifier]) -> Result<(usize, Seen), Failure> {
     let place = path.display().to_string();
+    let failed = |error| of_another(&place, error);
     let note = read_text(path)?;
-    let checkpoint = verifier
-        .verify(&note)
-        .map_err(|error| of_another(&place, error))?;
-    Ok(Seen { place, checkpoint })
+    let origin = Checkpoint::parse(&note).map_err(failed)?.origin;
+    // That it is of none is said as it would be if there was only the first.
+    let at = logs.iter().position(|log| log.origin() == origin).unwrap_or(0);
+    let checkpoint = logs[at].verify(&note).map_err(failed)?;
+    Ok((at, Seen { place, checkpoint }))
 }
 
 fn of_another(place: &str, error: CheckpointError) -> Failure {
@@ -52,7 +54,7 @@ fn of_another(place: &str, error: CheckpointError) -> Failure {
         kernel::Fault::code(&TlogError::Checkpoint(error)),
         format!("{place}: {why}"),
     )
-    .with_hint("give a checkpoint of the log that is in the backup; nothing was restored")
+    .with_hint("give a checkpoint of a log that is in the backup; nothing was restored")
 }
 
 /// The checkpoint that the backup holds, signed by the log's key.
@@ -68,7 +70,7 @@ pub fn held(log: &LogState, verifier: &LogVerifier) -> Result<Checkpoint, Failur
 }
 
 /// Refuses a backup that holds less than was seen; gives those checkpoints that a proof has to lead on from.
-pub fn check(held: &Checkpoint, seen: Vec<Seen>) -> Result<Vec<Seen>, Failure> {
+pub fn check(name: Name, held: &Checkpoint, seen: Vec<Seen>) -> Result<Vec<Seen>, Failure> {
     let mut to_prove = Vec::new();
     for seen in seen {
         match judge(held, &seen.checkpoint) {
@@ -77,22 +79,22 @@ pub fn check(held: &Checkpoint, seen: Vec<Seen>) -> Result<Vec<Seen>, Failure> {
             Judgement::Smaller => {
                 let (has, was) = (held.size, seen.checkpoint.size);
                 let what = format!(
-                    "the backup holds {has} entries, {was} were seen ({}): the {} after it would be given other content",
+                    "{name}: the backup holds {has} entries, {was} were seen ({}): the {} after it would be given other content",
                     seen.place,
                     was - has
                 );
                 return Err(Failure::coded(7, &codes::FORK, what));
             }
-            Judgement::Other => return Err(differs(&seen)),
+            Judgement::Other => return Err(differs(name, &seen)),
         }
     }
     Ok(to_prove)
 }
 
 /// The first entries are not those that were seen.
-pub fn differs(seen: &Seen) -> Failure {
+pub fn differs(name: Name, seen: &Seen) -> Failure {
     let what = format!(
-        "the backup holds other entries than were seen ({}): two logs of {} entries were signed with one key",
+        "{name}: the backup holds other entries than were seen ({}): two logs of {} entries were signed with one key",
         seen.place, seen.checkpoint.size
     );
     Failure::coded(7, &codes::FORK, what)

@@ -131,6 +131,8 @@ async fn a_full_disk_refuses_a_backup_and_a_restore_clearly() {
         !refused.ok() && refused.stderr.contains("error[PC11"),
         "{refused:?}"
     );
+    // Nothing goes on by itself.
+    assert!(!refused.stderr.contains("by themselves"), "{refused:?}");
     disk.empty();
     server.run(&args).unwrap().expect_ok();
     server.run(&["log", "fsck", &onto]).unwrap().expect_ok();
@@ -138,11 +140,18 @@ async fn a_full_disk_refuses_a_backup_and_a_restore_clearly() {
 
 /// A backup with a whole tile and a sealed audit trail: both follow what was answered, on a slow disk some moments later.
 fn backup_with_a_tile(world: &World) -> PathBuf {
+    backup_with_tiles(world, 1)
+}
+
+/// The same, with a whole tile and entries after it in so many of the logs.
+pub fn backup_with_tiles(world: &World, logs: usize) -> PathBuf {
     let mut made = (1..).map(|attempt| world.backup(&format!("b{attempt}.tar")).0);
     let good = wait_for(|| {
         let file = made.next()?;
-        let logs = members(&file).1.logs;
-        (logs.len() == 2 && logs[0].tiled > 0 && logs[1].size > 0).then_some(file)
+        let found = members(&file).1.logs;
+        let mut tiled = found.iter().take(logs);
+        let whole = tiled.all(|log| log.tiled > 0 && log.size > log.tiled);
+        (found.len() == 2 && found[1].size > 0 && whole).then_some(file)
     });
     good.expect("the server writes no tile, or seals no audit record")
 }
@@ -269,6 +278,9 @@ async fn an_archive_that_is_not_what_was_backed_up_is_refused_by_its_name() {
     let home = text(&world.server.folder().join("home"));
     let args = ["restore", &text(&good), "--data", &home];
     world.server.run(&args).unwrap().expect_refused("PC1110");
+    // A folder is no full disk.
+    let folder = restore(&target(None, ""), world.server.folder(), &[]).expect_refused("PC1901");
+    assert!(folder.stderr.contains("name the file that"), "{folder:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! A backup is whole, whatever is written meanwhile, and what is restored from it goes on as the same log.
 
+mod damage;
 mod faults;
 mod fork;
 mod limits;
