@@ -74,8 +74,8 @@ async fn a_damaged_log_is_not_backed_up_and_the_last_good_backup_stays() {
                 "row ",
             ),
             (
-                "DELETE FROM LOG_tail WHERE entry_index = 256",
-                "row 256 of table LOG_tail: it is missing",
+                "DELETE FROM LOG_tail WHERE entry_index = (SELECT MIN(entry_index) FROM LOG_tail)",
+                "row ",
             ),
             (
                 "UPDATE LOG_leaf SET entry_index = entry_index + 100000 WHERE entry_index = 3",
