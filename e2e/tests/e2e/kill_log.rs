@@ -109,7 +109,8 @@ impl Victim {
     }
 }
 
-/// Shown to fail: without `tables.find` in `Sequencer::commit`, what is sent again after a kill is in the log twice.
+/// Shown to fail: without `tables.find` in `Sequencer::commit`, what is sent again after a kill is
+/// not answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn p11_the_log_loses_nothing_and_never_forks_when_it_is_killed() {
     let mut victim = Victim::new().await;

@@ -153,8 +153,7 @@ async fn p11_an_accepted_operation_is_done_after_kill_9() {
     }
 }
 
-/// Shown to fail: without the sums in `Operations::accept`, nothing is refused; with the oldest first in `Operations::begin`,
-/// the other project's is not done before the flood is, which takes months.
+/// Shown to fail: without the sums in `Operations::accept`, nothing is ever refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn p16_a_project_that_asks_for_months_of_work_is_refused_more_and_holds_up_no_other() {
     let (_registry, running, images) = images(6).await;
