@@ -16,6 +16,7 @@
 //! its checkpoints before it counts as a backup, and again before anything is restored from it (`whole`): a last good
 //! backup is not replaced with one that can never be restored.
 
+mod kept_secrets;
 mod make;
 mod password;
 mod restore;

@@ -13,8 +13,7 @@ use tlog::{Audit, Checkpoint, Damage, LogKey, LogVerifier, Name, Told};
 use zeroize::Zeroizing;
 
 use super::seen::{self, Seen};
-use super::{LOGS, PASSWORD, make, password, secret_file, steps, whole};
-use crate::codes;
+use super::{LOGS, PASSWORD, kept_secrets, make, password, secret_file, steps, whole};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::secrets::{self, LogSecret};
@@ -79,7 +78,7 @@ async fn restored(config: &Config, options: &Options) -> Result<Restored, Failur
     steps(&manifest.schema)?;
     let secrets = match manifest.secrets {
         true => secrets_of(&mut file)?,
-        false => configured(config)?,
+        false => kept_secrets::configured(config)?,
     };
     let mut logs = Vec::new();
     for (name, secret) in LOGS {
@@ -88,7 +87,7 @@ async fn restored(config: &Config, options: &Options) -> Result<Restored, Failur
     look(config, options, &mut logs)?;
     let held_against = held_against(&logs);
     for (name, bytes) in &secrets {
-        is_free(&secret_file(config, name), bytes)?;
+        kept_secrets::is_free(&secret_file(config, name), bytes)?;
     }
     empty(folder)?;
     for log in &mut logs {
@@ -199,24 +198,6 @@ fn secrets_of(file: &mut File) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>, F
         if !found.contains_key(name) {
             return Err(ArchiveError::damaged(format!("secrets/{name}"), "it is missing").into());
         }
-    }
-    Ok(found)
-}
-
-/// The secrets that lie where the configuration says, for a backup without any.
-fn configured(config: &Config) -> Result<BTreeMap<String, Zeroizing<Vec<u8>>>, Failure> {
-    let mut found = BTreeMap::new();
-    for name in LOGS.iter().map(|(_, name)| *name).chain([PASSWORD]) {
-        let path = secret_file(config, name);
-        let bytes = std::fs::read(&path).map_err(|error| {
-            let what = format!(
-                "the backup was made without secrets, and reading {}: {error}",
-                path.display()
-            );
-            Failure::coded(1, &codes::SECRETS, what)
-                .with_hint("put the three files of secrets/ that were kept elsewhere in their place first")
-        })?;
-        found.insert(name.to_owned(), Zeroizing::new(bytes));
     }
     Ok(found)
 }
@@ -406,7 +387,7 @@ async fn put(
             Some(("blobs", name)) if is_blob(&name, manifest) => {
                 blobs.put(&name, member.bytes.into()).await?;
             }
-            Some(("secrets", name)) => secret(config, &name, member)?,
+            Some(("secrets", name)) => kept_secrets::create(config, &name, member)?,
             _ => return Err(ArchiveError::damaged(member.name, "no backup has such a member").into()),
         }
     }
@@ -446,39 +427,6 @@ fn is_blob(name: &str, manifest: &Manifest) -> bool {
         path.is_some_and(|path| make::is_tiled(path, log.tiled))
     };
     name == probing::INSTALLATION_BLOB || manifest.logs.iter().any(of_log)
-}
-
-/// Makes a secret's file; one that is there has to be the same.
-fn secret(config: &Config, name: &str, member: Member) -> Result<(), Failure> {
-    if !LOGS.iter().any(|(_, known)| *known == name) && name != PASSWORD {
-        return Err(ArchiveError::damaged(member.name, "no backup has such a member").into());
-    }
-    let path = secret_file(config, name);
-    let bytes = Zeroizing::new(member.bytes);
-    if !is_free(&path, &bytes)? {
-        return Ok(());
-    }
-    let text =
-        std::str::from_utf8(&bytes).map_err(|_| ArchiveError::damaged(&*member.name, "it is no text"))?;
-    secrets::create(&path, text)
-}
-
-/// Whether a secret's file is still to be made; one that is there and is another one is never written over.
-fn is_free(path: &Path, bytes: &[u8]) -> Result<bool, Failure> {
-    match std::fs::read(path).map(Zeroizing::new) {
-        Ok(found) if **found == *bytes => Ok(false),
-        Ok(_) => {
-            let what = format!(
-                "{} is there and is another one than in the backup",
-                path.display()
-            );
-            Err(Failure::coded(7, &store::codes::NOT_EMPTY, what).with_hint(
-                "move that file away, or have the configuration name another place for it; restore makes the backup's own",
-            ))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(Failure::file("reading", path, &error)),
-    }
 }
 
 /// Opens a log as a server would, and goes through all of it; nothing starts on the database yet.
