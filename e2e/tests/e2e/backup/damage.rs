@@ -27,7 +27,7 @@ async fn change(database: &Path, sql: String) {
 }
 
 /// Each damage is told by its name, and the good backup that stands under the name stays. Shown to fail: without
-/// `are_whole` in `make`; without `compare_tail`, by the name of the row; without the sum of the leaves, by the last two.
+/// `whole::damage` in `make`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_log_is_not_backed_up_and_the_last_good_backup_stays() {
     let mut world = World::new(None).await;
