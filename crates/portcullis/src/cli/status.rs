@@ -147,7 +147,7 @@ pub fn unsealed(seal: &Value) -> Option<String> {
     Some(format!("{waits}: {why}"))
 }
 
-/// What to do about it.
+/// What to do about records that wait for their seal.
 pub const UNSEALED_HINT: &str =
     "portcullis audit verify names what is damaged; docs/runbooks/audit-unsealed.md says what to do";
 

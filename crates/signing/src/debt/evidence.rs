@@ -105,40 +105,26 @@ pub(super) async fn images(db: &Db, id: &str) -> Result<Result<Images, String>, 
     Ok(Ok(images))
 }
 
-/// Marks the evidence of `item` as published to all of its images that are there, and `why` not to others; not if another
-/// image or other evidence came meanwhile.
+/// Marks evidence as published to all of its images that are there, and why not to others (empty: to all); not what
+/// another image or other evidence came to meanwhile. The answer is how many were marked.
 pub(super) async fn published(
     tx: &mut Tx,
-    item: &Unpublished,
-    why: &str,
+    items: &[(&Unpublished, String)],
     now_us: i64,
-) -> Result<bool, SigningError> {
-    let sql = "UPDATE external_debt SET state = 'published', published_at = $1, last_error = $2 \
-               WHERE signature_id = $3 AND state = 'logged' AND images = $4 AND logged_at = $5";
-    let args = args![now_us, why, &item.id, item.images, item.logged_at];
-    Ok(tx.execute(sql, args).await? > 0)
-}
-
-/// The same for many that are published whole.
-pub(super) async fn all_published(
-    tx: &mut Tx,
-    items: &[&Unpublished],
-    now_us: i64,
-) -> Result<(), SigningError> {
+) -> Result<u64, SigningError> {
     if items.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let rows: Vec<_> = items
         .iter()
-        .map(|item| (&item.id, item.images, item.logged_at))
+        .map(|(item, why)| (&item.id, item.images, item.logged_at, why))
         .collect();
-    let sql = "UPDATE external_debt SET state = 'published', published_at = $2, last_error = '' \
+    let sql = "UPDATE external_debt SET state = 'published', published_at = $2, last_error = v.why \
                FROM (SELECT value ->> 0 AS id, CAST(value ->> 1 AS BIGINT) AS images, \
-                 CAST(value ->> 2 AS BIGINT) AS logged_at FROM {rows}) v \
+                 CAST(value ->> 2 AS BIGINT) AS logged_at, value ->> 3 AS why FROM {rows}) v \
                WHERE signature_id = v.id AND state || '' = 'logged' AND external_debt.images = v.images \
                  AND external_debt.logged_at = v.logged_at";
-    tx.execute_for_rows(sql, json(&rows)?, args![now_us]).await?;
-    Ok(())
+    Ok(tx.execute_for_rows(sql, json(&rows)?, args![now_us]).await?)
 }
 
 /// A publication that is tried again later.

@@ -425,7 +425,8 @@ impl Attaching {
 
     async fn settle_some(&self, outcomes: &[(Unpublished, Outcome)]) -> Result<(), Stopped> {
         let published = outcomes.iter().filter_map(|(item, outcome)| match outcome {
-            Outcome::Published => Some(item),
+            Outcome::Published => Some((item, String::new())),
+            Outcome::Gone(why) => Some((item, shortened(why))),
             _ => None,
         });
         let published: Vec<_> = published.collect();
@@ -438,17 +439,12 @@ impl Attaching {
             return Err(Stopped::Lost);
         }
         let now = self.parts.clock.now_us();
-        evidence::all_published(&mut tx, &published, now).await?;
+        evidence::published(&mut tx, &published, now).await?;
         let mut put_off = Vec::new();
         for (item, outcome) in outcomes {
             let chance = rules::chance(&*self.parts.random);
             let (attempts, why, wait) = match outcome {
-                Outcome::Published => continue,
-                Outcome::Gone(why) => {
-                    let why = shortened(why);
-                    evidence::published(&mut tx, item, &why, now).await?;
-                    continue;
-                }
+                Outcome::Published | Outcome::Gone(_) => continue,
                 Outcome::Busy(why) => (0, why, rules::retry(0, chance)),
                 Outcome::Failed(why) => (1, why, rules::retry(item.attempts, chance)),
                 Outcome::Spared(why, before) => (0, why, rules::spared(*before, chance)),

@@ -307,9 +307,11 @@ async fn an_image_that_is_finished_later_is_published_too() {
         tx.commit().await.unwrap();
         let item = read().await;
         let mut tx = db.begin().await.unwrap();
-        assert!(!evidence::published(&mut tx, &before, "", now).await.unwrap());
-        evidence::all_published(&mut tx, &[&before], now).await.unwrap();
-        assert!(evidence::published(&mut tx, &item, "", now).await.unwrap());
+        let mut marked = async |item| {
+            let items = [(item, String::new())];
+            evidence::published(&mut tx, &items, now).await.unwrap()
+        };
+        assert_eq!((marked(&before).await, marked(&item).await), (0, 1));
         tx.commit().await.unwrap();
         assert_eq!(world.standing().await.unpublished, 0);
         let mut tx = db.begin().await.unwrap();
@@ -320,7 +322,8 @@ async fn an_image_that_is_finished_later_is_published_too() {
         let app: Repository = "r.example/app".parse().unwrap();
         let item = read().await;
         let mut tx = db.begin().await.unwrap();
-        assert!(evidence::published(&mut tx, &item, "", now).await.unwrap());
+        let marked = evidence::published(&mut tx, &[(&item, String::new())], now).await;
+        assert_eq!(marked.unwrap(), 1);
         publish_again(&mut tx, &signed.id, (&app, Digest::of(b"image")), true, now)
             .await
             .unwrap();

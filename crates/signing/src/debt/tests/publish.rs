@@ -252,7 +252,7 @@ async fn a_look_and_a_publication_that_want_to_write_at_once_do_not_wait_for_eac
     .await;
 }
 
-/// Shown to fail: without `logged_at` in `evidence::all_published`, what was owed again is taken for published though the
+/// Shown to fail: without `logged_at` in `evidence::published`, what was owed again is taken for published though the
 /// images have the evidence of before.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_owed_again_while_it_is_published_is_published_again() {
@@ -271,8 +271,12 @@ async fn what_is_owed_again_while_it_is_published_is_published_again() {
         world.clock.advance(MINUTE);
         world.pays_for(&mut payer, MINUTE).await;
         let mut tx = db.begin().await.unwrap();
-        evidence::all_published(&mut tx, &[&item], now).await.unwrap();
-        assert!(!evidence::published(&mut tx, &item, "", now).await.unwrap());
+        assert_eq!(
+            evidence::published(&mut tx, &[(&item, String::new())], now)
+                .await
+                .unwrap(),
+            0
+        );
         tx.commit().await.unwrap();
         assert_eq!(world.standing().await.unpublished, 1);
         world.publish(&lease).await;
